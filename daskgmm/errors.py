@@ -1,0 +1,22 @@
+"""What can be wrong with data, as types; every one is a ``ValueError``, as in scikit-learn."""
+
+
+class DataError(ValueError):
+    """Rows, weights or starts that cannot be fitted or scored."""
+
+
+class CollapseError(DataError):
+    """A component's covariance is not positive definite.
+
+    Attributes
+    ----------
+    component : int
+        Number of the first such component.
+    """
+
+    def __init__(self, message: str, component: int) -> None:
+        super().__init__(message, component)
+        self.component = component
+
+    def __str__(self) -> str:
+        return str(self.args[0])

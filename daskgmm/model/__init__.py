@@ -1,0 +1,1 @@
+"""The mathematics: NumPy, SciPy and Numba, testable without Dask."""

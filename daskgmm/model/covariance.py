@@ -1,0 +1,401 @@
+"""Full, tied, diagonal and spherical covariances: all that differs between structures.
+
+Each class holds the covariances of the components in scikit-learn's own shape with the Cholesky factors of
+their precisions, and knows how its scatter is stored, moved and turned into covariances. The kernels know two
+layouts only: tied is full with one shared factor, spherical is diagonal with one number per component.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+
+from daskgmm._typing import Array
+from daskgmm.errors import CollapseError
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def collapsed(component: int) -> CollapseError:
+    """Scikit-learn's sentence, with the component that it leaves out."""
+    return CollapseError(
+        "Fitting the mixture model failed because some components have ill-defined empirical covariance "
+        "(for instance caused by singleton or collapsed samples). Try to decrease the number of components, "
+        f"increase reg_covar, or scale the input data. The covariance of component {component} is not "
+        "positive definite.",
+        component,
+    )
+
+
+def _lower_cholesky(matrix: Array, component: int) -> Array:
+    """Lower Cholesky factor; a pivot within rounding of zero counts as collapsed."""
+    try:
+        lower: Array = cholesky(matrix, lower=True)
+    except (LinAlgError, ValueError) as error:
+        raise collapsed(component) from error
+    # Rounding in the factorisation leaves up to d·eps of the variance in a pivot that should be zero.
+    if np.any(np.diag(lower) ** 2 <= len(matrix) * EPS * np.diag(matrix)):
+        raise collapsed(component)
+    return lower
+
+
+def _precision_factor(covariance: Array, component: int) -> Array:
+    """Upper triangular U with ``U @ U.T`` the inverse of ``covariance``."""
+    lower = _lower_cholesky(covariance, component)
+    inverse: Array = solve_triangular(lower, np.eye(len(lower)), lower=True)
+    return np.ascontiguousarray(inverse.T)
+
+
+def _factor_of_precision(precision: Array, component: int) -> tuple[Array, Array]:
+    """The covariance and the upper factor U of a given precision ``U @ U.T``."""
+    upper = _lower_cholesky(precision[::-1, ::-1], component)[::-1, ::-1]
+    root: Array = solve_triangular(upper, np.eye(len(upper)))
+    return root.T @ root, np.ascontiguousarray(upper)
+
+
+def _symmetric(lower: Array) -> Array:
+    """Fill the upper triangles of (..., d, d) from the lower ones."""
+    below = np.tril(lower, -1)
+    return np.tril(lower) + np.swapaxes(below, -1, -2)
+
+
+def _outer(a: Array, b: Array) -> Array:
+    return a[:, :, None] * b[:, None, :]
+
+
+def _cross(shift: Array, delta: Array) -> Array:
+    return _outer(shift, delta) + _outer(delta, shift)
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance(ABC):
+    """Covariances of the components of one mixture.
+
+    Attributes
+    ----------
+    values : ndarray
+        Covariances in scikit-learn's shape for the structure: full (k, d, d), tied (d, d), diag (k, d),
+        spherical (k,).
+    factor : ndarray
+        Cholesky factors of the precisions, as scikit-learn's ``precisions_cholesky_``: of the same shape, upper
+        triangular, ``precision = factor @ factor.T``.
+    """
+
+    values: Array
+    factor: Array
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def of(cls, values: Array) -> Self:
+        """From covariances; `CollapseError` names the first that is not positive definite."""
+
+    @classmethod
+    @abstractmethod
+    def from_precisions(cls, precisions: Array) -> Self:
+        """From precisions (inverse covariances) in the same shape."""
+
+    @staticmethod
+    @abstractmethod
+    def shape(k: int, d: int) -> tuple[int, ...]:
+        """Shape of covariances, precisions and scatter alike."""
+
+    @staticmethod
+    @abstractmethod
+    def n_parameters(k: int, d: int) -> int:
+        """Number of free parameters in the covariances."""
+
+    @staticmethod
+    @abstractmethod
+    def kernel_shape(k: int, d: int) -> tuple[int, ...]:
+        """Shape of the scatter that the kernels fill."""
+
+    @staticmethod
+    @abstractmethod
+    def from_kernel(scatter: Array) -> Array:
+        """The kernels' sums as scatter of this structure."""
+
+    @abstractmethod
+    def kernel_factor(self, k: int, d: int) -> Array:
+        """The factor as the kernels read it: lower triangular (s, d, d), or (s, d)."""
+
+    @staticmethod
+    @abstractmethod
+    def move(weight: Array, shift: Array, delta: Array) -> Array:
+        """What to add to a scatter to take it about ``reference + delta``: w·δδ' − s·δ' − δ·s'."""
+
+    @classmethod
+    @abstractmethod
+    def per_weight(cls, scatter: Array, weight: Array) -> Array:
+        """Scatter divided by weight: the maximum-likelihood covariances. Empty components give 0."""
+
+    @classmethod
+    @abstractmethod
+    def variances(cls, values: Array, k: int, d: int) -> Array:
+        """Diagonals (k, d) of covariances ``values``."""
+
+    @abstractmethod
+    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
+        """``values`` plus ``reg_covar`` on the diagonal; this covariance's own where not ``alive`` (k,)."""
+
+    @abstractmethod
+    def half_log_det(self, d: int) -> Array:
+        """Half the log-determinants of the precisions: (k,), or (1,) where shared."""
+
+    @abstractmethod
+    def colour(self, z: Array, component: int) -> Array:
+        """Give standard normal rows ``z`` (n, d) the covariance of one component."""
+
+    @property
+    @abstractmethod
+    def precisions(self) -> Array:
+        """Inverse covariances, in the same shape."""
+
+
+def _share(scatter: Array, weight: Array) -> Array:
+    """``scatter[k] / weight[k]``, 0 for empty components: 0/0 would spread NaN."""
+    w = weight.reshape((-1,) + (1,) * (scatter.ndim - 1))
+    return np.divide(scatter, w, out=np.zeros_like(scatter), where=w > 0)
+
+
+class Full(Covariance):
+    """A covariance matrix for each component, (k, d, d)."""
+
+    name = "full"
+
+    @classmethod
+    def of(cls, values: Array) -> Self:
+        return cls(values, np.stack([_precision_factor(c, j) for j, c in enumerate(values)]))
+
+    @classmethod
+    def from_precisions(cls, precisions: Array) -> Self:
+        pairs = [_factor_of_precision(p, j) for j, p in enumerate(precisions)]
+        return cls(np.stack([c for c, _ in pairs]), np.stack([u for _, u in pairs]))
+
+    @staticmethod
+    def shape(k: int, d: int) -> tuple[int, ...]:
+        return k, d, d
+
+    @staticmethod
+    def n_parameters(k: int, d: int) -> int:
+        return k * d * (d + 1) // 2
+
+    @staticmethod
+    def kernel_shape(k: int, d: int) -> tuple[int, ...]:
+        return k, d, d
+
+    @staticmethod
+    def from_kernel(scatter: Array) -> Array:
+        return _symmetric(scatter)
+
+    def kernel_factor(self, k: int, d: int) -> Array:
+        return np.ascontiguousarray(np.swapaxes(self.factor, 1, 2))
+
+    @staticmethod
+    def move(weight: Array, shift: Array, delta: Array) -> Array:
+        return weight[:, None, None] * _outer(delta, delta) - _cross(shift, delta)
+
+    @classmethod
+    def per_weight(cls, scatter: Array, weight: Array) -> Array:
+        return _share(scatter, weight)
+
+    @classmethod
+    def variances(cls, values: Array, k: int, d: int) -> Array:
+        return np.diagonal(values, axis1=1, axis2=2)
+
+    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
+        kept = np.where(alive[:, None, None], values, self.values)
+        return kept + alive[:, None, None] * (reg_covar * np.eye(values.shape[-1]))
+
+    def half_log_det(self, d: int) -> Array:
+        logs: Array = np.log(np.diagonal(self.factor, axis1=1, axis2=2)).sum(axis=1)
+        return logs
+
+    def colour(self, z: Array, component: int) -> Array:
+        # Solving with the factor avoids a second Cholesky: U' x = z has covariance inv(U U').
+        coloured: Array = solve_triangular(self.factor[component].T, z.T, lower=True).T
+        return coloured
+
+    @property
+    def precisions(self) -> Array:
+        return self.factor @ np.swapaxes(self.factor, 1, 2)
+
+
+class Tied(Covariance):
+    """One covariance matrix that all components share, (d, d)."""
+
+    name = "tied"
+
+    @classmethod
+    def of(cls, values: Array) -> Self:
+        return cls(values, _precision_factor(values, 0))
+
+    @classmethod
+    def from_precisions(cls, precisions: Array) -> Self:
+        return cls(*_factor_of_precision(precisions, 0))
+
+    @staticmethod
+    def shape(k: int, d: int) -> tuple[int, ...]:
+        return d, d
+
+    @staticmethod
+    def n_parameters(k: int, d: int) -> int:
+        return d * (d + 1) // 2
+
+    @staticmethod
+    def kernel_shape(k: int, d: int) -> tuple[int, ...]:
+        return 1, d, d
+
+    @staticmethod
+    def from_kernel(scatter: Array) -> Array:
+        return _symmetric(scatter[0])
+
+    def kernel_factor(self, k: int, d: int) -> Array:
+        return np.ascontiguousarray(self.factor.T)[None]
+
+    @staticmethod
+    def move(weight: Array, shift: Array, delta: Array) -> Array:
+        cross = shift.T @ delta
+        moved: Array = (weight[:, None] * delta).T @ delta - cross - cross.T
+        return moved
+
+    @classmethod
+    def per_weight(cls, scatter: Array, weight: Array) -> Array:
+        return scatter / weight.sum()
+
+    @classmethod
+    def variances(cls, values: Array, k: int, d: int) -> Array:
+        return np.broadcast_to(np.diag(values), (k, d))
+
+    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
+        return values + reg_covar * np.eye(len(values))
+
+    def half_log_det(self, d: int) -> Array:
+        return np.log(np.diag(self.factor)).sum(keepdims=True)
+
+    def colour(self, z: Array, component: int) -> Array:
+        coloured: Array = solve_triangular(self.factor.T, z.T, lower=True).T
+        return coloured
+
+    @property
+    def precisions(self) -> Array:
+        return self.factor @ self.factor.T
+
+
+class _Axes(Covariance):
+    """Variances along the axes only: what diagonal and spherical have in common."""
+
+    @classmethod
+    def of(cls, values: Array) -> Self:
+        collapsed = ~(values > 0)
+        if collapsed.any():
+            raise collapsed(int(np.argwhere(collapsed)[0, 0]))
+        return cls(values, 1.0 / np.sqrt(values))
+
+    @classmethod
+    def from_precisions(cls, precisions: Array) -> Self:
+        collapsed = ~(precisions > 0)
+        if collapsed.any():
+            raise collapsed(int(np.argwhere(collapsed)[0, 0]))
+        return cls(1.0 / precisions, np.sqrt(precisions))
+
+    @staticmethod
+    def kernel_shape(k: int, d: int) -> tuple[int, ...]:
+        return k, d
+
+    @property
+    def precisions(self) -> Array:
+        return self.factor**2
+
+
+class Diagonal(_Axes):
+    """A variance for each component and feature, (k, d)."""
+
+    name = "diag"
+
+    @staticmethod
+    def shape(k: int, d: int) -> tuple[int, ...]:
+        return k, d
+
+    @staticmethod
+    def n_parameters(k: int, d: int) -> int:
+        return k * d
+
+    @staticmethod
+    def from_kernel(scatter: Array) -> Array:
+        return scatter
+
+    def kernel_factor(self, k: int, d: int) -> Array:
+        return np.ascontiguousarray(self.factor)
+
+    @staticmethod
+    def move(weight: Array, shift: Array, delta: Array) -> Array:
+        return delta * (weight[:, None] * delta - 2.0 * shift)
+
+    @classmethod
+    def per_weight(cls, scatter: Array, weight: Array) -> Array:
+        return _share(scatter, weight)
+
+    @classmethod
+    def variances(cls, values: Array, k: int, d: int) -> Array:
+        return values
+
+    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
+        return np.where(alive[:, None], values + reg_covar, self.values)
+
+    def half_log_det(self, d: int) -> Array:
+        logs: Array = np.log(self.factor).sum(axis=1)
+        return logs
+
+    def colour(self, z: Array, component: int) -> Array:
+        return z / self.factor[component]
+
+
+class Spherical(_Axes):
+    """One variance for each component, (k,); its scatter is the sum over features."""
+
+    name = "spherical"
+
+    @staticmethod
+    def shape(k: int, d: int) -> tuple[int, ...]:
+        return (k,)
+
+    @staticmethod
+    def n_parameters(k: int, d: int) -> int:
+        return k
+
+    @staticmethod
+    def from_kernel(scatter: Array) -> Array:
+        # The mean over features, so that scatter / weight is the variance.
+        return scatter.mean(axis=1)
+
+    def kernel_factor(self, k: int, d: int) -> Array:
+        return np.repeat(self.factor[:, None], d, axis=1)
+
+    @staticmethod
+    def move(weight: Array, shift: Array, delta: Array) -> Array:
+        return Diagonal.move(weight, shift, delta).mean(axis=1)
+
+    @classmethod
+    def per_weight(cls, scatter: Array, weight: Array) -> Array:
+        return _share(scatter, weight)
+
+    @classmethod
+    def variances(cls, values: Array, k: int, d: int) -> Array:
+        return np.broadcast_to(values[:, None], (k, d))
+
+    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
+        return np.where(alive, values + reg_covar, self.values)
+
+    def half_log_det(self, d: int) -> Array:
+        return d * np.log(self.factor)
+
+    def colour(self, z: Array, component: int) -> Array:
+        return z / self.factor[component]
+
+
+STRUCTURES: dict[str, type[Covariance]] = {c.name: c for c in (Full, Tied, Diagonal, Spherical)}

@@ -1,0 +1,215 @@
+"""Mixture: one frozen set of parameters, with its densities, expectation, maximisation and sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import entr, logsumexp
+
+from daskgmm._typing import Array
+from daskgmm.model import kernels
+from daskgmm.model.covariance import EPS, Covariance, Diagonal, collapsed
+from daskgmm.model.statistics import Statistics
+
+# Rows whose (rows, k) logits a query holds at once, and rows converted at once to a dtype the kernels read.
+TILE_ROWS = 4096
+
+
+def _tiles(x: Array) -> Iterator[tuple[slice, Array]]:
+    """Slices of ``x`` as the kernels read them: float32 where that is exact, else float64, C-contiguous."""
+    ready = x.flags.c_contiguous and x.dtype in (np.dtype("f4"), np.dtype("f8")) and x.dtype.isnative
+    dtype = np.result_type(x.dtype, np.float32)
+    dtype = dtype.newbyteorder("=") if dtype in (np.dtype("f4"), np.dtype("f8")) else np.dtype("f8")
+    step = max(len(x), 1) if ready else TILE_ROWS
+    for first in range(0, len(x), step):
+        rows = slice(first, first + step)
+        yield rows, x[rows] if ready else np.ascontiguousarray(x[rows], dtype=dtype)
+
+
+def _weights(x: Array, weight: Array | None) -> Array:
+    return np.ones(len(x)) if weight is None else weight
+
+
+def moments(
+    structure: type[Covariance], x: Array, weight: Array | None = None, resp: Array | None = None
+) -> Statistics:
+    """Statistics of rows ``x`` under given responsibilities, about their own weighted means.
+
+    Parameters
+    ----------
+    structure : type of Covariance
+    x : (n, d) rows.
+    weight : (n,) row weights >= 0; None counts each row once.
+    resp : (n, k) responsibilities; None puts every row into one component, which makes the survey the
+        one-component case.
+
+    Notes
+    -----
+    Two passes over rows in memory, the first for the means: a scatter about a far-away point would lose
+    ``eps * distance**2 / σ**2``.
+    """
+    weight = _weights(x, weight)
+    resp = np.ones((len(x), 1)) if resp is None else np.asarray(resp, dtype=np.float64)
+    seen = np.flatnonzero(weight)
+    k, d = resp.shape[1], x.shape[1]
+    # Any row serves as the first reference: the means that it gives are exact to eps times its distance.
+    start = np.asarray(x[seen[0]], dtype=np.float64) if len(seen) else np.zeros(d)
+    first = _summed(Diagonal, x, weight, resp, np.tile(start, (k, 1)))
+    return _summed(structure, x, weight, resp, first.means)
+
+
+def _summed(
+    structure: type[Covariance], x: Array, weight: Array, resp: Array, reference: Array
+) -> Statistics:
+    (k, d), reference = reference.shape, np.ascontiguousarray(reference)
+    total, shift = np.zeros(k), np.zeros((k, d))
+    scatter = np.zeros(structure.kernel_shape(k, d))
+    for rows, tile in _tiles(x):
+        kernels.moments(
+            tile, weight[rows], np.ascontiguousarray(resp[rows]), reference, total, shift, scatter
+        )
+    return Statistics(
+        structure,
+        reference,
+        total,
+        shift,
+        structure.from_kernel(scatter),
+        0.0,
+        float(weight.sum()),
+        int(np.count_nonzero(weight)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A Gaussian mixture: ``p(x) = Σ_k weights[k] · N(x; means[k], covariance of k)``.
+
+    Attributes
+    ----------
+    weights : (k,) mixing proportions, which sum to 1.
+    means : (k, d)
+    covariance : Covariance
+    """
+
+    weights: Array
+    means: Array
+    covariance: Covariance
+
+    @property
+    def n_components(self) -> int:
+        """Number of components, k."""
+        return len(self.weights)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features, d."""
+        return int(self.means.shape[1])
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters: covariances, means and k − 1 weights."""
+        k, d = self.means.shape
+        return self.covariance.n_parameters(k, d) + k * d + k - 1
+
+    @cached_property
+    def _packed(self) -> tuple[Array, Array, Array]:
+        """Means, factor and log normaliser, as the kernels read them."""
+        k, d = self.means.shape
+        with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
+            log_norm = np.log(self.weights) - 0.5 * d * np.log(2 * np.pi)
+        log_norm = log_norm + self.covariance.half_log_det(d)
+        return np.ascontiguousarray(self.means), self.covariance.kernel_factor(k, d), log_norm
+
+    def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
+        """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""
+        (k, d), structure = self.means.shape, type(self.covariance)
+        weight = _weights(x, weight)
+        means, factor, log_norm = self._packed
+        total, shift = np.zeros(k), np.zeros((k, d))
+        scatter = np.zeros(structure.kernel_shape(k, d))
+        log_likelihood = 0.0
+        for rows, tile in _tiles(x):
+            log_likelihood += kernels.expectation(
+                tile, weight[rows], means, factor, log_norm, total, shift, scatter
+            )
+        return Statistics(
+            structure,
+            means,
+            total,
+            shift,
+            structure.from_kernel(scatter),
+            log_likelihood,
+            float(weight.sum()),
+            int(np.count_nonzero(weight)),
+        )
+
+    def maximise(self, statistics: Statistics, reg_covar: float = 0.0) -> Mixture:
+        """M-step: the parameters that maximise the expected log-likelihood, then ``reg_covar`` added.
+
+        An empty component keeps its mean and covariance at weight 0.
+
+        Raises
+        ------
+        CollapseError
+            If a covariance is not positive definite, or its variance is below what float64 resolves at its mean.
+        """
+        s = statistics
+        alive = s.weight > np.finfo(np.float64).tiny
+        means = np.where(alive[:, None], s.means, self.means)
+        structure = type(self.covariance)
+        k, d = means.shape
+        values = structure.per_weight(s.about(means).scatter, s.weight)
+        values = self.covariance.regularised(values, alive, reg_covar)
+        # Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding.
+        floor = (4 * EPS * means) ** 2
+        sunk = ~(structure.variances(values, k, d) > floor).all(axis=1) & alive
+        if sunk.any():
+            raise collapsed(int(np.argmax(sunk)))
+        return Mixture(s.weight / s.weight.sum(), means, structure.of(values))
+
+    def log_joint(self, x: Array) -> Iterator[Array]:
+        """``log(weights[k] · N(x[i]; k))`` for a few thousand rows at a time, (rows, k) each."""
+        means, factor, log_norm = self._packed
+        for _, tile in _tiles(x):
+            for first in range(0, len(tile), TILE_ROWS):
+                part = tile[first : first + TILE_ROWS]
+                out = np.empty((len(part), self.n_components))
+                kernels.log_joint(part, np.ones(len(part)), means, factor, log_norm, out)
+                yield out
+
+    def _rowwise(self, x: Array, function: Callable[[Array], Array], empty: Array) -> Array:
+        return np.concatenate([empty, *(function(joint) for joint in self.log_joint(x))])
+
+    def score_samples(self, x: Array) -> Array:
+        """Log-density of each row, (n,), in nats."""
+        return self._rowwise(x, lambda joint: logsumexp(joint, axis=1), np.empty(0))
+
+    def labels(self, x: Array) -> Array:
+        """The most probable component of each row, (n,) int64."""
+        empty = np.empty(0, dtype=np.int64)
+        return self._rowwise(x, lambda joint: joint.argmax(axis=1), empty)
+
+    def responsibilities(self, x: Array) -> Array:
+        """Posterior probability of each component, (n, k); rows sum to 1."""
+        return self._rowwise(x, _posterior, np.empty((0, self.n_components)))
+
+    def entropies(self, x: Array) -> Array:
+        """Entropy of each row's responsibilities, (n,), in nats."""
+        return self._rowwise(x, lambda joint: entr(_posterior(joint)).sum(axis=1), np.empty(0))
+
+    def sample(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:
+        """``n`` rows (n, d) and their components (n,), grouped by component: ancestral sampling."""
+        counts = random.multinomial(n, self.weights)
+        parts = [
+            self.means[j] + self.covariance.colour(random.standard_normal((count, self.n_features)), j)
+            for j, count in enumerate(counts)
+        ]
+        return np.concatenate(parts), np.repeat(np.arange(self.n_components), counts)
+
+
+def _posterior(joint: Array) -> Array:
+    posterior: Array = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+    return posterior
