@@ -14,63 +14,79 @@ from daskgmm.model import kernels
 from daskgmm.model.covariance import EPS, Covariance, Diagonal, collapsed
 from daskgmm.model.statistics import Statistics
 
-# Rows whose (rows, k) logits a query holds at once, and rows converted at once to a dtype the kernels read.
-TILE_ROWS = 4096
+# Rows handed to a kernel at once where it reads them as they lie, and rows converted (or given k logits) at
+# once where it does not: neither temporary grows with the block.
+KERNEL_ROWS, TILE_ROWS = 65536, 4096
+_ONES = np.ones(KERNEL_ROWS)
 
 
-def _tiles(x: Array) -> Iterator[tuple[slice, Array]]:
-    """Slices of ``x`` as the kernels read them: float32 where that is exact, else float64, C-contiguous."""
-    ready = x.flags.c_contiguous and x.dtype in (np.dtype("f4"), np.dtype("f8")) and x.dtype.isnative
-    dtype = np.result_type(x.dtype, np.float32)
-    dtype = dtype.newbyteorder("=") if dtype in (np.dtype("f4"), np.dtype("f8")) else np.dtype("f8")
-    step = max(len(x), 1) if ready else TILE_ROWS
+def _tiles(x: Array, weight: Array | None, step: int = KERNEL_ROWS) -> Iterator[tuple[Array, Array]]:
+    """Rows and weights as the kernels read them: C-contiguous, float32 where that is exact, else float64."""
+    dtype = np.dtype(np.float32 if np.can_cast(x.dtype, np.float32) else np.float64)
+    if x.dtype != dtype or not x.flags.c_contiguous:
+        step = TILE_ROWS
     for first in range(0, len(x), step):
         rows = slice(first, first + step)
-        yield rows, x[rows] if ready else np.ascontiguousarray(x[rows], dtype=dtype)
+        tile = np.ascontiguousarray(x[rows], dtype=dtype)
+        yield tile, _ONES[: len(tile)] if weight is None else weight[rows]
 
 
-def _weights(x: Array, weight: Array | None) -> Array:
-    return np.ones(len(x)) if weight is None else weight
+def _one_hot(labels: Array, k: int) -> Array:
+    hot = np.zeros((len(labels), k))
+    # Rows of zero weight may carry any label.
+    hot[np.arange(len(labels)), np.clip(labels, 0, k - 1)] = 1.0
+    return hot
 
 
 def moments(
-    structure: type[Covariance], x: Array, weight: Array | None = None, resp: Array | None = None
+    structure: type[Covariance],
+    x: Array,
+    weight: Array | None = None,
+    start: Array | None = None,
+    k: int = 1,
 ) -> Statistics:
     """Statistics of rows ``x`` under given responsibilities, about their own weighted means.
 
     Parameters
     ----------
     structure : type of Covariance
-    x : (n, d) rows.
+    x : (n, d) rows of any real dtype.
     weight : (n,) row weights >= 0; None counts each row once.
-    resp : (n, k) responsibilities; None puts every row into one component, which makes the survey the
-        one-component case.
+    start : (n,) labels below ``k``, or (n, k) responsibilities; None puts every row into component 0, which
+        makes the survey the one-component case.
+    k : number of components.
 
     Notes
     -----
     Two passes over rows in memory, the first for the means: a scatter about a far-away point would lose
     ``eps * distance**2 / σ**2``.
     """
-    weight = _weights(x, weight)
-    resp = np.ones((len(x), 1)) if resp is None else np.asarray(resp, dtype=np.float64)
-    seen = np.flatnonzero(weight)
-    k, d = resp.shape[1], x.shape[1]
+    seen = 0 if weight is None else int(np.argmax(weight > 0))
     # Any row serves as the first reference: the means that it gives are exact to eps times its distance.
-    start = np.asarray(x[seen[0]], dtype=np.float64) if len(seen) else np.zeros(d)
-    first = _summed(Diagonal, x, weight, resp, np.tile(start, (k, 1)))
-    return _summed(structure, x, weight, resp, first.means)
+    nearby = np.asarray(x[seen], dtype=np.float64) if len(x) else np.zeros(x.shape[1])
+    if not np.isfinite(nearby).all():  # a row of zero weight, or one that the survey will refuse
+        nearby = np.zeros_like(nearby)
+    rough = _summed(Diagonal, x, weight, start, np.tile(nearby, (k, 1)))
+    return _summed(structure, x, weight, start, rough.means)
 
 
 def _summed(
-    structure: type[Covariance], x: Array, weight: Array, resp: Array, reference: Array
+    structure: type[Covariance],
+    x: Array,
+    weight: Array | None,
+    start: Array | None,
+    reference: Array,
 ) -> Statistics:
-    (k, d), reference = reference.shape, np.ascontiguousarray(reference)
+    """Statistics about given points, for responsibilities or labels ``start``."""
+    k, d = reference.shape
     total, shift = np.zeros(k), np.zeros((k, d))
     scatter = np.zeros(structure.kernel_shape(k, d))
-    for rows, tile in _tiles(x):
-        kernels.moments(
-            tile, weight[rows], np.ascontiguousarray(resp[rows]), reference, total, shift, scatter
-        )
+    first = 0
+    for tile, w in _tiles(x, weight, TILE_ROWS):
+        part = np.zeros(len(tile), int) if start is None else start[first : first + len(tile)]
+        resp = _one_hot(part, k) if part.ndim == 1 else np.ascontiguousarray(part, dtype=float)
+        kernels.moments(tile, w, resp, reference, total, shift, scatter)
+        first += len(tile)
     return Statistics(
         structure,
         reference,
@@ -78,9 +94,15 @@ def _summed(
         shift,
         structure.from_kernel(scatter),
         0.0,
-        float(weight.sum()),
-        int(np.count_nonzero(weight)),
+        *_counts(x, weight),
     )
+
+
+def _counts(x: Array, weight: Array | None) -> tuple[float, int]:
+    """Total weight, and how many rows have any."""
+    if weight is None:
+        return float(len(x)), len(x)
+    return float(weight.sum()), int(np.count_nonzero(weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,14 +148,13 @@ class Mixture:
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""
         (k, d), structure = self.means.shape, type(self.covariance)
-        weight = _weights(x, weight)
         means, factor, log_norm = self._packed
         total, shift = np.zeros(k), np.zeros((k, d))
         scatter = np.zeros(structure.kernel_shape(k, d))
         log_likelihood = 0.0
-        for rows, tile in _tiles(x):
+        for tile, w in _tiles(x, weight):
             log_likelihood += kernels.expectation(
-                tile, weight[rows], means, factor, log_norm, total, shift, scatter
+                tile, w, means, factor, log_norm, total, shift, scatter
             )
         return Statistics(
             structure,
@@ -142,8 +163,7 @@ class Mixture:
             shift,
             structure.from_kernel(scatter),
             log_likelihood,
-            float(weight.sum()),
-            int(np.count_nonzero(weight)),
+            *_counts(x, weight),
         )
 
     def maximise(self, statistics: Statistics, reg_covar: float = 0.0) -> Mixture:
@@ -173,12 +193,10 @@ class Mixture:
     def log_joint(self, x: Array) -> Iterator[Array]:
         """``log(weights[k] · N(x[i]; k))`` for a few thousand rows at a time, (rows, k) each."""
         means, factor, log_norm = self._packed
-        for _, tile in _tiles(x):
-            for first in range(0, len(tile), TILE_ROWS):
-                part = tile[first : first + TILE_ROWS]
-                out = np.empty((len(part), self.n_components))
-                kernels.log_joint(part, np.ones(len(part)), means, factor, log_norm, out)
-                yield out
+        for tile, w in _tiles(x, None, TILE_ROWS):
+            out = np.empty((len(tile), self.n_components))
+            kernels.log_joint(tile, w, means, factor, log_norm, out)
+            yield out
 
     def _rowwise(self, x: Array, function: Callable[[Array], Array], empty: Array) -> Array:
         return np.concatenate([empty, *(function(joint) for joint in self.log_joint(x))])

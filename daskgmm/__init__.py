@@ -1,0 +1,13 @@
+"""Gaussian mixture models for data that does not fit in memory."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from daskgmm.errors import CollapseError, DataError
+from daskgmm.estimators.gaussian_mixture import GaussianMixture
+
+try:
+    __version__ = version("daskgmm")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["CollapseError", "DataError", "GaussianMixture"]

@@ -1,0 +1,125 @@
+"""Map a function over the blocks of some rows and add the results up a fixed tree; the only file that knows
+the scheduler.
+
+The tree is binary over block numbers, split at the largest power of two. It depends on nothing but the number
+of blocks, so the same blocks give the same bits on any number of workers, on threads or processes, and
+whatever ``span``, the number of consecutive blocks that one task works through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from operator import add
+from typing import Any, Protocol, Self, TypeVar
+from uuid import uuid4
+
+import dask.base
+import dask.threaded
+import distributed
+from dask.callbacks import Callback
+
+from daskgmm.compute.rows import Block, Rows
+
+
+class Monoid(Protocol):
+    """Anything that adds up: ``a + b`` is the result of both sets of rows."""
+
+    def __add__(self, other: Self) -> Self:
+        """Merge with the result of later rows."""
+        ...
+
+
+M = TypeVar("M", bound=Monoid)
+
+
+class Bundle(tuple[Any, ...]):
+    """Several monoids side by side, added in pairs: what several runs want from one block."""
+
+    def __add__(self, other: tuple[Any, ...]) -> Bundle:
+        return Bundle(a + b for a, b in zip(self, other, strict=True))
+
+
+def _apply(function: Callable[[Block], M], block: Block) -> M:
+    return function(block)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs one pass.
+
+    Parameters
+    ----------
+    get : callable
+        A Dask scheduler's ``get(graph, key)``: `dask.threaded.get`, a client's, ...
+    span : int
+        Blocks per task, a power of two; the blocks of one task are read in turn, never together. Rows whose
+        blocks come out of a Dask graph have one block per task all the same.
+    """
+
+    get: Callable[..., Any]
+    span: int = 1
+
+    def reduce(
+        self,
+        rows: Rows,
+        function: Callable[[Block], M],
+        report: Callable[[int, int], None] | None = None,
+    ) -> M:
+        """``function`` of every block, added up. ``report`` is told blocks done and blocks in all."""
+        name = f"daskgmm-{uuid4().hex}"
+        span = 1 if rows.graph else self.span
+        # Names are strings that no other key can equal; the function is in the graph once.
+        graph: dict[Hashable, Any] = {**rows.graph, name: function}
+
+        def expression(lo: int, hi: int) -> Any:
+            if hi - lo == 1:
+                return (_apply, name, rows.task(lo))
+            middle = lo + (1 << (hi - lo - 1).bit_length() - 1)
+            return (add, node(lo, middle), node(middle, hi))
+
+        def node(lo: int, hi: int) -> Any:
+            work = expression(lo, hi)
+            if 1 < hi - lo < span or hi - lo == 1 < span:
+                return work  # inside the task of a larger subtree
+            key = (name, lo, hi)
+            graph[key] = work
+            return key
+
+        root = (name, 0, rows.n_blocks)
+        graph[root] = expression(0, rows.n_blocks)
+        with _Watch(name, span, rows.n_blocks, report):
+            result: M = self.get(graph, root)
+        return result
+
+
+class _Watch(Callback):  # type: ignore[misc]  # dask has no types
+    """Reports blocks as Dask's local schedulers finish them; on a client, only whole passes."""
+
+    def __init__(
+        self, name: str, span: int, total: int, report: Callable[[int, int], None] | None
+    ) -> None:
+        self.name, self.span, self.total, self.report = name, span, total, report
+        self.done = 0
+        super().__init__(posttask=self._finished)
+
+    def _finished(self, key: Any, *_: Any) -> None:
+        if self.report and isinstance(key, tuple) and key[0] == self.name and len(key) == 3:
+            blocks = key[2] - key[1]
+            if blocks <= self.span:  # larger subtrees only add
+                self.done += blocks
+                self.report(self.done, self.total)
+
+    def __exit__(self, *failure: Any) -> None:
+        super().__exit__(*failure)
+        if self.report and failure == (None, None, None) and self.done < self.total:
+            self.report(self.total, self.total)
+
+
+def engine_for(rows: Rows) -> Engine:
+    """Threads for rows in memory, else the scheduler that Dask would take; an explicit setting wins."""
+    get = dask.base.get_scheduler()
+    on_client = isinstance(getattr(get, "__self__", None), distributed.Client)
+    if get is None or (rows.in_memory and on_client):
+        get = dask.threaded.get
+    return Engine(get)

@@ -1,0 +1,273 @@
+"""Any input as Rows: numbered blocks of rows, each with its weights and starting values."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from numbers import Real
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import optimize
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
+from dask.local import get_sync
+from dask.utils import ensure_dict, parse_bytes
+from numpy.typing import DTypeLike
+
+from daskgmm._typing import Array
+from daskgmm.compute.block import Block, assemble, differ
+from daskgmm.compute.inputs import as_source, feature_names
+from daskgmm.compute.sources import Chunks, Constant, InMemory, Source
+from daskgmm.errors import DataError
+
+__all__ = ["Block", "Rows", "as_rows", "feature_names"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows:
+    """Rows of any input in numbered blocks.
+
+    The blocks depend on the shape, the dtype, the stored chunks and ``block_size`` alone. Nothing
+    is read before a task of :meth:`task` is evaluated.
+
+    Attributes
+    ----------
+    x : Source
+        The rows.
+    weight, start : Source or None
+        What belongs to them, cut into the same blocks.
+    omit_nan : bool
+        Whether a row that holds NaN gets weight zero.
+    """
+
+    x: Source
+    weight: Source | None
+    start: Source | None
+    omit_nan: bool
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return int(self.x.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values as stored."""
+        return self.x.dtype
+
+    @property
+    def chunks(self) -> Chunks:
+        """Rows per block, NaN where unknown."""
+        return self.x.chunks
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows are a NumPy array, or were made into one."""
+        return isinstance(self.x, InMemory)
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.chunks)
+
+    @cached_property
+    def n_rows(self) -> int | None:
+        """Number of rows, None where chunk sizes are unknown."""
+        n = sum(self.chunks)
+        return None if math.isnan(n) else int(n)
+
+    @cached_property
+    def graph(self) -> Mapping[Any, Any]:
+        """Optimised Dask graph that the tasks refer to; empty without Dask arrays."""
+        arrays = optimize(*self._arrays)  # type: ignore[no-untyped-call]
+        graph = ensure_dict(HighLevelGraph.merge(*(array.dask for array in arrays)))
+        # Optimising drops chunks that lie on a cluster; tuple tasks need their keys to refer to.
+        for array in self._arrays:
+            lost = (key for key in flatten(array.__dask_keys__()) if key not in graph)
+            graph |= {key: array.dask[key] for key in lost}
+        return graph
+
+    def task(self, index: int) -> tuple[Any, ...]:
+        """Build the Dask task that evaluates to block ``index``; it may be nested in others."""
+        finish = partial(
+            assemble,
+            index=index,
+            first_row=None if self.n_rows is None else int(self.x.offsets[index]),
+            shape=(self.chunks[index], self.n_features),
+            omit_nan=self.omit_nan,
+        )
+        parts = (None if s is None else s.part(index) for s in (self.x, self.weight, self.start))
+        return (finish, *parts)
+
+    def read(self, index: int) -> Block:
+        """Evaluate that task in the calling thread (chunks persisted on a cluster stay there)."""
+        key = f"block-{uuid.uuid4().hex}"
+        block: Block = get_sync({**self.graph, key: self.task(index)}, key)
+        return block
+
+    def map(
+        self, function: Callable[[Block], Array], *, dtype: DTypeLike, columns: int | None = None
+    ) -> da.Array:
+        """Map a function over the blocks, lazily.
+
+        Parameters
+        ----------
+        function : callable
+            Maps a Block of n rows to an array of shape (n,), or (n, columns). The graph holds
+            it once, however many blocks there are.
+        dtype : dtype
+            Type of the function's values.
+        columns : int, optional
+            Number of columns the function returns; without it, the function returns one value
+            per row.
+
+        Returns
+        -------
+        dask.array.Array
+            Of shape (n_rows,) or (n_rows, columns), with one chunk per block.
+        """
+        # A fresh name each time: the content of a store may change under an unchanged address.
+        name = f"daskgmm-{uuid.uuid4().hex}"
+        embedded = f"function-{name}"
+        column = () if columns is None else (0,)
+        layer: dict[Any, Any] = {embedded: function}
+        for index in range(self.n_blocks):
+            layer[(name, index, *column)] = (_apply, embedded, self.task(index))
+        graph = HighLevelGraph.from_collections(name, layer, dependencies=self._arrays)
+        chunks = (self.chunks,) if columns is None else (self.chunks, (columns,))
+        return da.Array(graph, name, chunks, dtype=np.dtype(dtype))  # type: ignore[no-untyped-call]
+
+    @property
+    def _arrays(self) -> list[Any]:
+        """Dask arrays among the sources."""
+        sources = (self.x, self.weight, self.start)
+        return [s.collection for s in sources if s is not None and s.collection is not None]
+
+
+def as_rows(
+    X: Any,
+    sample_weight: Any = None,
+    start: Any = None,
+    *,
+    block_size: int | str = "64 MiB",
+    missing_chunks: str = "raise",
+    nan_policy: str = "raise",
+    name: str = "X",
+) -> Rows:
+    """Open any input as Rows, without reading chunked data.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+        NumPy array, list, pandas, polars or Dask data frame, Dask array, ``zarr.Array``, path or
+        URL of one, or two-dimensional ``xarray.DataArray``, of real numbers.
+    sample_weight : number or array-like of shape (n,), optional
+        Weights of any of these kinds, cut as X is. Where a number of rows is unknown, both must
+        have the same number of blocks, and their lengths are compared when a block is read.
+    start : array-like of shape (n,) or (n, k), optional
+        Starting labels (integers) or responsibilities, likewise.
+    block_size : int or str
+        Bytes of X per block, at most; a stored chunk is never split. Dask arrays keep their
+        own row chunks.
+    missing_chunks : {"raise", "fill"}
+        What to do where a Zarr chunk is not in the store. Of a sharded array, only whole shards
+        are looked for.
+    nan_policy : {"raise", "omit"}
+        "omit" gives weight zero to each row that holds NaN; "raise" leaves the row as it is, for
+        the caller to refuse.
+    name : str
+        What to call X in messages.
+
+    Raises
+    ------
+    DataError, ValueError, TypeError
+        Where an input cannot be used: shape, dtype, or number of rows. Values are checked when a
+        block is read.
+    FileNotFoundError
+        Where a path leads to no Zarr array.
+    """
+    block_bytes = _positive_bytes(block_size)
+    _check_option("missing_chunks", missing_chunks, ("raise", "fill"))
+    _check_option("nan_policy", nan_policy, ("raise", "omit"))
+    fill = missing_chunks == "fill"
+    x = as_source(X, name=name, fill_missing=fill, ensure_2d=True)
+    x = x.cut(x.plan(block_bytes))
+    return Rows(
+        x=x,
+        weight=None if sample_weight is None else _weights(sample_weight, x, name, fill),
+        start=None if start is None else _starts(start, x, name, fill),
+        omit_nan=nan_policy == "omit",
+    )
+
+
+def _weights(value: Any, x: Source, name: str, fill: bool) -> Source:
+    """Open weights and cut them as ``x`` is."""
+    n = x.shape[0]
+    if isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return Constant(np.asarray(value), x.chunks)
+    source = as_source(value, name="sample_weight", fill_missing=fill, ensure_2d=False)
+    if len(source.shape) != 1:
+        raise DataError(
+            f"Sample weights must be 1D array or scalar, got {len(source.shape)}D array. Expected "
+            f"either a scalar value or a 1D array of length {n}."
+        )
+    if differ(source.shape[0], n):
+        raise DataError(f"sample_weight.shape == {source.shape}, expected {(n,)}!")
+    return _aligned(source, x, "sample_weight", name)
+
+
+def _starts(value: Any, x: Source, name: str, fill: bool) -> Source:
+    """Open starting labels or responsibilities and cut them as ``x`` is."""
+    source = as_source(value, name="start", fill_missing=fill, ensure_2d=False)
+    if len(source.shape) not in (1, 2):
+        raise DataError(
+            "Starting labels must be a 1D array and starting responsibilities a 2D array, got "
+            f"{len(source.shape)}D array."
+        )
+    title = "labels_init" if len(source.shape) == 1 else "responsibilities_init"
+    n = x.shape[0]
+    if differ(source.shape[0], n):
+        raise DataError(f"{title}.shape == {source.shape}, expected {(n, *source.shape[1:])}!")
+    if title == "labels_init" and source.dtype.kind not in "biu":
+        raise DataError(f"labels_init must be integers, got dtype {source.dtype}.")
+    return _aligned(source, x, title, name)
+
+
+def _aligned(source: Source, x: Source, title: str, name: str) -> Source:
+    """Cut a source as ``x`` is, or pair their blocks where a size is unknown."""
+    if not math.isnan(source.shape[0] + x.shape[0]):
+        return source.cut(x.chunks)
+    if len(source.chunks) != len(x.chunks):
+        raise DataError(
+            f"{title} has {len(source.chunks)} block(s) and {name} has {len(x.chunks)}, and not "
+            "all their sizes are known. Give both the same chunks, or call compute_chunk_sizes() "
+            "on those that are unknown."
+        )
+    return source
+
+
+def _positive_bytes(block_size: int | str) -> int:
+    try:
+        size = int(parse_bytes(block_size))
+    except (AttributeError, TypeError, ValueError):
+        size = 0
+    if size < 1:
+        raise ValueError(
+            "block_size must be a number of bytes, at least 1, or a string such as '64 MiB'; "
+            f"got {block_size!r}."
+        )
+    return size
+
+
+def _check_option(title: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ValueError(f"{title} must be one of {options}, got {value!r}.")
+
+
+def _apply(function: Callable[[Block], Array], block: Block) -> Array:
+    return function(block)

@@ -1,0 +1,268 @@
+"""Arrays that can be cut into runs of rows: in memory, in a Zarr store, or in a Dask graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import accumulate, product
+from typing import Any, Protocol, TypeAlias
+
+import dask.array as da
+import numpy as np
+import zarr
+from zarr.core.sync import sync
+
+from daskgmm._typing import Array
+from daskgmm.errors import DataError
+
+Chunks: TypeAlias = tuple[float, ...]
+"""Rows per chunk: integers, or NaN where a Dask array does not know them."""
+
+_SMALL = 2**18  # bytes: below this, handling a block costs more than computing on it
+
+
+class Source(Protocol):
+    """An array cut into runs of rows, each of which one Dask task produces."""
+
+    @property
+    def shape(self) -> tuple[float, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def chunks(self) -> Chunks: ...
+
+    @property
+    def offsets(self) -> Chunks:
+        """Number of the first row of each chunk; NaN from the first unknown size on."""
+
+    @property
+    def collection(self) -> da.Array | None:
+        """The Dask array whose graph the parts refer to, if any."""
+
+    def plan(self, block_bytes: int) -> Chunks:
+        """Chunks that suit the way the array is held; they depend on its layout alone."""
+
+    def cut(self, chunks: Chunks) -> Source:
+        """Cut the same rows elsewhere."""
+
+    def part(self, index: int) -> Any:
+        """Dask task, in tuple style, that evaluates to chunk ``index``."""
+
+
+class _Cut:
+    """What every source can say from its chunks."""
+
+    chunks: Chunks
+    collection: da.Array | None = None
+
+    @cached_property
+    def offsets(self) -> Chunks:
+        return (0, *accumulate(self.chunks))[: len(self.chunks)]
+
+    def bounds(self, index: int) -> slice:
+        first = int(self.offsets[index])
+        return slice(first, first + int(self.chunks[index]))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InMemory(_Cut):
+    """A NumPy array. A part is a view, so that a pickled task carries its own rows only."""
+
+    array: Array
+    chunks: Chunks
+
+    @property
+    def shape(self) -> tuple[float, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def plan(self, block_bytes: int) -> Chunks:
+        n = len(self.array)
+        size = _row_bytes(self)
+        # 64 blocks keep the threads busy to the end of a pass.
+        rows = max(math.ceil(n / 64), _SMALL // size)
+        return even_chunks(n, min(rows, block_bytes // size))
+
+    def cut(self, chunks: Chunks) -> InMemory:
+        return replace(self, chunks=chunks)
+
+    def part(self, index: int) -> Array:
+        return self.array[self.bounds(index)]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Constant(_Cut):
+    """One number for every row; a part is that number."""
+
+    value: Array  # of shape ()
+    chunks: Chunks
+
+    @property
+    def shape(self) -> tuple[float, ...]:
+        return (sum(self.chunks),)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.value.dtype
+
+    def plan(self, block_bytes: int) -> Chunks:
+        return self.chunks
+
+    def cut(self, chunks: Chunks) -> Constant:
+        return replace(self, chunks=chunks)
+
+    def part(self, index: int) -> Array:
+        return self.value
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stored(_Cut):
+    """A Zarr array. A part is read when its task is evaluated."""
+
+    array: zarr.Array[Any]
+    chunks: Chunks
+    fill_missing: bool
+
+    @property
+    def shape(self) -> tuple[float, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype)
+
+    def plan(self, block_bytes: int) -> Chunks:
+        fit = block_bytes // _row_bytes(self)
+        n = self.array.shape[0]
+        unit = self.array.chunks[0]
+        shard = self.array.shards[0] if self.array.shards else None
+        if shard is None or shard <= fit:
+            return even_chunks(n, _whole_units(fit, shard or unit))
+        # A block never straddles two shards: each of them is opened, and its index read, anew.
+        pattern = even_chunks(shard, _whole_units(fit, unit))
+        return pattern * (n // shard) + even_chunks(n % shard, int(pattern[0]))
+
+    def cut(self, chunks: Chunks) -> Stored:
+        return replace(self, chunks=chunks)
+
+    def part(self, index: int) -> Any:
+        return (partial(_read, self.array, self.bounds(index), self.fill_missing),)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Delayed(_Cut):
+    """A Dask array. A part refers to keys of its graph; several column chunks are joined."""
+
+    array: da.Array
+
+    @cached_property
+    def chunks(self) -> Chunks:  # type: ignore[override]
+        return tuple(size if math.isnan(size) else int(size) for size in self.array.chunks[0])
+
+    @property
+    def collection(self) -> da.Array:  # type: ignore[override]
+        return self.array
+
+    @property
+    def shape(self) -> tuple[float, ...]:
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self.array.dtype
+        return dtype
+
+    def plan(self, block_bytes: int) -> Chunks:
+        return self.chunks
+
+    def cut(self, chunks: Chunks) -> Delayed:
+        if chunks == self.chunks:
+            return self
+        return Delayed(self.array.rechunk({0: chunks}))  # type: ignore[no-untyped-call]
+
+    def part(self, index: int) -> Any:
+        name = self.array.name
+        if self.array.ndim == 1:
+            return (name, index)
+        columns = [(name, index, column) for column in range(self.array.numblocks[1])]
+        return columns[0] if len(columns) == 1 else (np.hstack, columns)
+
+
+def even_chunks(n: int, rows: int) -> tuple[int, ...]:
+    """Cut ``n`` rows into chunks of ``rows`` (at least one) and a shorter last one."""
+    rows = max(rows, 1)
+    whole, rest = divmod(n, rows)
+    return (rows,) * whole + ((rest,) if rest else ())
+
+
+def stored(array: zarr.Array[Any], fill_missing: bool) -> Stored:
+    """Source of a Zarr array, cut as it is stored."""
+    n, *_ = array.shape
+    grid = array.shards or array.chunks
+    return Stored(array, even_chunks(n, grid[0]), fill_missing)
+
+
+def _row_bytes(source: Source) -> int:
+    return int(math.prod(source.shape[1:])) * source.dtype.itemsize
+
+
+def _whole_units(fit: int, unit: int) -> int:
+    """Rows of as many whole units as fit, and of one unit where none does."""
+    return unit * max(1, fit // unit)
+
+
+def _read(array: zarr.Array[Any], rows: slice, fill_missing: bool) -> Array:
+    """Read rows of a Zarr array."""
+    values = np.asarray(array[rows])
+    if not fill_missing:
+        _refuse_missing(array, rows, values)
+    return values
+
+
+def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
+    """Raise where a chunk under these rows is not in the store, which Zarr reads as fill value."""
+    fill = 0 if array.fill_value is None else array.fill_value
+    for chunk, place in _chunks_under(array, rows):
+        # Only a chunk that reads as fill value throughout can be missing: others need no look-up.
+        if not (_is_fill(values[place][:1], fill) and _is_fill(values[place], fill)):
+            continue
+        key = array.metadata.encode_chunk_key(chunk)
+        if not sync((array.store_path / key).exists()):
+            raise DataError(
+                f"Chunk {key!r} of {array.store_path} is not in the store. Either it was never "
+                f"written, or it holds nothing but the fill value {fill}, which Zarr does not "
+                'store by default. Set missing_chunks="fill" to read it as the fill value.'
+            )
+
+
+def _chunks_under(
+    array: zarr.Array[Any], rows: slice
+) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Coordinates of each stored chunk (or shard) under the rows, and its place among them."""
+    grid = array.shards or array.chunks
+    edges = [(rows.start, rows.stop), *((0, size) for size in array.shape[1:])]
+    spans = [
+        range(first // step, -(-last // step))
+        for (first, last), step in zip(edges, grid, strict=True)
+    ]
+    for chunk in product(*spans):
+        yield (
+            chunk,
+            tuple(
+                slice(max(number * step, first) - first, min((number + 1) * step, last) - first)
+                for number, step, (first, last) in zip(chunk, grid, edges, strict=True)
+            ),
+        )
+
+
+def _is_fill(values: Array, fill: Any) -> bool:
+    # NaN is the only fill value that differs from itself.
+    same = np.isnan(values) if fill != fill else values == fill
+    return bool(np.all(same))

@@ -1,0 +1,389 @@
+"""GaussianMixture: batch EM with scikit-learn's interface."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from daskgmm._typing import Array
+from daskgmm.compute.engine import Engine, engine_for
+from daskgmm.compute.rows import Rows, feature_names
+from daskgmm.errors import DataError
+from daskgmm.estimators.base import BaseMixture, Fitted
+from daskgmm.estimators.parameters import check_mixture, read_start
+from daskgmm.estimators.persistence import load, save
+from daskgmm.fit.em import Run, best, em
+from daskgmm.fit.progress import Progress, Silent, Verbose
+from daskgmm.fit.seeding import Start, sample_size, seed
+from daskgmm.fit.survey import Survey, Surveyor
+from daskgmm.model.covariance import STRUCTURES
+from daskgmm.model.mixture import Mixture
+
+INIT_PARAMS = {"auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"}
+
+
+class GaussianMixture(BaseMixture):
+    """Gaussian mixture fitted by EM passes over row blocks that are read, never held.
+
+    Every parameter and attribute that scikit-learn's ``GaussianMixture`` has means the same here, with the
+    additions below. Parameters are float64 whatever the dtype of the rows.
+
+    Parameters
+    ----------
+    n_components : int
+        Number of components, k.
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    tol : float
+        A run has converged when the mean log-likelihood per unit of weight changes by less.
+    reg_covar : float
+        Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
+        may, slightly: the update is then not the exact maximiser.
+    max_iter : int
+        EM iterations; 0 keeps the start.
+    n_init : int
+        Starts; the best by likelihood wins. They advance together, so that the rows are read once for all.
+    init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"}
+        How to start, always from the row sample that the first pass draws: all rows where they fit in it
+        (20,000 rows or 20·k·(d + 1), if that is more). "subsample" tries ``max(n_init, 5)`` k-means++ starts
+        with short EM runs on that sample and goes on with the best, after EM on the sample. "auto" is
+        "kmeans" where the sample holds all rows, else "subsample". "k-means++" and "random_from_data" assign
+        each row to the nearest of the chosen ones.
+    weights_init : (k,), means_init : (k, d), precisions_init : as ``covariances_``
+        Parts of the start. With means but not the rest, rows go to the nearest mean.
+    labels_init : (n,), responsibilities_init : (n, k)
+        Start from one M-step under these instead of ``init_params``; any input kind, rows as in X.
+    random_state : int, RandomState or None
+    warm_start : bool
+        Go on from the last fit's parameters, without a survey.
+    acceleration : None
+        Reserved.
+    block_size : int or str
+        Bytes per block, at most (a larger stored chunk stays whole). Dask arrays keep their own row chunks.
+    nan_policy : {"raise", "omit"}
+        "omit" leaves rows with NaN out.
+    missing_chunks : {"raise", "fill"}
+        What to do where a Zarr store lacks a chunk; Zarr itself reads it as the fill value, silently.
+    checkpoint : None
+        Reserved.
+    verbose, verbose_interval : int
+        Print a line every ``verbose_interval`` iterations.
+
+    Attributes
+    ----------
+    weights_ : (k,)
+    means_ : (k, d)
+    covariances_, precisions_, precisions_cholesky_ : full (k, d, d), tied (d, d), diag (k, d), spherical (k,)
+    converged_ : bool
+    n_iter_ : int
+    lower_bound_ : float
+    lower_bounds_ : list of float
+    n_passes_ : int
+        How often the rows were read, the survey included.
+    n_features_in_ : int
+    feature_names_in_ : (d,) of str
+
+    Notes
+    -----
+    ``X`` is a NumPy array, a Dask array, a ``zarr.Array`` or a path or URL to one, an ``xarray.DataArray``
+    (2-D), or a pandas, polars or Dask data frame. ``sample_weight`` may be any of these; rows of weight zero
+    are never looked at. Input in memory runs on threads; chunked input on the active ``distributed.Client``, if
+    there is one, else on threads. A Dask array that was persisted is used where it lies; one that was not is
+    computed again in every pass.
+
+    A run whose covariance collapses (possible with ``reg_covar=0``) drops out; `CollapseError`, a
+    ``ValueError``, names the component when no run is left.
+
+    Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm; McLachlan & Peel
+    (2000), Finite mixture models, ch. 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from daskgmm import GaussianMixture
+    >>> x = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> model = GaussianMixture(2, random_state=0).fit(x)
+    >>> sorted(model.means_[:, 0].round())
+    [np.float64(1.0), np.float64(10.0)]
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(INIT_PARAMS)],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "labels_init": "no_validation",
+        "responsibilities_init": "no_validation",
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "acceleration": [None],
+        "block_size": [Interval(Integral, 1, None, closed="left"), str],
+        "nan_policy": [StrOptions({"raise", "omit"})],
+        "missing_chunks": [StrOptions({"raise", "fill"})],
+        "checkpoint": "no_validation",
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "auto",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        labels_init: Any = None,
+        responsibilities_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        acceleration: None = None,
+        block_size: int | str = "64 MiB",
+        nan_policy: str = "raise",
+        missing_chunks: str = "raise",
+        checkpoint: Any = None,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.labels_init = labels_init
+        self.responsibilities_init = responsibilities_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.acceleration = acceleration
+        self.block_size = block_size
+        self.nan_policy = nan_policy
+        self.missing_chunks = missing_chunks
+        self.checkpoint = checkpoint
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit by EM; one pass over the rows for the survey, then one for each iteration.
+
+        Parameters
+        ----------
+        X : (n, d)
+            Rows, of any kind that the class names.
+        y : ignored
+        sample_weight : (n,), optional
+            Weights >= 0; a row of weight 2 counts as two rows.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError
+            A ``ValueError`` that names the block and rows: NaN or infinity, bad weights or starts, fewer rows
+            than components, missing chunks. The estimator stays as it was.
+        CollapseError
+            A `DataError`: a covariance is not positive definite in any run.
+        FileNotFoundError
+            If a path holds no Zarr array.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the best run did not converge within ``max_iter``.
+        """
+        return self._fit(X, sample_weight, self._watcher())
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, then `predict` the same rows: lazily, where `predict` is."""
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    def _watcher(self) -> Progress:
+        return Verbose(self.verbose_interval) if self.verbose else Silent()
+
+    def _fit(self, X: Any, sample_weight: Any, progress: Progress) -> Self:
+        """`fit`, watched by ``progress``. Nothing of the estimator changes before the last line."""
+        self._validate_params()
+        if self.checkpoint is not None:
+            raise NotImplementedError("checkpoint is reserved for a later version; leave it None.")
+        names = feature_names(X)
+        rows = self._rows(X, sample_weight, self._given_start())
+        start = read_start(self, rows.n_features)
+        engine = engine_for(rows)
+        if self.warm_start and hasattr(self, "_fitted"):
+            runs, passes = [self._resumed(rows)], 0
+        else:
+            runs, passes = self._started(rows, engine, start, progress), 1
+        progress.stage("em")
+        runs, more = em(engine, rows, runs, progress)
+        run = best(runs)
+        if self.max_iter > 0 and not run.converged:
+            warnings.warn(
+                "Best performing initialization did not converge. Try different init parameters, or increase "
+                "max_iter, tol, or check for degenerate data.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        self._fitted = Fitted(
+            run.mixture,
+            run.n_iter,
+            run.converged,
+            run.lower_bound,
+            run.trace,
+            passes + more,
+            names,
+        )
+        return self
+
+    def _given_start(self) -> Any:
+        if self.labels_init is not None and self.responsibilities_init is not None:
+            raise ValueError("Give labels_init or responsibilities_init, not both.")
+        return self.labels_init if self.labels_init is not None else self.responsibilities_init
+
+    def _started(self, rows: Rows, engine: Engine, start: Start, progress: Progress) -> list[Run]:
+        """Survey the rows, and seed the runs."""
+        progress.stage("survey")
+        k, d, structure = self.n_components, rows.n_features, STRUCTURES[self.covariance_type]
+        random = check_random_state(self.random_state)
+        # Drawn aside: where all rows are in the sample, the same seed gives scikit-learn's own start.
+        sample_seed = int(copy.deepcopy(random).randint(2**31))
+        surveyor = Surveyor(structure, k, sample_size(k, d), sample_seed, rows.n_rows)
+        survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
+        check_counts(survey, k)
+        progress.stage("seeding")
+        mixtures = seed(
+            survey, structure, k, self.init_params, start, self.n_init, random, self.tol, self.reg_covar
+        )
+        return [self._run(mixture) for mixture in mixtures]
+
+    def _run(self, mixture: Mixture, previous: float = -np.inf) -> Run:
+        return Run(mixture, self.tol, self.max_iter, self.reg_covar, previous=previous)
+
+    def _resumed(self, rows: Rows) -> Run:
+        """Go on from the last fit."""
+        last = self._fitted
+        wanted = (self.n_components, rows.n_features, STRUCTURES[self.covariance_type])
+        found = (*last.mixture.means.shape, type(last.mixture.covariance))
+        if wanted != found:
+            raise DataError(
+                "warm_start needs the shape of the last fit: (n_components, n_features, covariance_type) were "
+                f"{(*found[:2], found[2].name)}, now {(*wanted[:2], wanted[2].name)}."
+            )
+        return self._run(last.mixture, last.lower_bound)
+
+    @classmethod
+    def from_parameters(
+        cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full"
+    ) -> Self:
+        """A fitted estimator with these parameters.
+
+        Parameters
+        ----------
+        weights : (k,) >= 0, summing to 1
+        means : (k, d)
+        covariances : in the shape of ``covariances_`` for ``covariance_type``
+        covariance_type : {"full", "tied", "diag", "spherical"}
+
+        Raises
+        ------
+        ValueError
+            If shapes differ, weights do not sum to 1, or a covariance is not symmetric and positive definite.
+        """
+        mixture = check_mixture(weights, means, covariances, covariance_type)
+        model = cls(mixture.n_components, covariance_type=covariance_type)
+        model._fitted = Fitted(mixture, 0, False, -np.inf, (), 0)
+        return model
+
+    @classmethod
+    def from_sklearn(cls, model: SklearnGaussianMixture) -> Self:
+        """A fitted estimator with the settings and parameters of a fitted scikit-learn ``GaussianMixture``."""
+        shared = cls().get_params()
+        settings = {name: value for name, value in model.get_params().items() if name in shared}
+        mixture = check_mixture(
+            model.weights_, model.means_, model.covariances_, model.covariance_type
+        )
+        own = cls(**settings)
+        own._fitted = Fitted(
+            mixture,
+            model.n_iter_,
+            model.converged_,
+            model.lower_bound_,
+            tuple(getattr(model, "lower_bounds_", ())),
+            0,
+            getattr(model, "feature_names_in_", None),
+        )
+        return own
+
+    def to_sklearn(self) -> SklearnGaussianMixture:
+        """A fitted scikit-learn ``GaussianMixture`` with the same settings and parameters."""
+        last = self._result("weights_")
+        theirs = SklearnGaussianMixture()
+        shared = theirs.get_params()
+        settings = {name: value for name, value in self.get_params().items() if name in shared}
+        if settings["init_params"] in ("auto", "subsample"):  # our own ways to start
+            settings["init_params"] = shared["init_params"]
+        theirs.set_params(**settings)
+        fitted = ("weights_ means_ covariances_ precisions_ precisions_cholesky_ converged_ n_iter_ "
+                  "lower_bound_ lower_bounds_ n_features_in_").split()
+        for name in fitted:
+            setattr(theirs, name, copy.copy(getattr(self, name)))
+        if last.feature_names is not None:
+            theirs.feature_names_in_ = last.feature_names
+        return theirs
+
+    def save(self, path: str | Path) -> None:
+        """Write settings and parameters to one ``.npz`` file, whole or not at all.
+
+        Settings that are neither numbers, strings nor small arrays are left at their defaults: a RandomState, and
+        labels or responsibilities to start from.
+        """
+        save(self, self._result("weights_"), path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file that `save` wrote, bit for bit.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is no model that this version reads.
+        """
+        settings, fitted = load(cls.__name__, path)
+        model = cls(**settings)
+        model._fitted = fitted
+        return model
+
+
+def check_counts(survey: Survey, k: int) -> None:
+    """Enough rows of positive weight for k components."""
+    n = survey.overall.n_rows
+    if n == 0:
+        raise DataError("Sample weights must contain at least one non-zero number.")
+    if n < k:
+        raise DataError(
+            f"Expected n_samples >= n_components but got n_components = {k}, n_samples = {n}"
+        )

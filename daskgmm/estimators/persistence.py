@@ -1,0 +1,96 @@
+"""One ``.npz`` file for a fitted mixture: a JSON header and plain arrays, never pickles."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.estimators.base import Fitted
+from daskgmm.model.covariance import STRUCTURES
+from daskgmm.model.mixture import Mixture
+
+FORMAT, VERSION = "daskgmm", 1
+STARTS = ("weights_init", "means_init", "precisions_init")
+
+
+def save(model: Any, fitted: Fitted, path: str | Path) -> None:
+    """Write aside, then rename: a file at ``path`` is always whole."""
+    settings = model.get_params(deep=False)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "estimator": type(model).__name__,
+        "covariance_type": type(fitted.mixture.covariance).name,
+        "settings": {name: _plain(v) for name, v in settings.items() if _is_plain(v)},
+        "n_iter": fitted.n_iter,
+        "converged": bool(fitted.converged),
+        "lower_bound": float(fitted.lower_bound),
+        "n_passes": fitted.n_passes,
+        "feature_names": None if fitted.feature_names is None else list(fitted.feature_names),
+    }
+    arrays = {
+        "weights": fitted.mixture.weights,
+        "means": fitted.mixture.means,
+        "covariances": fitted.mixture.covariance.values,
+        "precisions_cholesky": fitted.mixture.covariance.factor,
+        "lower_bounds": np.asarray(fitted.lower_bounds, dtype=np.float64),
+    }
+    arrays |= {name: np.asarray(settings[name], np.float64) for name in STARTS if settings.get(name) is not None}
+    aside = Path(f"{os.fspath(path)}.partial")
+    try:
+        with aside.open("wb") as file:
+            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def load(estimator: str, path: str | Path) -> tuple[dict[str, Any], Fitted]:
+    """Settings and fitted state of a file that `save` wrote for this kind of estimator."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays: dict[str, Array] = {name: file[name] for name in file.files}
+        header = json.loads(str(arrays.pop("header")))
+        if header["format"] != FORMAT:
+            raise KeyError(header["format"])
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # no such file, no permission: the system's own words
+        raise ValueError(f"{path} is not a model that daskgmm saved.") from error
+    if header["version"] > VERSION:
+        raise ValueError(
+            f"{path} has format version {header['version']}, this daskgmm reads up to {VERSION}. Update it."
+        )
+    if header["estimator"] != estimator:
+        raise ValueError(f"{path} holds a {header['estimator']}, not a {estimator}.")
+    settings = header["settings"] | {name: arrays[name] for name in STARTS if name in arrays}
+    names = header["feature_names"]
+    covariance = STRUCTURES[header["covariance_type"]](
+        arrays["covariances"], arrays["precisions_cholesky"]
+    )
+    return settings, Fitted(
+        Mixture(arrays["weights"], arrays["means"], covariance),
+        header["n_iter"],
+        header["converged"],
+        header["lower_bound"],
+        tuple(arrays["lower_bounds"].tolist()),
+        header["n_passes"],
+        None if names is None else np.array(names, dtype=object),
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, np.integer, np.floating))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,1 @@
+"""The algorithms, written with map, reduce and update."""

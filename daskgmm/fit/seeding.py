@@ -1,0 +1,162 @@
+"""Starts: from the row sample of the survey, so that they never cost a pass of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.metrics import pairwise_distances_argmin
+from threadpoolctl import threadpool_limits
+
+from daskgmm._typing import Array
+from daskgmm.compute.engine import engine_for
+from daskgmm.compute.rows import as_rows
+from daskgmm.fit.em import Run, best, em
+from daskgmm.fit.progress import Silent
+from daskgmm.fit.survey import Survey
+from daskgmm.model.covariance import Covariance
+from daskgmm.model.mixture import Mixture, moments
+from daskgmm.model.statistics import Statistics
+
+# "subsample": k-means++ starts tried with short EM runs, the best of which goes on.
+TRIALS, TRIAL_ITER, SAMPLE_ITER = 5, 10, 100
+SAMPLE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The parts of a start that the user gives; None leaves them to ``init_params``."""
+
+    weights: Array | None = None
+    means: Array | None = None
+    covariance: Covariance | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to seed."""
+        return self.weights is not None and self.means is not None and self.covariance is not None
+
+    def onto(self, mixture: Mixture) -> Mixture:
+        """``mixture`` with the given parts in place of its own."""
+        return Mixture(
+            mixture.weights if self.weights is None else self.weights,
+            mixture.means if self.means is None else self.means,
+            mixture.covariance if self.covariance is None else self.covariance,
+        )
+
+
+def sample_size(k: int, d: int) -> int:
+    """Rows that seeding works on: 20,000, or 20 for each mean and axis of each component, within 256 MiB."""
+    return max(2 * k, min(max(20_000, 20 * k * (d + 1)), SAMPLE_BYTES // (8 * d)))
+
+
+def resolve(init_params: str, survey: Survey) -> str:
+    """What ``"auto"`` stands for: scikit-learn's k-means where the sample holds all rows."""
+    if init_params != "auto":
+        return init_params
+    return "kmeans" if survey.overall.n_rows <= survey.sample.size else "subsample"
+
+
+def seed(
+    survey: Survey,
+    structure: type[Covariance],
+    k: int,
+    init_params: str,
+    start: Start,
+    n_init: int,
+    random: np.random.RandomState,
+    tol: float,
+    reg_covar: float,
+) -> list[Mixture]:
+    """Starting mixtures: one for ``"subsample"`` or a start given in full, else ``n_init``.
+
+    Runs on the driver under one BLAS and OpenMP thread: scikit-learn's k-means differs in its last bits between
+    thread counts.
+    """
+    if start.weights is not None and start.means is not None and start.covariance is not None:
+        return [Mixture(start.weights, start.means, start.covariance)]
+    if survey.start is not None:
+        return [start.onto(_update(survey, survey.start, reg_covar))]
+    x, weight = survey.sample.points()
+    with threadpool_limits(1):
+        if resolve(init_params, survey) != "subsample":
+            return [
+                _from_sample(survey, structure, x, weight, k, init_params, start, random, reg_covar)
+                for _ in range(1 if start.means is not None else n_init)
+            ]
+        trials = [
+            _from_sample(survey, structure, x, weight, k, "k-means++", start, random, reg_covar)
+            for _ in range(1 if start.means is not None else max(n_init, TRIALS))
+        ]
+        return [_polished(x, weight, trials, tol, reg_covar)]
+
+
+def _from_sample(
+    survey: Survey,
+    structure: type[Covariance],
+    x: Array,
+    weight: Array | None,
+    k: int,
+    method: str,
+    start: Start,
+    random: np.random.RandomState,
+    reg_covar: float,
+) -> Mixture:
+    """One M-step from responsibilities that ``method`` gives the sampled rows."""
+    resp = _responsibilities(x, weight, k, method, start.means, random)
+    return start.onto(_update(survey, moments(structure, x, weight, resp, k), reg_covar))
+
+
+def _responsibilities(
+    x: Array,
+    weight: Array | None,
+    k: int,
+    method: str,
+    means: Array | None,
+    random: np.random.RandomState,
+) -> Array:
+    """Labels (m,) or responsibilities (m, k) of the sampled rows."""
+    if means is not None:  # weights and covariances that belong to the means given
+        centres = means
+    elif method in ("auto", "kmeans"):
+        labels: Array = KMeans(k, n_init=1, random_state=random).fit(x, sample_weight=weight).labels_
+        return labels
+    elif method == "random":
+        resp = random.uniform(size=(len(x), k))
+        return resp / resp.sum(axis=1, keepdims=True)
+    elif method == "random_from_data":
+        share = None if weight is None else weight / weight.sum()
+        centres = x[random.choice(len(x), k, replace=False, p=share)]
+    else:
+        centres, _ = kmeans_plusplus(x, k, sample_weight=weight, random_state=random)
+    # scikit-learn gives each centre the covariance reg_covar; the nearest rows instead need no such luck.
+    nearest: Array = pairwise_distances_argmin(x, centres)
+    return nearest
+
+
+def _update(survey: Survey, statistics: Statistics, reg_covar: float) -> Mixture:
+    """M-step; components that got no row take the overall mean and covariance."""
+    k, d = statistics.reference.shape
+    structure, overall = statistics.structure, survey.overall
+    values = structure.per_weight(overall.about(overall.means).scatter, overall.weight)
+    spread = np.broadcast_to(values, structure.shape(k, d))
+    # Only the values are taken over, so the base needs no factor (and may be singular).
+    base = Mixture(
+        np.full(k, 1 / k), np.broadcast_to(overall.means, (k, d)), structure(spread, spread)
+    )
+    return base.maximise(statistics, reg_covar)
+
+
+def _polished(
+    x: Array, weight: Array | None, trials: list[Mixture], tol: float, reg_covar: float
+) -> Mixture:
+    """Short EM runs from each trial on the sample, then EM from the best of them."""
+    rows = as_rows(x, weight)
+    engine = engine_for(rows)
+    runs, _ = em(engine, rows, [Run(m, tol, TRIAL_ITER, reg_covar) for m in trials], Silent())
+    chosen = best(runs)
+    again = replace(chosen, converged=False, max_iter=SAMPLE_ITER)
+    (polished,), _ = em(engine, rows, [again], Silent())
+    # What collapses on the sample need not collapse on the rows: go on from the last sound parameters.
+    return polished.mixture
