@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from daskgmm._typing import Array
 from daskgmm.errors import DataError
@@ -34,7 +35,7 @@ class Block(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which no one needs here
     first_row: int | None
 
-    def where(self, mask: Array) -> str:
+    def where(self, mask: ArrayLike) -> str:
         """Say which block and rows a mask over the rows picks, for an error message."""
         picked = np.flatnonzero(mask)
         listed = ", ".join(str(row + (self.first_row or 0)) for row in picked[:5].tolist())

@@ -145,7 +145,8 @@ def _refuse_group(group: zarr.Group) -> NoReturn:
 
 def _inside_xarray(value: Any, name: str, ensure_2d: bool) -> Any:
     """Return the NumPy or Dask array inside a DataArray."""
-    if not hasattr(value, "dims") or not hasattr(value, "data"):
+    # Asked of the type: on the value, ``data`` would load a file that was opened lazily.
+    if not hasattr(type(value), "data"):
         raise DataError(
             f"{name} is an xarray {type(value).__name__}, expected a DataArray. Select one "
             "variable by its name, or call .to_dataarray()."

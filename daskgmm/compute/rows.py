@@ -88,7 +88,8 @@ class Rows:
         graph = ensure_dict(HighLevelGraph.merge(*(array.dask for array in arrays)))
         # Optimising drops chunks that lie on a cluster; tuple tasks need their keys to refer to.
         for array in self._arrays:
-            lost = (key for key in flatten(array.__dask_keys__()) if key not in graph)
+            keys = flatten(array.__dask_keys__())  # type: ignore[no-untyped-call]
+            lost = [key for key in keys if key not in graph]
             graph |= {key: array.dask[key] for key in lost}
         return graph
 

@@ -167,5 +167,6 @@ def exponentials(seed: int, stream: int, first: int, count: int) -> Array:
     """Standard exponential numbers of rows ``first`` to ``first + count``, each a function of its number."""
     philox = np.random.Philox(key=[seed, stream], counter=first // 4)  # four numbers per count
     raw = philox.random_raw(first % 4 + count)[first % 4 :]
-    exponential: Array = -np.log1p(-(raw >> np.uint64(11)) * 2.0**-53)
+    uniform = (raw >> np.uint64(11)) * 2.0**-53  # unsigned until here: no minus sign before it
+    exponential: Array = -np.log1p(-uniform)
     return exponential

@@ -1,0 +1,238 @@
+"""Block plans follow the stored layout; chunks that are not in the store are noticed."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daskgmm._typing import Array
+from daskgmm.compute.rows import Block, Rows, as_rows
+from daskgmm.compute.sources import even_chunks
+from daskgmm.errors import DataError
+
+N, D = 20, 3
+VALUES = np.random.default_rng(0).normal(size=(N, D))
+WEIGHT = np.arange(N) + 0.5
+RESP = np.random.default_rng(1).dirichlet(np.ones(4), size=N)
+
+
+def write(path: Path | str, values: Array, chunks: tuple[int, ...], **options: Any) -> Any:
+    """Write values to a Zarr array, storing every chunk."""
+    array = zarr.create_array(
+        str(path),
+        shape=values.shape,
+        chunks=chunks,
+        dtype=values.dtype,
+        config={"write_empty_chunks": True},
+        **options,
+    )
+    array[...] = values
+    return array
+
+
+def dask_array(values: Any, chunks: Any = "auto", **options: Any) -> Any:
+    return da.from_array(values, chunks, **options)  # type: ignore[no-untyped-call]
+
+
+def uneven(values: Array, *, columns: int = 2) -> Any:
+    chunks: tuple[Any, ...] = ((3, 0, 5, 12),)
+    return dask_array(values, chunks=(*chunks, columns) if values.ndim == 2 else chunks)
+
+
+def blocks(rows: Rows) -> list[Block]:
+    return [rows.read(index) for index in range(rows.n_blocks)]
+
+
+def joined(rows: Rows) -> Array:
+    return np.concatenate([block.x for block in blocks(rows)])
+
+
+# Block plans
+
+
+@given(
+    n=st.integers(1, 400),
+    unit=st.integers(1, 40),
+    per_shard=st.integers(0, 8),
+    block_size=st.integers(1, 3000),
+)
+@settings(max_examples=100, deadline=None)
+def test_zarr_blocks_follow_chunks_and_shards(
+    n: int, unit: int, per_shard: int, block_size: int
+) -> None:
+    shard = unit * per_shard
+    array = zarr.create_array(
+        zarr.storage.MemoryStore(),
+        shape=(n, 5),
+        chunks=(unit, 5),
+        shards=(shard, 5) if shard else None,
+        dtype="f4",
+    )
+    rows = as_rows(array, block_size=block_size)
+    fit = block_size // 20
+    bounds = np.cumsum((0, *rows.chunks))
+    assert bounds[-1] == n == rows.n_rows
+    assert min(rows.chunks) >= 1
+    # A block is more than block_size only where a single chunk is.
+    assert max(rows.chunks) <= max(fit, unit)
+    assert not (bounds[:-1] % unit).any()
+    if shard and shard <= fit:
+        assert not (bounds[:-1] % shard).any()
+    elif shard:
+        assert not [s for s in range(shard, n, shard) if s not in bounds]
+    # Blocks are no smaller than they need be: two neighbours would not fit in one.
+    whole = shard if shard and shard <= fit else unit
+    if not shard or shard <= fit:
+        assert all(size + whole > fit or size == n for size in rows.chunks[:-1])
+    assert rows.chunks == as_rows(array, block_size=block_size).chunks
+
+
+@pytest.mark.parametrize(
+    ("shards", "block_rows", "expected"),
+    [
+        ((6, 3), 13, (12, 8)),  # whole shards are joined
+        ((6, 3), 6, (6, 6, 6, 2)),
+        ((10, 3), 5, (4, 4, 2, 4, 4, 2)),  # no block straddles two shards
+        ((10, 3), 1, (2,) * 10),  # a chunk is never split
+        (None, 7, (6, 6, 6, 2)),
+        (None, 1000, (20,)),
+    ],
+)
+def test_block_plan_by_example(
+    shards: tuple[int, int] | None, block_rows: int, expected: tuple[int, ...], tmp_path: Path
+) -> None:
+    array = write(tmp_path / "x.zarr", VALUES, (2, 3), shards=shards)
+    rows = as_rows(array, WEIGHT, block_size=block_rows * D * 8)
+    assert rows.chunks == expected
+    np.testing.assert_array_equal(joined(rows), VALUES)
+    assert rows.in_memory is False
+
+
+@given(n=st.integers(1, 200_000), d=st.integers(1, 40), block_size=st.integers(1, 2**22))
+@settings(max_examples=100, deadline=None)
+def test_numpy_blocks_cover_all_rows(n: int, d: int, block_size: int) -> None:
+    values = np.broadcast_to(np.float32(0), (n, d))
+    small, fit = 2**18 // (4 * d), block_size // (4 * d)
+    with pytest.MonkeyPatch.context() as patch:
+        # The broadcast array stands for a large one without its memory.
+        patch.setattr("daskgmm.compute.inputs.check_array", lambda array, **_: array)
+        chunks = as_rows(values, block_size=block_size).chunks
+    expected = max(1, min(max(math.ceil(n / 64), small), fit))
+    assert sum(chunks) == n
+    assert set(chunks[:-1]) <= {expected}
+    assert 1 <= chunks[-1] <= expected
+
+
+@given(n=st.integers(0, 1000), rows=st.integers(-1, 100))
+def test_even_chunks(n: int, rows: int) -> None:
+    chunks = even_chunks(n, rows)
+    assert sum(chunks) == n
+    assert all(chunks)
+    assert len(chunks) == -(-n // max(rows, 1))
+
+
+def test_dask_chunks_are_kept_whatever_the_block_size() -> None:
+    assert as_rows(uneven(VALUES), block_size=1).chunks == (3, 0, 5, 12)
+
+
+@pytest.mark.parametrize("block_size", [0, -5, "0 B", "many", None, float("nan"), [1]])
+def test_block_size_must_be_bytes(block_size: Any) -> None:
+    with pytest.raises(ValueError, match="block_size must be a number of bytes"):
+        as_rows(VALUES, block_size=block_size)
+
+
+def test_block_size_as_text_and_number_agree() -> None:
+    values = np.zeros((5000, 64))
+    text, number = (as_rows(values, block_size=size).chunks for size in ("50 kiB", 50 * 1024))
+    assert text == number == (100,) * 50
+
+
+# Chunks that are not in the store
+
+
+@pytest.mark.parametrize("options", [{"zarr_format": 2}, {}, {"shards": (6, 3)}], ids=str)
+@pytest.mark.parametrize("fill_value", [0, np.nan, 7.5])
+def test_missing_chunks(options: dict[str, Any], fill_value: float, tmp_path: Path) -> None:
+    array = write(tmp_path / "x.zarr", VALUES, (2, 3), fill_value=fill_value, **options)
+    key = {"zarr_format": "4.0", "shards": "c/1/0"}.get(next(iter(options), ""), "c/4/0")
+    os.unlink(tmp_path / "x.zarr" / key)
+    lost = slice(6, 12) if "shards" in options else slice(8, 10)
+    expected = VALUES.copy()
+    expected[lost] = fill_value
+    rows = as_rows(array, block_size=6 * D * 8)
+    np.testing.assert_array_equal(rows.read(0).x, VALUES[:6])
+    with pytest.raises(DataError, match=rf"Chunk '{key}' of .* is not in the store") as caught:
+        rows.read(1)
+    assert 'missing_chunks="fill"' in str(caught.value)
+    filled = as_rows(array, missing_chunks="fill", block_size=6 * D * 8)
+    np.testing.assert_array_equal(joined(filled), expected)
+
+
+@pytest.mark.parametrize("key", ["c/0/1", "c/4/0", "c/4/1"])
+def test_missing_chunks_of_any_column_and_at_the_edge(key: str, tmp_path: Path) -> None:
+    array = write(tmp_path / "x.zarr", VALUES[:18], (4, 2))
+    assert len(as_rows(array).read(0).x) == 18
+    os.unlink(tmp_path / "x.zarr" / key)
+    with pytest.raises(DataError, match=f"Chunk '{key}'"):
+        as_rows(array).read(0)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_stored_chunks_that_look_missing_are_read(zarr_format: Any, tmp_path: Path) -> None:
+    zeros = np.zeros((N, D))
+    zeros[7, 1] = 1.0
+    array = write(tmp_path / "x.zarr", zeros, (4, 2), zarr_format=zarr_format)
+    np.testing.assert_array_equal(joined(as_rows(array)), zeros)
+    # A format 2 array may have no fill value: it reads as zero.
+    bare = write(tmp_path / "y.zarr", zeros, (4, 3), zarr_format=2, fill_value=None)
+    os.unlink(tmp_path / "y.zarr" / "2.0")
+    with pytest.raises(DataError, match=r"Chunk '2\.0'"):
+        as_rows(bare).read(0)
+
+
+def test_missing_chunks_of_weights_and_starts(tmp_path: Path) -> None:
+    weight = write(tmp_path / "w.zarr", WEIGHT, (7,))
+    start = write(tmp_path / "s.zarr", RESP, (7, 4))
+    rows = as_rows(uneven(VALUES), weight, start)
+    assert len(rows.read(3).x) == 12
+    os.unlink(tmp_path / "w.zarr" / "c/2")
+    assert len(rows.read(2).x) == 5
+    # Rows 8 to 19 begin inside chunk 1 and end with chunk 2.
+    with pytest.raises(DataError, match=r"Chunk 'c/2' of .*w\.zarr"):
+        rows.read(3)
+    os.unlink(tmp_path / "s.zarr" / "c/0/0")
+    with pytest.raises(DataError, match=r"Chunk 'c/0/0' of .*s\.zarr"):
+        rows.read(0)
+    filled = as_rows(uneven(VALUES), weight, start, missing_chunks="fill")
+    read = blocks(filled)
+    np.testing.assert_array_equal(read[3].weight, np.r_[WEIGHT[8:14], np.zeros(6)])
+    np.testing.assert_array_equal(read[0].start, np.zeros((3, 4)))
+
+
+def test_existence_is_looked_up_only_where_a_chunk_reads_as_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def exists(self: Any) -> bool:
+        asked.append(self.path.split("/c/")[-1])
+        return True
+
+    values = VALUES.copy()
+    values[0] = 0.0  # the first row alone proves nothing
+    values[4:8] = 0.0
+    array = write(tmp_path / "x.zarr", values, (4, 3))
+    monkeypatch.setattr("zarr.storage.StorePath.exists", exists)
+    as_rows(array).read(0)
+    assert [key[-3:] for key in asked] == ["1/0"]
+    as_rows(array, missing_chunks="fill").read(0)
+    assert len(asked) == 1
