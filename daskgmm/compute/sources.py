@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import dask.array as da
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from daskgmm._typing import Array
@@ -220,10 +222,24 @@ def _whole_units(fit: int, unit: int) -> int:
 
 def _read(array: zarr.Array[Any], rows: slice, fill_missing: bool) -> Array:
     """Read rows of a Zarr array."""
-    values = np.asarray(array[rows])
+    values = _buffer((rows.stop - rows.start, *array.shape[1:]), np.dtype(array.dtype))
+    everything = (slice(None),) * (array.ndim - 1)
+    array.get_basic_selection(
+        (rows, *everything), out=default_buffer_prototype().nd_buffer.from_numpy_array(values)
+    )
     if not fill_missing:
         _refuse_missing(array, rows, values)
     return values
+
+
+def _buffer(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Uninitialised array straight from the system, to which it goes back whole when dropped.
+
+    The C library would keep a block's worth of heap for every thread that ever held one.
+    """
+    size = math.prod(shape)
+    memory = mmap.mmap(-1, max(1, size * dtype.itemsize))
+    return np.frombuffer(memory, dtype=dtype, count=size).reshape(shape)
 
 
 def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:

@@ -1,0 +1,27 @@
+"""The command line: ``daskgmm fit | predict | score | info``, also reachable as ``dask gmm``."""
+
+from __future__ import annotations
+
+import click
+
+import daskgmm
+from daskgmm.cli.failure import EXIT_CODES, Commands
+from daskgmm.cli.fit import fit
+from daskgmm.cli.queries import info, predict, score
+
+__all__ = ["main"]
+
+
+# The name under which the `dask` command finds it.
+@click.group("gmm", cls=Commands, epilog=EXIT_CODES)
+@click.version_option(daskgmm.__version__, prog_name="daskgmm")
+def main() -> None:
+    """Gaussian mixtures for data that does not fit in memory.
+
+    Rows are read from a Zarr array, block by block. Results go to standard output, progress and
+    messages to standard error.
+    """
+
+
+for _command in (fit, predict, score, info):
+    main.add_command(_command)

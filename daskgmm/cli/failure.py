@@ -1,0 +1,88 @@
+"""How a command ends: exit codes, and what is said on standard error."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from sklearn.exceptions import ConvergenceWarning
+
+from daskgmm.errors import DataError
+
+NOT_CONVERGED = 3  # the others are of exceptions; 2 is click's own
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done: converged, or the asked passes made
+  1  unexpected error
+  2  wrong usage, or an output that is in the way
+  3  not converged; the model is written
+  4  bad data: an input that is missing, unreadable or unfit
+  5  interrupted
+
+An output appears under its name only once it is whole.
+"""
+
+VERBOSE = "daskgmm.verbose"
+
+
+class Unexpected(click.ClickException):
+    """Nothing that the user could have known."""
+
+    exit_code = 1
+
+
+class BadData(click.ClickException):
+    """An input is missing, unreadable or unfit."""
+
+    exit_code = 4
+
+
+class Interrupted(click.ClickException):
+    """Stopped from outside."""
+
+    exit_code = 5
+
+
+class Commands(click.Group):
+    """Turns whatever ends a command into a message and an exit code, under any parent command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _plain_warnings():
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted.") from None
+        except (DataError, FileNotFoundError) as error:
+            raise BadData(str(error)) from error
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            if ctx.meta.get(VERBOSE):
+                click.echo(traceback.format_exc(), err=True, nl=False)
+            else:
+                told += "\nRun again with --verbose to see where."
+            raise Unexpected(told) from error
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Collect Python's warnings, and tell each once, without file names and source lines."""
+    with warnings.catch_warnings(record=True) as seen:
+        try:
+            yield
+        finally:
+            for message in dict.fromkeys(str(w.message) for w in seen if not _is_outcome(w)):
+                click.echo(f"Warning: {message}", err=True)
+
+
+def _is_outcome(warning: warnings.WarningMessage) -> bool:
+    """Whether the exit code says it already."""
+    return issubclass(warning.category, ConvergenceWarning) and "did not converge" in str(
+        warning.message
+    )

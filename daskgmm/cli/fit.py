@@ -1,0 +1,129 @@
+"""``daskgmm fit``."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import click
+from sklearn.utils._param_validation import InvalidParameterError
+
+from daskgmm.cli import display, inputs, options, output
+from daskgmm.cli.failure import EXIT_CODES, NOT_CONVERGED
+from daskgmm.errors import DataError
+from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.estimators.parameters import read_start
+
+SMALL = ("weights_init", "means_init", "precisions_init")
+ROWWISE = ("labels_init", "responsibilities_init")
+# What a warm start takes the place of.
+STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance_type")
+
+
+@click.command(epilog=EXIT_CODES)
+@options.data
+@click.option("--out", required=True, metavar="OUT", help="File to write the model to: .npz.")
+@options.estimator
+@options.weights
+@options.store
+@options.overwrite
+@options.json_output
+@options.log
+@click.option(
+    "--verbose-interval",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Iterations per line that is displayed or logged.",
+)
+def fit(
+    data: str,
+    out: str,
+    weights: str | None,
+    array: str | None,
+    storage: tuple[tuple[str, Any], ...],
+    warm_start: str | None,
+    overwrite: bool,
+    as_json: bool,
+    verbose: bool,
+    verbose_interval: int,
+    **settings: Any,
+) -> None:
+    """Fit a mixture to the rows of DATA, and save it to OUT.
+
+    DATA is the path or URL of a Zarr array of shape (n, d). Weights and starts are Zarr arrays or
+    .npy files; labels, responsibilities and weights are read in step with the rows, never whole.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    _check(given, warm_start)
+    output.check_file(out, overwrite)
+    rowwise = [given.get(name) for name in ROWWISE]
+    places = inputs.Places.of(
+        storage, data, weights, *rowwise, *(given.get(name) for name in SMALL)
+    )
+    x = places.open(inputs.join(data, array))
+    given |= {name: places.whole(given[name]) for name in SMALL if name in given}
+    given |= {name: places.rowwise(given[name]) for name in ROWWISE if name in given}
+    model = _estimator(given, warm_start, x.shape)
+
+    began = perf_counter()
+    with display.fitting(verbose, verbose_interval) as progress:
+        model._fit(x, places.rowwise(weights), progress)
+    seconds = perf_counter() - began
+    # A warm start is of this command, not of the model.
+    model.set_params(warm_start=False).save(out)
+    output.show(_result(model, out, x.shape[0], seconds), as_json)
+    if model.max_iter > 0 and not model.converged_:
+        click.echo(
+            f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is "
+            f"written. To go on: --warm-start {out}",
+            err=True,
+        )
+        raise click.exceptions.Exit(NOT_CONVERGED)
+
+
+def _check(given: dict[str, Any], warm_start: str | None) -> None:
+    """Refuse options that do not go together."""
+    if warm_start is None and "n_components" not in given:
+        raise click.UsageError("Missing option '-k' / '--n-components'.")
+    if clash := [name for name in STARTS if warm_start is not None and name in given]:
+        option = clash[0].replace("_", "-")
+        raise click.UsageError(f"--{option} has no meaning beside --warm-start.")
+    if all(name in given for name in ROWWISE):
+        raise click.UsageError("Give --labels-init or --responsibilities-init, not both.")
+
+
+def _estimator(
+    given: dict[str, Any], warm_start: str | None, shape: tuple[int, ...]
+) -> GaussianMixture:
+    """The estimator to fit, its parameters checked."""
+    if warm_start is None:
+        model = GaussianMixture(**given)
+    else:
+        cold = dict.fromkeys(SMALL)  # the start of the fit before
+        model = inputs.load_model(warm_start).set_params(**cold, **given, warm_start=True)
+    try:
+        model._validate_params()
+    except InvalidParameterError as error:
+        raise click.UsageError(str(error)) from error
+    if len(shape) == 2:
+        try:
+            read_start(model, shape[1])
+        except ValueError as error:
+            raise DataError(str(error)) from error
+    return model
+
+
+def _result(model: GaussianMixture, out: str, n_rows: int, seconds: float) -> dict[str, Any]:
+    return {
+        "out": out,
+        "n_rows": n_rows,
+        "n_features": model.n_features_in_,
+        "n_components": model.n_components,
+        "covariance_type": model.covariance_type,
+        "converged": bool(model.converged_),
+        "n_iter": model.n_iter_,
+        "n_passes": model.n_passes_,
+        "log_likelihood": float(model.lower_bound_),
+        "seconds": round(seconds, 3),
+    }

@@ -1,0 +1,87 @@
+"""Open what a command reads; whatever is wrong with it is a `DataError`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import zarr
+
+from daskgmm._typing import Array
+from daskgmm.compute.inputs import open_array
+from daskgmm.errors import DataError
+from daskgmm.estimators.gaussian_mixture import GaussianMixture
+
+FILE_URL = "file://"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where arrays lie: paths, and URLs with the options of the file systems behind them."""
+
+    storage: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, storage: tuple[tuple[str, Any], ...], *used: str | None) -> Places:
+        """Refuse options that no URL would use."""
+        if storage and not any(place and is_url(place) for place in used):
+            raise click.UsageError("--storage-option is for URLs, and there is none.")
+        return cls(dict(storage))
+
+    def options(self, place: str) -> dict[str, Any] | None:
+        """Storage options for one place."""
+        return dict(self.storage) if is_url(place) and self.storage else None
+
+    def open(self, place: str) -> zarr.Array[Any]:
+        """Open a Zarr array."""
+        try:
+            array: zarr.Array[Any] = open_array(place, storage_options=self.options(place))
+        except (DataError, FileNotFoundError):
+            raise
+        except Exception as error:  # whatever a file system or a damaged store may raise
+            raise DataError(f"{place} cannot be opened: {error}") from error
+        return array
+
+    def rowwise(self, place: str | None) -> Any:
+        """Values that go with the rows, not yet read: a ``.npy`` file or a Zarr array."""
+        if place is None or not place.endswith(".npy"):
+            return place if place is None else self.open(place)
+        return _read_npy(place, mmap_mode="r")
+
+    def whole(self, place: str) -> Array:
+        """A small array: a ``.npy`` file or a Zarr array."""
+        return _read_npy(place) if place.endswith(".npy") else np.asarray(self.open(place)[...])
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is not on a local file system."""
+    return "://" in place and not place.startswith(FILE_URL)
+
+
+def join(place: str, array: str | None) -> str:
+    """The place of a named array in a group."""
+    return place if array is None else f"{place.rstrip('/')}/{array.strip('/')}"
+
+
+def load_model(place: str) -> GaussianMixture:
+    """Read a saved model."""
+    try:
+        return GaussianMixture.load(Path(place))
+    except OSError as error:
+        raise DataError(f"The model {place} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def _read_npy(place: str, mmap_mode: Any = None) -> Array:
+    try:
+        values: Array = np.load(place, mmap_mode=mmap_mode, allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {place}.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{place} cannot be read as .npy: {error}") from error
+    return values

@@ -1,0 +1,177 @@
+"""What a command leaves behind: an answer on standard output, and files that are always whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import textwrap
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import accumulate
+from typing import Any
+
+import click
+import zarr
+from zarr.core.sync import sync
+from zarr.errors import NodeNotFoundError
+
+from daskgmm.cli.inputs import FILE_URL, is_url
+
+Result = Mapping[str, Any]
+
+
+def show(result: Result, as_json: bool) -> None:
+    """Print a result: one JSON object, or an aligned table."""
+    if as_json:
+        # JSON has no infinity: what was not computed is null.
+        click.echo(json.dumps({name: _finite(v) for name, v in result.items()}, allow_nan=False))
+        return
+    width = max(map(len, result)) + 2
+    for name, value in result.items():
+        lines = _lines(value, 79 - width)
+        click.echo(f"{name.replace('_', ' '):<{width}}" + ("\n" + " " * width).join(lines))
+
+
+def check_file(out: str, overwrite: bool) -> None:
+    """Refuse, before any work, a file name that cannot be written."""
+    if "://" in out:
+        raise click.UsageError(f"--out {out}: a model is written to a local file, not to a URL.")
+    if os.path.isdir(out):
+        raise click.UsageError(f"--out {out} is a directory.")
+    _check_free(out, overwrite)
+
+
+def check_array(out: str, overwrite: bool, options: Any, *inputs: str) -> None:
+    """Refuse, before any work, a place where no array can be written without loss."""
+    for place in inputs:
+        if _within(out, place) or _within(place, out):
+            raise click.UsageError(f"--out {out} overlaps with the input {place}.")
+    if is_url(out):
+        _check_url(out, overwrite, options)
+        return
+    _check_free(out, overwrite)
+    # Whatever else is there is not ours to remove: a group, a folder of other files.
+    for place in (_local(out), _partial(out)):
+        if os.path.lexists(place) and not _is_array(place):
+            raise click.UsageError(f"{place} is in the way: it is no Zarr array, and stays.")
+
+
+@contextmanager
+def new_array(out: str, options: Any, **layout: Any) -> Iterator[Any]:
+    """A Zarr array that is found at ``out`` once the block ends well, and not at all if it fails.
+
+    On a local file system it grows as ``OUT.partial`` and is renamed. On a URL its attribute
+    ``complete`` becomes true at the end.
+    """
+    place = out if is_url(out) else _partial(out)
+    array = zarr.create_array(
+        place,
+        attributes={"complete": False},
+        config={"write_empty_chunks": True},  # a chunk that is missing was never written
+        storage_options=options,
+        overwrite=True,  # what was there has been checked
+        **layout,
+    )
+    try:
+        yield array
+        array.attrs["complete"] = True
+        if not is_url(out):
+            _replace(place, _local(out))
+    except BaseException:
+        with suppress(Exception):  # the first failure is the one to tell
+            sync(array.store_path.delete_dir())
+            if not is_url(out):
+                shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def chunk_rows(blocks: tuple[int, ...]) -> int:
+    """Rows of the largest equal chunks of which no two blocks share one."""
+    return math.gcd(*list(accumulate(blocks))[:-1]) or max(sum(blocks), 1)
+
+
+def _check_free(out: str, overwrite: bool) -> None:
+    place = _local(out)
+    folder = os.path.dirname(place)
+    if os.path.lexists(place) and not overwrite:
+        raise click.UsageError(f"{out} exists; --overwrite replaces it.")
+    if not os.path.isdir(folder):
+        raise click.UsageError(f"--out {out}: there is no folder {folder}.")
+    if not os.access(folder, os.W_OK):
+        raise click.UsageError(f"--out {out}: the folder {folder} is not writable.")
+
+
+def _check_url(out: str, overwrite: bool, options: Any) -> None:
+    try:
+        node = zarr.open(out, mode="r", storage_options=options)
+    except (FileNotFoundError, NodeNotFoundError):
+        return
+    except Exception as error:  # whatever a file system may raise
+        raise click.UsageError(f"--out {out}: {error}") from error
+    if isinstance(node, zarr.Group):
+        raise click.UsageError(f"{out} is in the way: it is a Zarr group, and stays.")
+    if not overwrite:
+        raise click.UsageError(f"{out} exists; --overwrite replaces it.")
+
+
+def _is_array(place: str) -> bool:
+    with suppress(Exception):  # a file, a folder of anything
+        return isinstance(zarr.open(place, mode="r"), zarr.Array)
+    return False
+
+
+def _local(place: str) -> str:
+    """Absolute path. What a symbolic link leads to is replaced, not the link."""
+    return os.path.realpath(place.removeprefix(FILE_URL))
+
+
+def _partial(out: str) -> str:
+    return f"{_local(out)}.partial"
+
+
+def _within(place: str, other: str) -> bool:
+    """Whether ``place`` is ``other`` or lies inside it."""
+    a, b = (p.rstrip("/") if is_url(p) else _local(p) for p in (place, other))
+    return a == b or a.startswith(b + "/")
+
+
+def _replace(aside: str, place: str) -> None:
+    """Rename a folder; one that was there goes only once the new one has its name."""
+    if not os.path.lexists(place):
+        os.rename(aside, place)
+        return
+    old = f"{place}.{uuid.uuid4().hex[:8]}.old"
+    os.rename(place, old)
+    try:
+        os.rename(aside, place)
+    except BaseException:
+        os.rename(old, place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _lines(value: Any, width: int) -> list[str]:
+    if isinstance(value, dict):
+        value = [f"{name}={_text(entry)}" for name, entry in value.items()]
+    if isinstance(value, list):
+        return textwrap.wrap(", ".join(map(_text, value)), width, break_long_words=False) or ["-"]
+    # An output path may be long, and is copied: never broken.
+    return [f"{value:.10g}" if isinstance(value, float) and math.isfinite(value) else _text(value)]
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}" if math.isfinite(value) else "-"
+    return str(value)

@@ -1,0 +1,187 @@
+"""``daskgmm predict``, ``score`` and ``info``: what a saved model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import click
+import dask
+import dask.array as da
+import numpy as np
+import zarr
+from dask.base import get_scheduler
+from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
+
+from daskgmm.cli import display, inputs, options, output
+from daskgmm.cli.failure import EXIT_CODES
+from daskgmm.estimators.gaussian_mixture import GaussianMixture
+
+
+@click.command(epilog=EXIT_CODES)
+@options.data
+@options.model
+@click.option("--out", required=True, metavar="OUT", help="Zarr array to write: a path or URL.")
+@click.option("--proba", is_flag=True, help="Write the probability of each component, (n, k).")
+@options.store
+@options.reading
+@options.overwrite
+@options.json_output
+@options.verbose
+def predict(
+    data: str,
+    model: str,
+    out: str,
+    proba: bool,
+    array: str | None,
+    storage: tuple[tuple[str, Any], ...],
+    overwrite: bool,
+    as_json: bool,
+    verbose: bool,
+    **reading: Any,
+) -> None:
+    """Write the most probable component of each row of DATA to OUT, block by block.
+
+    Labels are int64, and -1 for rows left out by --nan-policy omit; probabilities are float64,
+    and NaN for those. Blocks are made smaller where the answers take more bytes than the rows.
+
+    OUT grows as OUT.partial. On a URL it grows in place, --overwrite removes the old array first,
+    and the attribute "complete" of OUT becomes true at the end.
+    """
+    place = inputs.join(data, array)
+    places = inputs.Places.of(storage, data, out)
+    output.check_array(out, overwrite, places.options(out), place, model)
+    mixture = _model(model, reading)
+    x = places.open(place)
+    began = perf_counter()
+    answers = _answers(mixture, x, proba)
+    rows = output.chunk_rows(answers.chunks[0])
+    layout = {"shape": answers.shape, "chunks": (rows, *answers.shape[1:]), "dtype": answers.dtype}
+    fill = np.nan if proba else -1
+    with (
+        output.new_array(out, places.options(out), fill_value=fill, **layout) as target,
+        _own_threads(),
+        display.one_pass("predict"),
+    ):
+        # No lock: no chunk is written by two tasks.
+        da.store(answers, target, lock=False)
+    result = {
+        "out": out,
+        "content": "probabilities" if proba else "labels",
+        "n_rows": x.shape[0],
+        "n_components": mixture.n_components,
+        "dtype": str(answers.dtype),
+        "chunks": list(layout["chunks"]),
+        "seconds": round(perf_counter() - began, 3),
+    }
+    output.show(result, as_json)
+
+
+@click.command(epilog=EXIT_CODES)
+@options.data
+@options.model
+@options.weights
+@click.option("--icl", is_flag=True, help="Also the integrated completed likelihood (slower).")
+@options.store
+@options.reading
+@options.json_output
+@options.verbose
+def score(
+    data: str,
+    model: str,
+    weights: str | None,
+    icl: bool,
+    array: str | None,
+    storage: tuple[tuple[str, Any], ...],
+    as_json: bool,
+    verbose: bool,
+    **reading: Any,
+) -> None:
+    """Score MODEL on the rows of DATA, in one pass.
+
+    The log-likelihood is the mean per unit of weight, in nats. Of AIC, BIC and ICL lower is
+    better; their n is the sum of weights.
+    """
+    places = inputs.Places.of(storage, data, weights)
+    mixture = _model(model, reading)
+    x = places.open(inputs.join(data, array))
+    began = perf_counter()
+    with display.one_pass("score"):
+        found = mixture._scored(x, places.rowwise(weights), entropy=icl)
+    bic = mixture._bic(found)
+    result = {
+        "log_likelihood": found.log_likelihood / found.total_weight,
+        "n_rows": x.shape[0],
+        "total_weight": found.total_weight,
+        "aic": -2 * found.log_likelihood + 2 * mixture._fitted.mixture.n_parameters,
+        "bic": bic,
+        **({"icl": bic + 2 * found.entropy} if icl else {}),
+        "seconds": round(perf_counter() - began, 3),
+    }
+    output.show(result, as_json)
+
+
+@click.command(epilog=EXIT_CODES)
+@options.model
+@options.json_output
+@options.verbose
+def info(model: str, as_json: bool, verbose: bool) -> None:
+    """Tell what is in a saved MODEL."""
+    mixture = inputs.load_model(model)
+    plain = (bool, int, float, str)
+    shape = ("n_components", "covariance_type")
+    settings = {
+        name: value
+        for name, value in mixture.get_params().items()
+        if isinstance(value, plain) and name not in shape
+    }
+    fitted = mixture._fitted
+    names = fitted.feature_names
+    result = {
+        "model": model,
+        "n_components": fitted.mixture.n_components,
+        "n_features": fitted.mixture.n_features,
+        "covariance_type": type(fitted.mixture.covariance).name,
+        "n_parameters": int(fitted.mixture.n_parameters),
+        "converged": bool(fitted.converged),
+        "n_iter": fitted.n_iter,
+        "n_passes": fitted.n_passes,
+        "log_likelihood": float(fitted.lower_bound),
+        "weights": fitted.mixture.weights.tolist(),
+        "feature_names": None if names is None else list(names),
+        "settings": settings,
+    }
+    output.show(result, as_json)
+
+
+def _model(place: str, reading: dict[str, Any]) -> GaussianMixture:
+    """A saved model that reads rows as told here, else as in its fit."""
+    given = {name: value for name, value in reading.items() if value is not None}
+    model: GaussianMixture = inputs.load_model(place).set_params(**given)
+    return model
+
+
+def _answers(mixture: GaussianMixture, x: zarr.Array[Any], proba: bool) -> da.Array:
+    """Lazy labels or probabilities, in blocks whose answers keep to the block size too."""
+    if x.ndim == 2:
+        row = x.shape[1] * x.dtype.itemsize
+        answer = 8 * (mixture.n_components if proba else 1)
+        size = int(parse_bytes(mixture.block_size))
+        mixture.set_params(block_size=max(1, size * row // max(row, answer)))
+    answers: da.Array = mixture.predict_proba(x) if proba else mixture.predict(x)
+    return answers
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Threads that have all ended afterwards: none writes on while a failed output is removed."""
+    if get_scheduler() is not None:  # type: ignore[no-untyped-call]  # the user's own choice
+        yield
+        return
+    workers = dask.config.get("num_workers", None) or CPU_COUNT
+    with ThreadPoolExecutor(workers) as pool, dask.config.set(pool=pool):
+        yield
