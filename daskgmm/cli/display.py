@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from time import perf_counter
 from typing import Any
 
@@ -47,7 +48,7 @@ class Log:
     def iteration(self, runs: Sequence[Run]) -> None:
         self.iterations += 1
         if self.iterations % self.interval == 0 or all(run.done for run in runs):
-            self._line(f"iteration {self.iterations}", *_standing(runs))
+            self._line(f"iteration {self.iterations}", *_standing(runs, self.iterations))
         self.began = perf_counter()
 
     def _line(self, name: str, bound: str = "", change: str = "", note: str = "") -> None:
@@ -71,9 +72,7 @@ class Terminal(Log):
         self._restart()
 
     def blocks(self, done: int, total: int) -> None:
-        self.bars.update(
-            self.bar, completed=done, total=total, count=f"block {done:,} of {total:,}"
-        )
+        self.bars.update(self.bar, completed=done, total=total, count=f"block {done:,} of {total:,}")
 
     def iteration(self, runs: Sequence[Run]) -> None:
         super().iteration(runs)
@@ -134,7 +133,7 @@ def _bars() -> Bars:
     )
 
 
-def _standing(runs: Sequence[Run]) -> tuple[str, str, str]:
+def _standing(runs: Sequence[Run], iteration: int) -> tuple[str, str, str]:
     """Likelihood of the best run so far, its last change, and how many runs go on."""
     live = sum(not run.done for run in runs)
     note = f"  {live}/{len(runs)} runs go on" if len(runs) > 1 else ""
@@ -143,7 +142,7 @@ def _standing(runs: Sequence[Run]) -> tuple[str, str, str]:
         return "collapsed", "", note
     leader = max(sound, key=lambda run: run.lower_bound)
     before = leader.trace[-2] if leader.n_iter > 1 else leader.previous
-    change = leader.lower_bound - before
-    # The first step of a fresh start has nothing to be compared with.
-    told = f"{change:.2e}" if abs(change) != float("inf") else ""
-    return f"{leader.lower_bound:#.8g}", told, note
+    # The first step of a fresh start has nothing to be compared with; a finished run stands still.
+    moved = leader.n_iter == iteration and isfinite(before)
+    change = f"{leader.lower_bound - before:.2e}" if moved else ""
+    return f"{leader.lower_bound:#.8g}", change, note

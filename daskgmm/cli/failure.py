@@ -83,6 +83,4 @@ def _plain_warnings() -> Iterator[None]:
 
 def _is_outcome(warning: warnings.WarningMessage) -> bool:
     """Whether the exit code says it already."""
-    return issubclass(warning.category, ConvergenceWarning) and "did not converge" in str(
-        warning.message
-    )
+    return issubclass(warning.category, ConvergenceWarning) and "did not converge" in str(warning.message)

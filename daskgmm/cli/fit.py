@@ -58,9 +58,7 @@ def fit(
     _check(given, warm_start)
     output.check_file(out, overwrite)
     rowwise = [given.get(name) for name in ROWWISE]
-    places = inputs.Places.of(
-        storage, data, weights, *rowwise, *(given.get(name) for name in SMALL)
-    )
+    places = inputs.Places.of(storage, data, weights, *rowwise, *(given.get(name) for name in SMALL))
     x = places.open(inputs.join(data, array))
     given |= {name: places.whole(given[name]) for name in SMALL if name in given}
     given |= {name: places.rowwise(given[name]) for name in ROWWISE if name in given}
@@ -93,9 +91,7 @@ def _check(given: dict[str, Any], warm_start: str | None) -> None:
         raise click.UsageError("Give --labels-init or --responsibilities-init, not both.")
 
 
-def _estimator(
-    given: dict[str, Any], warm_start: str | None, shape: tuple[int, ...]
-) -> GaussianMixture:
+def _estimator(given: dict[str, Any], warm_start: str | None, shape: tuple[int, ...]) -> GaussianMixture:
     """The estimator to fit, its parameters checked."""
     if warm_start is None:
         model = GaussianMixture(**given)

@@ -33,9 +33,7 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> str
     return value
 
 
-def _pairs(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, Any], ...]:
+def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
     """Each ``KEY=VALUE`` in two; the value as JSON or a Python constant, else as text."""
     pairs = []
     for value in values:
@@ -151,9 +149,7 @@ estimator = together(
     ),
     _parameter("--max-iter", type=click.IntRange(0), help="EM iterations; 0 keeps the start."),
     _parameter("--n-init", type=click.IntRange(1), help="Starts, of which the best wins."),
-    _parameter(
-        "--init-params", type=click.Choice(sorted(INIT_PARAMS)), help="How to find a start."
-    ),
+    _parameter("--init-params", type=click.Choice(sorted(INIT_PARAMS)), help="How to find a start."),
     _parameter("--weights-init", metavar="PATH", help="Proportions (k,) to start from."),
     _parameter("--means-init", metavar="PATH", help="Means (k, d) to start from."),
     _parameter(
@@ -167,9 +163,7 @@ estimator = together(
         metavar="PATH",
         help="Responsibilities (n, k) of the rows to start from.",
     ),
-    click.option(
-        "--seed", "random_state", type=click.IntRange(0, 2**32 - 1), help="Of all random numbers."
-    ),
+    click.option("--seed", "random_state", type=click.IntRange(0, 2**32 - 1), help="Of all random numbers."),
     click.option(
         "--warm-start",
         metavar="MODEL",

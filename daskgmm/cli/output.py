@@ -27,7 +27,7 @@ def show(result: Result, as_json: bool) -> None:
     """Print a result: one JSON object, or an aligned table."""
     if as_json:
         # JSON has no infinity: what was not computed is null.
-        click.echo(json.dumps({name: _finite(v) for name, v in result.items()}, allow_nan=False))
+        click.echo(json.dumps(_finite(dict(result)), allow_nan=False))
         return
     width = max(map(len, result)) + 2
     for name, value in result.items():
@@ -67,24 +67,26 @@ def new_array(out: str, options: Any, **layout: Any) -> Iterator[Any]:
     ``complete`` becomes true at the end.
     """
     place = out if is_url(out) else _partial(out)
-    array = zarr.create_array(
-        place,
-        attributes={"complete": False},
-        config={"write_empty_chunks": True},  # a chunk that is missing was never written
-        storage_options=options,
-        overwrite=True,  # what was there has been checked
-        **layout,
-    )
+    array = None
     try:
+        array = zarr.create_array(
+            place,
+            attributes={"complete": False},
+            config={"write_empty_chunks": True},  # a chunk that is missing was never written
+            storage_options=options,
+            overwrite=True,  # what was there has been checked
+            **layout,
+        )
         yield array
         array.attrs["complete"] = True
         if not is_url(out):
             _replace(place, _local(out))
     except BaseException:
         with suppress(Exception):  # the first failure is the one to tell
-            sync(array.store_path.delete_dir())
             if not is_url(out):
                 shutil.rmtree(place, ignore_errors=True)
+            elif array is not None:
+                sync(array.store_path.delete_dir())
         raise
 
 
@@ -154,6 +156,8 @@ def _replace(aside: str, place: str) -> None:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

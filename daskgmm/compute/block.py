@@ -81,8 +81,7 @@ def differ(a: float, b: float) -> bool:
 def _check_length(values: Array, block: Block, title: str) -> None:
     if len(values) != len(block.x):
         raise DataError(
-            f"{title} and the rows differ in length in block {block.index}: "
-            f"{len(values)} and {len(block.x)}."
+            f"{title} and the rows differ in length in block {block.index}: {len(values)} and {len(block.x)}."
         )
 
 

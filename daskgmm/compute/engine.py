@@ -93,15 +93,13 @@ class Engine:
         return result
 
 
-class _Watch(Callback):  # type: ignore[misc]  # dask has no types
+class _Watch(Callback):
     """Reports blocks as Dask's local schedulers finish them; on a client, only whole passes."""
 
-    def __init__(
-        self, name: str, span: int, total: int, report: Callable[[int, int], None] | None
-    ) -> None:
+    def __init__(self, name: str, span: int, total: int, report: Callable[[int, int], None] | None) -> None:
         self.name, self.span, self.total, self.report = name, span, total, report
         self.done = 0
-        super().__init__(posttask=self._finished)
+        super().__init__(posttask=self._finished)  # type: ignore[no-untyped-call]
 
     def _finished(self, key: Any, *_: Any) -> None:
         if self.report and isinstance(key, tuple) and key[0] == self.name and len(key) == 3:
@@ -111,7 +109,7 @@ class _Watch(Callback):  # type: ignore[misc]  # dask has no types
                 self.report(self.done, self.total)
 
     def __exit__(self, *failure: Any) -> None:
-        super().__exit__(*failure)
+        super().__exit__(*failure)  # type: ignore[no-untyped-call]
         if self.report and failure == (None, None, None) and self.done < self.total:
             self.report(self.total, self.total)
 

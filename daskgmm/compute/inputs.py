@@ -188,9 +188,7 @@ def _check_layout(array: Any, ensure_2d: bool) -> None:
         raise DataError(f"Found array with dim {len(shape)}, while dim <= 2 is required.")
     for size, axis in ((shape[0], "sample"), (shape[1], "feature")):
         if size == 0:
-            raise DataError(
-                f"Found array with 0 {axis}(s) (shape={shape}) while a minimum of 1 is required."
-            )
+            raise DataError(f"Found array with 0 {axis}(s) (shape={shape}) while a minimum of 1 is required.")
 
 
 def _check_dtype(dtype: np.dtype[Any], array: Any) -> None:

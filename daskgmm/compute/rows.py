@@ -84,11 +84,11 @@ class Rows:
     @cached_property
     def graph(self) -> Mapping[Any, Any]:
         """Optimised Dask graph that the tasks refer to; empty without Dask arrays."""
-        arrays = optimize(*self._arrays)  # type: ignore[no-untyped-call]
+        arrays = optimize(*self._arrays)
         graph = ensure_dict(HighLevelGraph.merge(*(array.dask for array in arrays)))
         # Optimising drops chunks that lie on a cluster; tuple tasks need their keys to refer to.
         for array in self._arrays:
-            keys = flatten(array.__dask_keys__())  # type: ignore[no-untyped-call]
+            keys = flatten(array.__dask_keys__())
             lost = [key for key in keys if key not in graph]
             graph |= {key: array.dask[key] for key in lost}
         return graph
@@ -111,9 +111,7 @@ class Rows:
         block: Block = get_sync({**self.graph, key: self.task(index)}, key)
         return block
 
-    def map(
-        self, function: Callable[[Block], Array], *, dtype: DTypeLike, columns: int | None = None
-    ) -> da.Array:
+    def map(self, function: Callable[[Block], Array], *, dtype: DTypeLike, columns: int | None = None) -> da.Array:
         """Map a function over the blocks, lazily.
 
         Parameters
@@ -141,7 +139,7 @@ class Rows:
             layer[(name, index, *column)] = (_apply, embedded, self.task(index))
         graph = HighLevelGraph.from_collections(name, layer, dependencies=self._arrays)
         chunks = (self.chunks,) if columns is None else (self.chunks, (columns,))
-        return da.Array(graph, name, chunks, dtype=np.dtype(dtype))  # type: ignore[no-untyped-call]
+        return da.Array(graph, name, chunks, dtype=np.dtype(dtype))
 
     @property
     def _arrays(self) -> list[Any]:
@@ -259,8 +257,7 @@ def _positive_bytes(block_size: int | str) -> int:
         size = 0
     if size < 1:
         raise ValueError(
-            "block_size must be a number of bytes, at least 1, or a string such as '64 MiB'; "
-            f"got {block_size!r}."
+            f"block_size must be a number of bytes, at least 1, or a string such as '64 MiB'; got {block_size!r}."
         )
     return size
 

@@ -22,7 +22,7 @@ from daskgmm.errors import DataError
 Chunks: TypeAlias = tuple[float, ...]
 """Rows per chunk: integers, or NaN where a Dask array does not know them."""
 
-_SMALL = 2**18  # bytes: below this, handling a block costs more than computing on it
+_SMALL = 2**20  # bytes: below this, handling a block costs more than computing on it
 
 
 class Source(Protocol):
@@ -187,7 +187,7 @@ class Delayed(_Cut):
     def cut(self, chunks: Chunks) -> Delayed:
         if chunks == self.chunks:
             return self
-        return Delayed(self.array.rechunk({0: chunks}))  # type: ignore[no-untyped-call]
+        return Delayed(self.array.rechunk({0: chunks}))
 
     def part(self, index: int) -> Any:
         name = self.array.name
@@ -258,16 +258,11 @@ def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
             )
 
 
-def _chunks_under(
-    array: zarr.Array[Any], rows: slice
-) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+def _chunks_under(array: zarr.Array[Any], rows: slice) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
     """Coordinates of each stored chunk (or shard) under the rows, and its place among them."""
     grid = array.shards or array.chunks
     edges = [(rows.start, rows.stop), *((0, size) for size in array.shape[1:])]
-    spans = [
-        range(first // step, -(-last // step))
-        for (first, last), step in zip(edges, grid, strict=True)
-    ]
+    spans = [range(first // step, -(-last // step)) for (first, last), step in zip(edges, grid, strict=True)]
     for chunk in product(*spans):
         yield (
             chunk,

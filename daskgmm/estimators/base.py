@@ -49,9 +49,7 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         try:
             return vars(self)["_fitted"]  # type: ignore[no-any-return]
         except KeyError:
-            raise AttributeError(
-                f"This {type(self).__name__} is not fitted yet: it has no {attribute}."
-            ) from None
+            raise AttributeError(f"This {type(self).__name__} is not fitted yet: it has no {attribute}.") from None
 
     @property
     def weights_(self) -> Array:

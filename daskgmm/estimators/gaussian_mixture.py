@@ -14,7 +14,6 @@ from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from daskgmm._typing import Array
 from daskgmm.compute.engine import Engine, engine_for
 from daskgmm.compute.rows import Rows, feature_names
 from daskgmm.errors import DataError
@@ -24,7 +23,7 @@ from daskgmm.estimators.persistence import load, save
 from daskgmm.fit.em import Run, best, em
 from daskgmm.fit.progress import Progress, Silent, Verbose
 from daskgmm.fit.seeding import Start, sample_size, seed
-from daskgmm.fit.survey import Survey, Surveyor
+from daskgmm.fit.survey import Survey, Surveyor, Threshold
 from daskgmm.model.covariance import STRUCTURES
 from daskgmm.model.mixture import Mixture
 
@@ -115,7 +114,7 @@ class GaussianMixture(BaseMixture):
     [np.float64(1.0), np.float64(10.0)]
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(STRUCTURES))],
         "tol": [Interval(Real, 0.0, None, closed="left")],
@@ -271,7 +270,7 @@ class GaussianMixture(BaseMixture):
         random = check_random_state(self.random_state)
         # Drawn aside: where all rows are in the sample, the same seed gives scikit-learn's own start.
         sample_seed = int(copy.deepcopy(random).randint(2**31))
-        surveyor = Surveyor(structure, k, sample_size(k, d), sample_seed, rows.n_rows)
+        surveyor = Surveyor(structure, k, sample_seed, Threshold(sample_size(k, d)))
         survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
         check_counts(survey, k)
         progress.stage("seeding")
@@ -296,9 +295,7 @@ class GaussianMixture(BaseMixture):
         return self._run(last.mixture, last.lower_bound)
 
     @classmethod
-    def from_parameters(
-        cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full"
-    ) -> Self:
+    def from_parameters(cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full") -> Self:
         """A fitted estimator with these parameters.
 
         Parameters
@@ -323,9 +320,7 @@ class GaussianMixture(BaseMixture):
         """A fitted estimator with the settings and parameters of a fitted scikit-learn ``GaussianMixture``."""
         shared = cls().get_params()
         settings = {name: value for name, value in model.get_params().items() if name in shared}
-        mixture = check_mixture(
-            model.weights_, model.means_, model.covariances_, model.covariance_type
-        )
+        mixture = check_mixture(model.weights_, model.means_, model.covariances_, model.covariance_type)
         own = cls(**settings)
         own._fitted = Fitted(
             mixture,
@@ -347,9 +342,11 @@ class GaussianMixture(BaseMixture):
         if settings["init_params"] in ("auto", "subsample"):  # our own ways to start
             settings["init_params"] = shared["init_params"]
         theirs.set_params(**settings)
-        fitted = ("weights_ means_ covariances_ precisions_ precisions_cholesky_ converged_ n_iter_ "
-                  "lower_bound_ lower_bounds_ n_features_in_").split()
-        for name in fitted:
+        fitted = (
+            "weights_ means_ covariances_ precisions_ precisions_cholesky_ "
+            "converged_ n_iter_ lower_bound_ lower_bounds_ n_features_in_"
+        )
+        for name in fitted.split():
             setattr(theirs, name, copy.copy(getattr(self, name)))
         if last.feature_names is not None:
             theirs.feature_names_in_ = last.feature_names
@@ -384,6 +381,4 @@ def check_counts(survey: Survey, k: int) -> None:
     if n == 0:
         raise DataError("Sample weights must contain at least one non-zero number.")
     if n < k:
-        raise DataError(
-            f"Expected n_samples >= n_components but got n_components = {k}, n_samples = {n}"
-        )
+        raise DataError(f"Expected n_samples >= n_components but got n_components = {k}, n_samples = {n}")

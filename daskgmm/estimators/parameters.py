@@ -20,9 +20,7 @@ def read_start(model: Any, d: int) -> Start:
     return Start(
         None if model.weights_init is None else _weights(model.weights_init, k),
         None if model.means_init is None else _array(model.means_init, (k, d), "means"),
-        None
-        if model.precisions_init is None
-        else _covariance(model.precisions_init, k, d, kind, "precisions"),
+        None if model.precisions_init is None else _covariance(model.precisions_init, k, d, kind, "precisions"),
     )
 
 
@@ -42,9 +40,7 @@ def _array(value: Any, shape: tuple[int, ...], name: str) -> Array:
         value, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name, copy=True
     )
     if checked.shape != shape:
-        raise ValueError(
-            f"The parameter '{name}' should have the shape of {shape}, but got {checked.shape}"
-        )
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {checked.shape}")
     return checked
 
 

@@ -74,9 +74,7 @@ def load(estimator: str, path: str | Path) -> tuple[dict[str, Any], Fitted]:
         raise ValueError(f"{path} holds a {header['estimator']}, not a {estimator}.")
     settings = header["settings"] | {name: arrays[name] for name in STARTS if name in arrays}
     names = header["feature_names"]
-    covariance = STRUCTURES[header["covariance_type"]](
-        arrays["covariances"], arrays["precisions_cholesky"]
-    )
+    covariance = STRUCTURES[header["covariance_type"]](arrays["covariances"], arrays["precisions_cholesky"])
     return settings, Fitted(
         Mixture(arrays["weights"], arrays["means"], covariance),
         header["n_iter"],

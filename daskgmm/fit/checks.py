@@ -19,9 +19,7 @@ def check_finite(block: Block) -> None:
         if bad.any():
             nan = np.isnan(x[bad]).any()
             remedy = " nan_policy='omit' or a sample_weight of 0 leaves rows out." if nan else ""
-            raise DataError(
-                f"Input X contains {'NaN' if nan else 'infinity'}: {block.where(bad)}.{remedy}"
-            )
+            raise DataError(f"Input X contains {'NaN' if nan else 'infinity'}: {block.where(bad)}.{remedy}")
     raise DataError(
         f"Input X contains infinity or a value too large for dtype('float64'): block {block.index}. "
         "Scale the data."
@@ -35,10 +33,13 @@ def all_finite(x: Array) -> bool:
 
 def check_start(block: Block, k: int) -> None:
     """Labels below ``k``, or responsibilities (n, k) that are probabilities, in rows of positive weight."""
-    start = block.start if block.weight is None else block.start[block.weight > 0]
+    start = block.start
+    assert start is not None
+    if block.weight is not None:
+        start = start[block.weight > 0]
     where = f"block {block.index}"
     if start.ndim == 1:
-        if start.size and not (0 <= start.min() and start.max() < k):
+        if start.size and not (start.min() >= 0 and start.max() < k):
             raise DataError(f"labels_init must lie in 0 ... {k - 1}; {where} has others.")
     elif start.shape[1] != k:
         raise DataError(f"responsibilities_init should have {k} columns, got {start.shape[1]}.")

@@ -88,9 +88,7 @@ class Expectations:
         return found
 
 
-def em(
-    engine: Engine, rows: Rows, runs: Sequence[Run], progress: Progress
-) -> tuple[list[Run], int]:
+def em(engine: Engine, rows: Rows, runs: Sequence[Run], progress: Progress) -> tuple[list[Run], int]:
     """Advance ``runs`` together until all are done; the runs and how often the rows were read.
 
     A finished run drops out of the passes. Runs whose statistics would not fit together take turns.
@@ -100,9 +98,7 @@ def em(
         size = max(1, GROUP_BYTES // _statistics_bytes(runs[live[0]].mixture))
         for group in (live[i : i + size] for i in range(0, len(live), size)):
             f = Expectations(tuple(runs[i].mixture for i in group))
-            for i, statistics in zip(
-                group, engine.reduce(rows, f, progress.blocks), strict=True
-            ):
+            for i, statistics in zip(group, engine.reduce(rows, f, progress.blocks), strict=True):
                 runs[i] = runs[i].advance(statistics)
             passes += 1
         progress.iteration(runs)

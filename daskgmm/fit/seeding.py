@@ -123,8 +123,9 @@ def _responsibilities(
         labels: Array = KMeans(k, n_init=1, random_state=random).fit(x, sample_weight=weight).labels_
         return labels
     elif method == "random":
-        resp = random.uniform(size=(len(x), k))
-        return resp / resp.sum(axis=1, keepdims=True)
+        resp: Array = random.uniform(size=(len(x), k))
+        resp /= resp.sum(axis=1, keepdims=True)
+        return resp
     elif method == "random_from_data":
         share = None if weight is None else weight / weight.sum()
         centres = x[random.choice(len(x), k, replace=False, p=share)]
@@ -142,15 +143,11 @@ def _update(survey: Survey, statistics: Statistics, reg_covar: float) -> Mixture
     values = structure.per_weight(overall.about(overall.means).scatter, overall.weight)
     spread = np.broadcast_to(values, structure.shape(k, d))
     # Only the values are taken over, so the base needs no factor (and may be singular).
-    base = Mixture(
-        np.full(k, 1 / k), np.broadcast_to(overall.means, (k, d)), structure(spread, spread)
-    )
+    base = Mixture(np.full(k, 1 / k), np.broadcast_to(overall.means, (k, d)), structure(spread, spread))
     return base.maximise(statistics, reg_covar)
 
 
-def _polished(
-    x: Array, weight: Array | None, trials: list[Mixture], tol: float, reg_covar: float
-) -> Mixture:
+def _polished(x: Array, weight: Array | None, trials: list[Mixture], tol: float, reg_covar: float) -> Mixture:
     """Short EM runs from each trial on the sample, then EM from the best of them."""
     rows = as_rows(x, weight)
     engine = engine_for(rows)

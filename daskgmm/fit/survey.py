@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from threading import Lock
 
 import numpy as np
 
@@ -40,19 +43,22 @@ class RowSample:
     weight: Array
 
     def __add__(self, other: RowSample) -> RowSample:
-        keys = np.concatenate([self.keys, other.keys])
-        kept = slice(None)
-        if len(keys) > self.size + 1:
-            kept = np.sort(np.argpartition(keys, self.size)[: self.size + 1])
-        join = [
-            np.concatenate([a, b])[kept]
-            for a, b in (
-                (self.position, other.position),
-                (self.rows, other.rows),
-                (self.weight, other.weight),
-            )
-        ]
-        return RowSample(self.size, keys[kept], *join)
+        return RowSample(
+            self.size,
+            np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.position, other.position]),
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.weight, other.weight]),
+        ).below(np.inf)
+
+    def below(self, bound: float) -> RowSample:
+        """Only the rows that can still be in the sample: keys up to ``bound``, and no more than asked for."""
+        kept = np.flatnonzero(self.keys <= bound)
+        if len(kept) > self.size + 1:
+            kept = kept[np.sort(np.argpartition(self.keys[kept], self.size)[: self.size + 1])]
+        if len(kept) == len(self.keys):
+            return self
+        return RowSample(self.size, self.keys[kept], self.position[kept], self.rows[kept], self.weight[kept])
 
     def points(self) -> tuple[Array, Array | None]:
         """Rows (m, d) float64 in the order of the data, and weights (m,) that stand for all rows.
@@ -69,6 +75,27 @@ class RowSample:
         weight = self.weight[order] / chance
         rows = self.rows[order].astype(np.float64)
         return rows, None if np.ptp(weight) == 0 else weight / weight.mean()
+
+
+class Threshold:
+    """The largest key that a row of the sample can have, as far as this process has seen.
+
+    The ``size + 1`` smallest of any keys bound those of all keys, so rows above may be dropped at once: the
+    sample stays the same, and what waits to be merged stays small.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.keys, self.lock = size, np.empty(0), Lock()
+
+    def __reduce__(self) -> tuple[type[Threshold], tuple[int]]:
+        return Threshold, (self.size,)
+
+    def lower(self, keys: Array) -> float:
+        """Take note of some finite keys; the bound that all seen so far give."""
+        with self.lock:
+            # Unique, so that a block computed twice, as after the loss of a worker, counts once.
+            self.keys = np.unique(np.concatenate([self.keys, keys]))[: self.size + 1]
+            return float(self.keys[-1]) if len(self.keys) > self.size else np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +122,7 @@ class Survey:
         return Survey(self.overall + other.overall, self.sample + other.sample, start)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Surveyor:
     """Maps a block to its `Survey`.
 
@@ -103,16 +130,15 @@ class Surveyor:
     ----------
     structure : type of Covariance
     k : components of a given start.
-    sample_size : rows to keep.
     seed : of the sample.
-    n_rows : rows in all, where known: lets a block drop most rows that cannot end up in the sample.
+    threshold : Threshold
+        Of the sample, with its size.
     """
 
     structure: type[Covariance]
     k: int
-    sample_size: int
     seed: int
-    n_rows: int | None
+    threshold: Threshold
 
     def __call__(self, block: Block) -> Survey:
         overall = moments(self.structure, block.x, block.weight)
@@ -125,17 +151,10 @@ class Surveyor:
         return Survey(overall, self._sample(block), start)
 
     def _sample(self, block: Block) -> RowSample:
-        n, d = block.x.shape
-        sample = RowSample(
-            self.sample_size,
-            np.empty(0),
-            np.empty(0, np.int64),
-            np.empty((0, d), block.x.dtype),
-            np.empty(0),
-        )
-        for first in range(0, n, PIECE):
-            sample += self._piece(block, first, min(n, first + PIECE))
-        return sample
+        """The block's rows that may be in the sample; a piece at a time, to hold few keys at once."""
+        n = len(block.x)
+        pieces = [self._piece(block, first, min(n, first + PIECE)) for first in range(0, n, PIECE)]
+        return reduce(add, pieces) if pieces else self._piece(block, 0, 0)
 
     def _piece(self, block: Block, first: int, last: int) -> RowSample:
         weight = np.ones(last - first) if block.weight is None else block.weight[first:last]
@@ -145,22 +164,11 @@ class Surveyor:
         else:
             stream, offset = 0, block.first_row + first
             position = np.arange(offset, block.first_row + last, dtype=np.int64)
-        keys = np.full(last - first, np.inf)
-        np.divide(
-            exponentials(self.seed, stream, offset, last - first), weight, out=keys, where=weight > 0
-        )
-        kept = np.flatnonzero(keys <= self._bound(block))
-        return RowSample(
-            self.sample_size, keys[kept], position[kept], block.x[first + kept], weight[kept]
-        )
-
-    def _bound(self, block: Block) -> float:
-        """A key that fewer than ``sample_size`` rows in all stay below with probability under 1e-15."""
-        m = self.sample_size + 1
-        share = (m + 9 * np.sqrt(m) + 50) / self.n_rows if self.n_rows else 1.0
-        if block.weight is not None or share >= 1.0:
-            return float(np.finfo(np.float64).max)  # rows of zero weight have an infinite key
-        return float(-np.log1p(-share))
+        seen = np.flatnonzero(weight)
+        keys = exponentials(self.seed, stream, offset, last - first)[seen] / weight[seen]
+        kept = keys <= self.threshold.lower(keys)
+        rows = seen[kept]
+        return RowSample(self.threshold.size, keys[kept], position[rows], block.x[first + rows], weight[rows])
 
 
 def exponentials(seed: int, stream: int, first: int, count: int) -> Array:

@@ -16,8 +16,14 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
+from daskgmm.model import kernels
 
 EPS = float(np.finfo(np.float64).eps)
+
+
+def _first(mask: Array) -> int:
+    """Number of the first component with any entry set."""
+    return int(np.argwhere(mask)[0, 0])
 
 
 def collapsed(component: int) -> CollapseError:
@@ -55,12 +61,6 @@ def _factor_of_precision(precision: Array, component: int) -> tuple[Array, Array
     upper = _lower_cholesky(precision[::-1, ::-1], component)[::-1, ::-1]
     root: Array = solve_triangular(upper, np.eye(len(upper)))
     return root.T @ root, np.ascontiguousarray(upper)
-
-
-def _symmetric(lower: Array) -> Array:
-    """Fill the upper triangles of (..., d, d) from the lower ones."""
-    below = np.tril(lower, -1)
-    return np.tril(lower) + np.swapaxes(below, -1, -2)
 
 
 def _outer(a: Array, b: Array) -> Array:
@@ -117,7 +117,7 @@ class Covariance(ABC):
     @staticmethod
     @abstractmethod
     def from_kernel(scatter: Array) -> Array:
-        """The kernels' sums as scatter of this structure."""
+        """The kernels' sums as scatter of this structure; may reuse their memory."""
 
     @abstractmethod
     def kernel_factor(self, k: int, d: int) -> Array:
@@ -190,7 +190,8 @@ class Full(Covariance):
 
     @staticmethod
     def from_kernel(scatter: Array) -> Array:
-        return _symmetric(scatter)
+        kernels.mirror(scatter)
+        return scatter
 
     def kernel_factor(self, k: int, d: int) -> Array:
         return np.ascontiguousarray(np.swapaxes(self.factor, 1, 2))
@@ -252,7 +253,9 @@ class Tied(Covariance):
 
     @staticmethod
     def from_kernel(scatter: Array) -> Array:
-        return _symmetric(scatter[0])
+        kernels.mirror(scatter)
+        pooled: Array = scatter[0]
+        return pooled
 
     def kernel_factor(self, k: int, d: int) -> Array:
         return np.ascontiguousarray(self.factor.T)[None]
@@ -265,7 +268,8 @@ class Tied(Covariance):
 
     @classmethod
     def per_weight(cls, scatter: Array, weight: Array) -> Array:
-        return scatter / weight.sum()
+        covariance: Array = scatter / weight.sum()
+        return covariance
 
     @classmethod
     def variances(cls, values: Array, k: int, d: int) -> Array:
@@ -275,7 +279,8 @@ class Tied(Covariance):
         return values + reg_covar * np.eye(len(values))
 
     def half_log_det(self, d: int) -> Array:
-        return np.log(np.diag(self.factor)).sum(keepdims=True)
+        logs: Array = np.log(np.diag(self.factor)).sum(keepdims=True)
+        return logs
 
     def colour(self, z: Array, component: int) -> Array:
         coloured: Array = solve_triangular(self.factor.T, z.T, lower=True).T
@@ -291,16 +296,14 @@ class _Axes(Covariance):
 
     @classmethod
     def of(cls, values: Array) -> Self:
-        collapsed = ~(values > 0)
-        if collapsed.any():
-            raise collapsed(int(np.argwhere(collapsed)[0, 0]))
+        if not np.all(values > 0):
+            raise collapsed(_first(~(values > 0)))
         return cls(values, 1.0 / np.sqrt(values))
 
     @classmethod
     def from_precisions(cls, precisions: Array) -> Self:
-        collapsed = ~(precisions > 0)
-        if collapsed.any():
-            raise collapsed(int(np.argwhere(collapsed)[0, 0]))
+        if not np.all(precisions > 0):
+            raise collapsed(_first(~(precisions > 0)))
         return cls(1.0 / precisions, np.sqrt(precisions))
 
     @staticmethod
@@ -334,7 +337,8 @@ class Diagonal(_Axes):
 
     @staticmethod
     def move(weight: Array, shift: Array, delta: Array) -> Array:
-        return delta * (weight[:, None] * delta - 2.0 * shift)
+        moved: Array = delta * (weight[:, None] * delta - 2.0 * shift)
+        return moved
 
     @classmethod
     def per_weight(cls, scatter: Array, weight: Array) -> Array:
@@ -352,7 +356,8 @@ class Diagonal(_Axes):
         return logs
 
     def colour(self, z: Array, component: int) -> Array:
-        return z / self.factor[component]
+        coloured: Array = z / self.factor[component]
+        return coloured
 
 
 class Spherical(_Axes):
@@ -371,14 +376,16 @@ class Spherical(_Axes):
     @staticmethod
     def from_kernel(scatter: Array) -> Array:
         # The mean over features, so that scatter / weight is the variance.
-        return scatter.mean(axis=1)
+        variance: Array = scatter.mean(axis=1)
+        return variance
 
     def kernel_factor(self, k: int, d: int) -> Array:
         return np.repeat(self.factor[:, None], d, axis=1)
 
     @staticmethod
     def move(weight: Array, shift: Array, delta: Array) -> Array:
-        return Diagonal.move(weight, shift, delta).mean(axis=1)
+        moved: Array = Diagonal.move(weight, shift, delta).mean(axis=1)
+        return moved
 
     @classmethod
     def per_weight(cls, scatter: Array, weight: Array) -> Array:
@@ -395,7 +402,8 @@ class Spherical(_Axes):
         return d * np.log(self.factor)
 
     def colour(self, z: Array, component: int) -> Array:
-        return z / self.factor[component]
+        coloured: Array = z / self.factor[component]
+        return coloured
 
 
 STRUCTURES: dict[str, type[Covariance]] = {c.name: c for c in (Full, Tied, Diagonal, Spherical)}

@@ -21,10 +21,13 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+
+from daskgmm._typing import Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,21 +36,18 @@ TILE = 128
 
 def compiled(function: F) -> F:
     """Compile without the GIL, kept on disk where the machine lets us write."""
-    options = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"contract", "reassoc", "arcp", "nsz"},
-    }
+    flags = {"contract", "reassoc", "arcp", "nsz"}
+    njit = partial(numba.njit, nogil=True, error_model="numpy", fastmath=flags)
     try:
-        return cast(F, numba.njit(cache=True, **options)(function))
+        return cast(F, njit(cache=True)(function))
     except RuntimeError:  # no writable place for the cache: compile anew in this process
-        return cast(F, numba.njit(**options)(function))
+        return cast(F, njit()(function))
 
 
 @compiled
-def _load(x, weight, first, tile):
+def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
     """Copy up to ``TILE`` rows from ``first`` into ``tile`` (d, TILE); zeros where the weight is zero."""
-    rows = min(tile.shape[1], x.shape[0] - first)
+    rows: int = min(tile.shape[1], x.shape[0] - first)
     for t in range(rows):
         seen = weight[first + t] != 0.0
         for j in range(x.shape[1]):
@@ -57,14 +57,14 @@ def _load(x, weight, first, tile):
 
 
 @compiled
-def _centre(tile, mean, centred):
+def _centre(tile: Array, mean: Array, centred: Array) -> None:
     for j in range(tile.shape[0]):
         for t in range(tile.shape[1]):
             centred[j, t] = tile[j, t] - mean[j]
 
 
 @compiled
-def _distance(centred, factor, line, out):
+def _distance(centred: Array, factor: Array, line: Array, out: Array) -> None:
     """``out[t] = |factor @ centred[:, t]|**2``."""
     d, n = centred.shape
     out[:] = 0.0
@@ -76,10 +76,7 @@ def _distance(centred, factor, line, out):
                 a, b, c, e = factor[i, j], factor[i, j + 1], factor[i, j + 2], factor[i, j + 3]
                 for t in range(n):
                     line[t] += (
-                        a * centred[j, t]
-                        + b * centred[j + 1, t]
-                        + c * centred[j + 2, t]
-                        + e * centred[j + 3, t]
+                        a * centred[j, t] + b * centred[j + 1, t] + c * centred[j + 2, t] + e * centred[j + 3, t]
                     )
                 j += 4
             while j <= i:
@@ -98,7 +95,7 @@ def _distance(centred, factor, line, out):
 
 
 @compiled
-def _scatter(centred, share, line, scatter):
+def _scatter(centred: Array, share: Array, line: Array, scatter: Array) -> None:
     """Add ``sum_t share[t] centred[:, t] centred[:, t]'`` to ``scatter``: lower triangle, or diagonal."""
     d, n = centred.shape
     for i in range(d):
@@ -132,7 +129,16 @@ def _scatter(centred, share, line, scatter):
 
 
 @compiled
-def _accumulate(tile, share, reference, centred, line, total, shift, scatter):
+def _accumulate(
+    tile: Array,
+    share: Array,
+    reference: Array,
+    centred: Array,
+    line: Array,
+    total: Array,
+    shift: Array,
+    scatter: Array,
+) -> None:
     """Add one tile's sums, given ``share[j, t]`` = weight times responsibility."""
     k, n = share.shape
     for j in range(k):
@@ -150,7 +156,9 @@ def _accumulate(tile, share, reference, centred, line, total, shift, scatter):
 
 
 @compiled
-def _log_joint(tile, means, factor, log_norm, centred, line, logits):
+def _log_joint(
+    tile: Array, means: Array, factor: Array, log_norm: Array, centred: Array, line: Array, logits: Array
+) -> None:
     """``logits[j, t] = log(weight_j N(x_t; component j))``."""
     for j in range(len(means)):
         _centre(tile, means[j], centred)
@@ -160,7 +168,7 @@ def _log_joint(tile, means, factor, log_norm, centred, line, logits):
 
 
 @compiled
-def _softmax(logits, density):
+def _softmax(logits: Array, density: Array) -> None:
     """Turn joint log-densities into responsibilities in place; ``density`` gets their log-sum-exp."""
     k, n = logits.shape
     for t in range(n):
@@ -177,7 +185,16 @@ def _softmax(logits, density):
 
 
 @compiled
-def expectation(x, weight, means, factor, log_norm, total, shift, scatter):
+def expectation(
+    x: Array,
+    weight: Array,
+    means: Array,
+    factor: Array,
+    log_norm: Array,
+    total: Array,
+    shift: Array,
+    scatter: Array,
+) -> float:
     """Add the expected sufficient statistics of ``x``; return the weighted log-likelihood.
 
     Parameters
@@ -214,7 +231,9 @@ def expectation(x, weight, means, factor, log_norm, total, shift, scatter):
 
 
 @compiled
-def moments(x, weight, resp, reference, total, shift, scatter):
+def moments(
+    x: Array, weight: Array, resp: Array, reference: Array, total: Array, shift: Array, scatter: Array
+) -> None:
     """Add the sufficient statistics of ``x`` under given responsibilities ``resp`` (n, k)."""
     k, d = reference.shape
     tile = np.empty((d, TILE))
@@ -232,7 +251,7 @@ def moments(x, weight, resp, reference, total, shift, scatter):
 
 
 @compiled
-def log_joint(x, weight, means, factor, log_norm, out):
+def log_joint(x: Array, weight: Array, means: Array, factor: Array, log_norm: Array, out: Array) -> None:
     """Write ``log(weight_j N(x_i; component j))`` into ``out`` (n, k)."""
     k, d = means.shape
     tile = np.empty((d, TILE))
@@ -245,3 +264,12 @@ def log_joint(x, weight, means, factor, log_norm, out):
         for t in range(rows):
             for j in range(k):
                 out[first + t, j] = logits[j, t]
+
+
+@compiled
+def mirror(scatter: Array) -> None:
+    """Copy the lower triangles of ``scatter`` (s, d, d) to the upper ones, in place."""
+    for part in scatter:
+        for i in range(len(part)):
+            for j in range(i):
+                part[j, i] = part[i, j]

@@ -133,7 +133,7 @@ class Mixture:
     @property
     def n_parameters(self) -> int:
         """Number of free parameters: covariances, means and k − 1 weights."""
-        k, d = self.means.shape
+        k, d = self.n_components, self.n_features
         return self.covariance.n_parameters(k, d) + k * d + k - 1
 
     @cached_property
@@ -153,9 +153,7 @@ class Mixture:
         scatter = np.zeros(structure.kernel_shape(k, d))
         log_likelihood = 0.0
         for tile, w in _tiles(x, weight):
-            log_likelihood += kernels.expectation(
-                tile, w, means, factor, log_norm, total, shift, scatter
-            )
+            log_likelihood += kernels.expectation(tile, w, means, factor, log_norm, total, shift, scatter)
         return Statistics(
             structure,
             means,

@@ -99,6 +99,4 @@ class Statistics:
     def means(self) -> Array:
         """Weighted means (k, d); the reference where a component is empty."""
         w = self.weight[:, None]
-        return self.reference + np.divide(
-            self.shift, w, out=np.zeros_like(self.shift), where=w > 0
-        )
+        return self.reference + np.divide(self.shift, w, out=np.zeros_like(self.shift), where=w > 0)

@@ -74,9 +74,7 @@ def test_bad_weights_name_block_and_rows(value: float, message: str) -> None:
     weight[[9, 11, 12, 13, 14, 15, 16, 19]] = value
     rows = as_rows(uneven(VALUES), weight)
     assert len(rows.read(2).x) == 5
-    with pytest.raises(
-        DataError, match=rf"{message}: block 3, row\(s\) 9, 11, 12, 13, 14 and 3 more\."
-    ):
+    with pytest.raises(DataError, match=rf"{message}: block 3, row\(s\) 9, 11, 12, 13, 14 and 3 more\."):
         rows.read(3)
     rows = as_rows(unknown(uneven(VALUES)), unknown(uneven(weight)))
     with pytest.raises(

@@ -105,9 +105,7 @@ def test_objects_and_sparse_arrays_are_refused() -> None:
     sparse = pytest.importorskip("scipy.sparse").csr_array(np.eye(3))
     with pytest.raises(TypeError, match="Sparse data was passed"):
         as_rows(sparse)
-    chunks = dask_array(np.eye(4), chunks=2).map_blocks(
-        type(sparse), dtype="f8", meta=sparse[:0, :0]
-    )
+    chunks = dask_array(np.eye(4), chunks=2).map_blocks(type(sparse), dtype="f8", meta=sparse[:0, :0])
     with pytest.raises(DataError, match="The chunks of X are csr_array objects"):
         as_rows(chunks)
     masked = dask_array(VALUES, chunks=5)[:, dask_array(np.ones(D, dtype=bool))]

@@ -157,9 +157,7 @@ def _sum(block: Block) -> Any:
     return block.x.sum(0)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["?", "i1", "u2", "<i8", ">i4", "f2", "f4", ">f4", ">f8", np.longdouble]
-)
+@pytest.mark.parametrize("dtype", ["?", "i1", "u2", "<i8", ">i4", "f2", "f4", ">f4", ">f8", np.longdouble])
 def test_dtypes_are_kept(dtype: DTypeLike, tmp_path: Path) -> None:
     values = np.arange(60).reshape(N, D).astype(dtype)
     inputs: list[Any] = [values, np.asfortranarray(values), dask_array(values, chunks=(7, D))]
@@ -191,9 +189,7 @@ def test_a_pickled_numpy_task_carries_its_own_rows_only() -> None:
     assert len(pickle.dumps(rows.task(0))) < values.nbytes // 4
 
 
-def test_a_relative_path_holds_in_another_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_holds_in_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "x.zarr", VALUES, (4, 2))
     monkeypatch.chdir(tmp_path)
     rows = as_rows("x.zarr")
@@ -242,9 +238,7 @@ COMPANIONS: dict[str, Callable[[Array, Path], Any]] = {
     "xarray": lambda values, path: xr.DataArray(values),
     "xarray dask": lambda values, path: xr.DataArray(dask_array(values, chunks=3)),
 }
-KNOWN = [
-    kind for kind in KINDS if kind not in UNKNOWN | {"fortran", "list", "string", "url", "polars"}
-]
+KNOWN = [kind for kind in KINDS if kind not in UNKNOWN | {"fortran", "list", "string", "url", "polars"}]
 
 
 @pytest.mark.parametrize("companion", COMPANIONS)
@@ -421,9 +415,7 @@ def test_maps_of_one_store_have_names_of_their_own(tmp_path: Path) -> None:
 def test_map_on_a_cluster(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     array = write(tmp_path / "x.zarr", VALUES, (5, 3))
-    with distributed.Client(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
-    ) as client:
+    with distributed.Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as client:
         X = dask_array(VALUES, chunks=(5, 2)).persist()
         for rows in (as_rows(X, WEIGHT), as_rows(array, WEIGHT, block_size=5 * D * 8)):
             mapped = rows.map(Heavy(), dtype="f8")

@@ -66,9 +66,7 @@ def joined(rows: Rows) -> Array:
     block_size=st.integers(1, 3000),
 )
 @settings(max_examples=100, deadline=None)
-def test_zarr_blocks_follow_chunks_and_shards(
-    n: int, unit: int, per_shard: int, block_size: int
-) -> None:
+def test_zarr_blocks_follow_chunks_and_shards(n: int, unit: int, per_shard: int, block_size: int) -> None:
     shard = unit * per_shard
     array = zarr.create_array(
         zarr.storage.MemoryStore(),
@@ -121,7 +119,7 @@ def test_block_plan_by_example(
 @settings(max_examples=100, deadline=None)
 def test_numpy_blocks_cover_all_rows(n: int, d: int, block_size: int) -> None:
     values = np.broadcast_to(np.float32(0), (n, d))
-    small, fit = 2**18 // (4 * d), block_size // (4 * d)
+    small, fit = 2**20 // (4 * d), block_size // (4 * d)
     with pytest.MonkeyPatch.context() as patch:
         # The broadcast array stands for a large one without its memory.
         patch.setattr("daskgmm.compute.inputs.check_array", lambda array, **_: array)
