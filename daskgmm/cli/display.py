@@ -80,7 +80,8 @@ class Terminal(Log):
 
     def _restart(self) -> None:
         title = f"iteration {self.iterations + 1}" if self.name == "em" else self.name
-        self.bars.reset(self.bar, total=None, description=title, count="")
+        self.bars.remove_task(self.bar)  # a reset would keep the number of blocks
+        self.bar = self.bars.add_task(title, total=None, count="")
 
 
 class Tasks(Callback):

@@ -179,7 +179,7 @@ def _answers(mixture: GaussianMixture, x: zarr.Array[Any], proba: bool) -> da.Ar
 @contextmanager
 def _own_threads() -> Iterator[None]:
     """Threads that have all ended afterwards: none writes on while a failed output is removed."""
-    if get_scheduler() is not None:  # type: ignore[no-untyped-call]  # the user's own choice
+    if get_scheduler() is not None:  # the user's own choice
         yield
         return
     workers = dask.config.get("num_workers", None) or CPU_COUNT

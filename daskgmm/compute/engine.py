@@ -71,26 +71,32 @@ class Engine:
         span = 1 if rows.graph else self.span
         # Names are strings that no other key can equal; the function is in the graph once.
         graph: dict[Hashable, Any] = {**rows.graph, name: function}
-
-        def expression(lo: int, hi: int) -> Any:
-            if hi - lo == 1:
-                return (_apply, name, rows.task(lo))
-            middle = lo + (1 << (hi - lo - 1).bit_length() - 1)
-            return (add, node(lo, middle), node(middle, hi))
-
-        def node(lo: int, hi: int) -> Any:
-            work = expression(lo, hi)
-            if 1 < hi - lo < span or hi - lo == 1 < span:
-                return work  # inside the task of a larger subtree
-            key = (name, lo, hi)
-            graph[key] = work
-            return key
-
         root = (name, 0, rows.n_blocks)
-        graph[root] = expression(0, rows.n_blocks)
+        graph[root] = _subtree(graph, rows, name, span, 0, rows.n_blocks)
         with _Watch(name, span, rows.n_blocks, report):
             result: M = self.get(graph, root)
         return result
+
+
+def _subtree(
+    graph: dict[Hashable, Any], rows: Rows, name: str, span: int, first: int, last: int
+) -> tuple[Any, ...]:
+    """The task that adds up blocks ``first`` to ``last``; the tasks that it refers to go into ``graph``.
+
+    A function, not a closure: one that calls itself would keep every pass's graph alive until the next
+    collection of cycles.
+    """
+    if last - first == 1:
+        return (_apply, name, rows.task(first))
+    middle = first + (1 << (last - first - 1).bit_length() - 1)
+    halves = []
+    for lo, hi in ((first, middle), (middle, last)):
+        task = _subtree(graph, rows, name, span, lo, hi)
+        if last - first > span:  # else part of this task, which works through its blocks in turn
+            graph[name, lo, hi] = task
+            task = (name, lo, hi)
+        halves.append(task)
+    return (add, *halves)
 
 
 class _Watch(Callback):
