@@ -1,0 +1,141 @@
+"""The command as a process: exit codes, signals, pipes and terminals."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+from rich.progress import Progress as Bars
+from rich.progress import TextColumn
+
+import daskgmm
+from daskgmm import GaussianMixture
+from daskgmm.cli import main
+from daskgmm.cli.display import Terminal
+
+Run = Callable[..., Result]
+
+# A process started in the background may have been told to ignore interrupts.
+PROGRAM = """
+import signal
+from daskgmm.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main(prog_name="daskgmm")
+"""
+ROOT = str(Path(daskgmm.__file__).parents[1])
+
+
+def start(*words: object, **how: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, *map(str, words)]
+    path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "80"}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
+    return subprocess.Popen(command, text=True, env=environment, **how)
+
+
+@pytest.mark.timeout(90)
+def test_a_pipe_gets_json_alone(data: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    with start("fit", data, "-k", 3, "--seed", 0, "--out", out, "--json") as process:
+        told, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert json.loads(told)["n_iter"] == GaussianMixture.load(out).n_iter_
+
+
+@pytest.mark.timeout(90)
+def test_a_missing_store_ends_a_process_with_4(model: str) -> None:
+    with start("score", "nowhere.zarr", model) as process:
+        told, errors = process.communicate(timeout=60)
+    assert (process.returncode, told) == (4, "")
+    assert errors.startswith("Error: There is no Zarr array at")
+
+
+@pytest.mark.timeout(90)
+def test_an_interrupt_signal_leaves_no_model(data: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    before = {path.name for path in tmp_path.iterdir()}
+    words = ("--tol", 0, "--max-iter", 10**9, "--verbose")
+    with start("fit", data, "-k", 3, "--out", out, *words) as process:
+        assert process.stderr is not None
+        try:
+            assert any(line.startswith("iteration 2") for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            told, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, told) == (5, "")
+    assert errors.endswith("Error: Interrupted.\n")
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.timeout(90)
+def test_a_terminal_shows_iterations_and_blocks(data: str, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    words = ("-k", 3, "--tol", 0, "--max-iter", 3, "--block-size", 1)
+    with start("fit", data, *words, "--out", tmp_path / "out.npz", stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            shown += part
+        told, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 3
+    assert told.startswith("out")  # results only
+    text = shown.decode()
+    for piece in ("survey", "seeding", "iteration 3", "mean log-likelihood", "Not converged"):
+        assert piece in text
+    assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_the_bar_counts_blocks_and_starts_anew() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    bars = Bars(TextColumn("{task.description}|{task.fields[count]}|"), console=console)
+    terminal = Terminal(bars)
+    terminal.stage("survey")
+    terminal.blocks(1, 7)
+    bars.refresh()
+    assert bars.tasks[0].percentage == pytest.approx(100 / 7)
+    with bars:
+        pass
+    assert "survey|block 1 of 7|" in screen.getvalue()
+    terminal.stage("em")
+    (bar,) = bars.tasks
+    assert (bar.description, bar.completed, bar.total) == ("iteration 1", 0, None)
+    assert bar.fields["count"] == ""
+
+
+def test_version_and_help_name_the_exit_codes(run: Run) -> None:
+    assert run("--version").stdout == f"daskgmm, version {daskgmm.__version__}\n"
+    for words in ((), ("fit",), ("predict",), ("score",), ("info",)):
+        result = run(*words, "--help")
+        assert result.exit_code == 0
+        assert "3  not converged; the model is written" in result.stdout
+
+
+def test_exit_codes_hold_below_another_command(model: str) -> None:
+    parent = click.Group("dask")
+    parent.add_command(main)  # as Dask does with its entry points
+    assert main.name == "gmm"
+    result = CliRunner().invoke(parent, ["gmm", "score", "nowhere.zarr", model])
+    assert result.exit_code == 4
+    result = CliRunner().invoke(parent, ["gmm", "info", model, "--json"])
+    assert json.loads(result.stdout)["n_components"] == 3

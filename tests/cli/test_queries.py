@@ -1,0 +1,399 @@
+"""`predict`, `score` and `info` answer as the estimator does; an array is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from itertools import accumulate, count
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import zarr
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daskgmm import GaussianMixture
+from daskgmm._typing import Array
+from daskgmm.cli.output import chunk_rows
+from daskgmm.fit.score import Query
+
+Run = Callable[..., Result]
+Write = Callable[..., str]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out.zarr"
+
+
+@pytest.fixture
+def bad(write: Write, values: Array) -> str:
+    """A store whose last rows cannot be labelled."""
+    damaged = values.copy()
+    damaged[640, 0] = np.inf
+    return write("bad.zarr", damaged)
+
+
+def opened(place: object) -> Any:
+    return zarr.open_array(str(place), mode="r")
+
+
+@pytest.mark.parametrize("block_size", ["1", "5 KB", "64 MiB"])
+@pytest.mark.parametrize("proba", [False, True])
+def test_answers_equal_the_estimators(
+    run: Run,
+    data: str,
+    model: str,
+    out: Path,
+    fitted: GaussianMixture,
+    values: Array,
+    proba: bool,
+    block_size: str,
+) -> None:
+    words = ("--block-size", block_size, "--json", *["--proba"] * proba)
+    result = run("predict", data, model, "--out", out, *words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    written = opened(out)
+    expected = fitted.predict_proba(values) if proba else fitted.predict(values)
+    assert written.dtype == expected.dtype
+    assert written.attrs["complete"] is True
+    if proba:  # sums in another order, for other blocks
+        np.testing.assert_allclose(written[:], expected, rtol=1e-9, atol=1e-300)
+    else:
+        np.testing.assert_array_equal(written[:], expected)
+    found = json.loads(result.stdout)
+    assert found.pop("seconds") > 0
+    assert found == {
+        "out": str(out),
+        "content": "probabilities" if proba else "labels",
+        "n_rows": 650,
+        "n_components": 3,
+        "dtype": str(written.dtype),
+        "chunks": list(written.chunks),
+    }
+    assert written.nchunks_initialized == written.nchunks  # none is told by its fill value
+
+
+def test_uneven_blocks_share_no_chunk(
+    run: Run, write: Write, model: str, out: Path, fitted: GaussianMixture, values: Array
+) -> None:
+    # Shards of 200 rows hold blocks of 150 and 50: the largest common chunk has 50 rows.
+    place = write("sharded.zarr", values, rows=50, shards=(200, 3))
+    result = run("predict", place, model, "--out", out, "--block-size", 150 * 3 * 8)
+    assert result.exit_code == 0, result.stderr
+    assert opened(out).chunks == (50,)
+    np.testing.assert_array_equal(opened(out)[:], fitted.predict(values))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12).map(tuple))
+def test_no_chunk_lies_in_two_blocks(blocks: tuple[int, ...]) -> None:
+    rows = chunk_rows(blocks)
+    bounds = list(accumulate(blocks))[:-1]
+    assert all(bound % rows == 0 for bound in bounds)
+    larger = range(rows + 1, sum(blocks) + 1)
+    assert not bounds or all(any(bound % size for bound in bounds) for size in larger)
+    assert bounds or rows == sum(blocks)
+
+
+def test_blocks_shrink_where_answers_are_wider_than_rows(
+    run: Run, write: Write, tmp_path: Path, out: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(960, 1)).astype("f4")
+    place = write("narrow.zarr", x, rows=10)
+    model = tmp_path / "wide.npz"
+    k = 30
+    means = np.linspace(-2, 2, k)[:, None]
+    wide = GaussianMixture.from_parameters(np.full(k, 1 / k), means, np.ones(k), "spherical")
+    wide.save(model)
+    # 240 rows of 4 bytes fit a block, and 480 answers of 8 bytes would take four of its size.
+    run("predict", place, model, "--out", out, "--block-size", 30 * 8 * 20, "--proba")
+    assert opened(out).chunks == (20, k)
+    run("predict", place, model, "--out", out, "--block-size", 8 * 40, "--overwrite")
+    assert opened(out).chunks == (40,)
+
+
+def test_omitted_rows_have_no_answer(
+    run: Run, write: Write, model: str, out: Path, values: Array, fitted: GaussianMixture
+) -> None:
+    holes = values.copy()
+    holes[5:205, 1] = np.nan
+    place = write("holes.zarr", holes)
+    assert run("predict", place, model, "--out", out).exit_code == 4
+    assert not out.exists()
+    words: tuple[object, ...] = ("--nan-policy", "omit", "--block-size", 1)
+    assert run("predict", place, model, "--out", out, *words).exit_code == 0
+    expected = fitted.predict(values)
+    expected[5:205] = -1
+    np.testing.assert_array_equal(opened(out)[:], expected)
+    assert opened(out).nchunks_initialized == 7  # a chunk without any answer is written all the same
+    words += ("--proba", "--overwrite")
+    assert run("predict", place, model, "--out", out, *words).exit_code == 0
+    np.testing.assert_array_equal(np.isnan(opened(out)[:, 0]), expected == -1)
+
+
+def test_an_array_is_replaced_by_a_whole_one_only(
+    run: Run, write: Write, data: str, bad: str, model: str, out: Path, tmp_path: Path
+) -> None:
+    old = np.array([3, 1, 4])
+    write("out.zarr", old)
+    before = names(tmp_path)
+    refused = run("predict", data, model, "--out", out)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    np.testing.assert_array_equal(opened(out)[:], old)
+
+    failed = run("predict", bad, model, "--out", out, "--overwrite", "--block-size", 1)
+    assert (failed.exit_code, failed.stdout) == (4, "")
+    assert "row(s) 640" in failed.stderr
+    np.testing.assert_array_equal(opened(out)[:], old)
+    assert names(tmp_path) == before
+
+    assert run("predict", data, model, "--out", out, "--overwrite").exit_code == 0
+    assert opened(out).shape == (650,)
+    assert names(tmp_path) == before  # neither OUT.partial nor the old array
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 5), (ZeroDivisionError, 1), (MemoryError, 1)])
+def test_nothing_is_left_after_an_interrupt_or_error(
+    run: Run,
+    data: str,
+    model: str,
+    out: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    code: int,
+) -> None:
+    answer = Query.__call__
+    seen = []
+
+    def fails_late(self: Query, block: Any) -> Array:
+        seen.append(out.with_name("out.zarr.partial").exists())
+        if block.index == 5:
+            raise error
+        return answer(self, block)
+
+    monkeypatch.setattr(Query, "__call__", fails_late)
+    before = names(tmp_path)
+    result = run("predict", data, model, "--out", out, "--block-size", 1)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert all(seen)  # blocks were written to OUT.partial meanwhile
+    assert names(tmp_path) == before
+
+
+def test_no_block_is_written_after_the_end(
+    run: Run, data: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Query.__call__
+    calls = count()
+    finished = []
+
+    def slow_then_failing(self: Query, block: Any) -> Array:
+        if next(calls) == 1:
+            raise ZeroDivisionError
+        sleep(0.3)
+        finished.append(block.index)
+        return answer(self, block)
+
+    monkeypatch.setattr(Query, "__call__", slow_then_failing)
+    before = names(tmp_path)
+    with dask.config.set(num_workers=3):
+        result = run("predict", data, model, "--out", tmp_path / "out.zarr", "--block-size", 1)
+    ended = len(finished)
+    sleep(0.6)
+    assert result.exit_code == 1
+    assert len(finished) == ended >= 1
+    assert names(tmp_path) == before
+
+
+def test_what_a_killed_run_left_is_cleared(
+    run: Run, write: Write, data: str, model: str, out: Path, tmp_path: Path
+) -> None:
+    write("out.zarr.partial", np.arange(9), attributes={"complete": False})
+    assert run("predict", data, model, "--out", out).exit_code == 0
+    assert opened(out).shape == (650,)
+    assert not (tmp_path / "out.zarr.partial").exists()
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.zarr.partial"])
+@pytest.mark.parametrize("kind", ["folder", "file", "group"])
+def test_only_arrays_are_replaced(
+    run: Run, data: str, model: str, out: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    place = tmp_path / name
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "folder":
+        place.mkdir()
+        (place / "mine").write_text("mine")
+    else:
+        zarr.create_group(str(place))
+    before = names(tmp_path)
+    result = run("predict", data, model, "--out", out, "--overwrite")
+    assert result.exit_code == 2
+    assert f"{place} is in the way" in result.stderr
+    assert names(tmp_path) == before
+    if kind == "folder":
+        assert (place / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", ["data.zarr", "data.zarr/labels", ".", "link.zarr"])
+def test_an_output_never_overlaps_with_the_input(
+    run: Run, data: str, model: str, tmp_path: Path, out: str, values: Array
+) -> None:
+    (tmp_path / "link.zarr").symlink_to("data.zarr")
+    result = run("predict", data, model, "--out", tmp_path / out, "--overwrite")
+    assert result.exit_code == 2
+    assert "overlaps with the input" in result.stderr
+    np.testing.assert_array_equal(opened(data)[:], values)
+
+
+def test_labels_may_lie_beside_the_rows_in_their_group(run: Run, data: str, model: str, tmp_path: Path) -> None:
+    group = tmp_path / "group.zarr"
+    zarr.create_group(str(group))
+    Path(data).rename(group / "x")
+    result = run("predict", group, model, "--array", "x", "--out", group / "labels")
+    assert result.exit_code == 0, result.stderr
+    assert {name for name, _ in zarr.open_group(str(group), mode="r").members()} == {"x", "labels"}
+
+
+def test_a_url_is_complete_last(
+    run: Run,
+    data: str,
+    bad: str,
+    model: str,
+    fitted: GaussianMixture,
+    values: Array,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = "memory://daskgmm-predict/labels.zarr"
+    answer = Query.__call__
+    seen = []
+
+    def watched(self: Query, block: Any) -> Array:
+        seen.append(opened(url).attrs["complete"])
+        return answer(self, block)
+
+    monkeypatch.setattr(Query, "__call__", watched)
+    result = run("predict", data, model, "--out", url, "--block-size", 1)
+    assert result.exit_code == 0, result.stderr
+    assert seen == [False] * 7
+    assert opened(url).attrs["complete"] is True
+    np.testing.assert_array_equal(opened(url)[:], fitted.predict(values))
+
+    refused = run("predict", data, model, "--out", url)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    failed = run("predict", bad, model, "--out", url, "--overwrite", "--block-size", 1)
+    assert failed.exit_code == 4
+    with pytest.raises(FileNotFoundError):
+        opened(url)
+
+
+def test_a_file_url_is_a_path(run: Run, data: str, model: str, out: Path) -> None:
+    result = run("predict", f"file://{data}", model, "--out", f"file://{out}")
+    assert result.exit_code == 0, result.stderr
+    assert opened(out).shape == (650,)
+    assert run("predict", data, model, "--out", f"file://{data}", "--overwrite").exit_code == 2
+
+
+def _wide(write: Write, model: str) -> tuple[object, ...]:
+    return write("wide.zarr", np.zeros((10, 4))), model
+
+
+QUERY_FAULTS: dict[str, tuple[Callable[[Write, str], tuple[object, ...]], int, str]] = {
+    "no store": (lambda write, m: ("nowhere.zarr", m), 4, "There is no Zarr array at"),
+    "features": (_wide, 4, "X has 4 features, but GaussianMixture is expecting 3"),
+    "1d": (lambda write, m: (write("x", np.zeros(9)), m), 4, "Expected 2D array"),
+    "no model": (lambda write, m: (write("x", np.zeros((9, 3))), "no.npz"), 4, "no.npz"),
+    "one word": (lambda write, m: (m,), 2, "Missing argument"),
+}
+
+
+@pytest.mark.parametrize("command", ["predict", "score"])
+@pytest.mark.parametrize("case", QUERY_FAULTS)
+def test_faults_of_queries(
+    run: Run, write: Write, model: str, out: Path, tmp_path: Path, case: str, command: str
+) -> None:
+    make, code, message = QUERY_FAULTS[case]
+    words = make(write, model)
+    before = names(tmp_path)
+    result = run(command, *words, *(("--out", out) if command == "predict" else ()))
+    assert (result.exit_code, result.stdout) == (code, ""), result.stderr
+    assert message in result.stderr
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("no/where.zarr", "there is no folder"), ("what://x", "Protocol not known")],
+)
+def test_an_output_that_cannot_be_is_wrong_usage(
+    run: Run, data: str, model: str, place: str, message: str
+) -> None:
+    result = run("predict", data, model, "--out", place)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_score_says_what_the_estimator_says(
+    run: Run, data: str, model: str, fitted: GaussianMixture, values: Array
+) -> None:
+    result = run("score", data, model, "--json", "--icl")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert found.pop("seconds") > 0
+    assert found == {
+        "log_likelihood": pytest.approx(fitted.score(values), rel=1e-13),
+        "n_rows": 650,
+        "total_weight": 650,
+        "aic": pytest.approx(fitted.aic(values), rel=1e-13),
+        "bic": pytest.approx(fitted.bic(values), rel=1e-13),
+        "icl": pytest.approx(fitted.icl(values), rel=1e-13),
+    }
+    assert "icl" not in json.loads(run("score", data, model, "--json").stdout)
+
+
+def test_score_takes_weights(
+    run: Run, write: Write, data: str, model: str, fitted: GaussianMixture, values: Array
+) -> None:
+    weight = np.random.default_rng(2).uniform(size=650)
+    place = write("weights.zarr", weight, rows=99)
+    found = json.loads(run("score", data, model, "--weights", place, "--json").stdout)
+    assert found["log_likelihood"] == pytest.approx(fitted.score(values, sample_weight=weight))
+    assert found["bic"] == pytest.approx(fitted.bic(values, sample_weight=weight))
+    assert found["total_weight"] == pytest.approx(math.fsum(weight))
+    none = write("none.zarr", np.zeros(650))
+    result = run("score", data, model, "--weights", none)
+    assert (result.exit_code, result.stdout) == (4, "")
+
+
+def test_info(run: Run, model: str, fitted: GaussianMixture) -> None:
+    result = run("info", model, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert found["weights"] == fitted.weights_.tolist()
+    assert (found["n_components"], found["n_features"], found["n_parameters"]) == (3, 3, 29)
+    assert found["settings"]["random_state"] == 0
+    assert found["log_likelihood"] == fitted.lower_bound_
+    lines = run("info", model).stdout.splitlines()
+    assert all(len(line) <= 79 for line in lines if not line.startswith("model"))
+    assert any(line.split() == ["n", "passes", str(fitted.n_passes_)] for line in lines)
+
+
+def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "no.npz").write_text("nothing")
+    for name, message in (("no.npz", "is not a model"), ("none.npz", "No such file")):
+        result = run("info", tmp_path / name)
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert message in result.stderr
