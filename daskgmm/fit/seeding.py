@@ -103,37 +103,43 @@ def _from_sample(
     random: np.random.RandomState,
     reg_covar: float,
 ) -> Mixture:
-    """One M-step from responsibilities that ``method`` gives the sampled rows."""
-    resp = _responsibilities(x, weight, k, method, start.means, random)
-    return start.onto(_update(survey, moments(structure, x, weight, resp, k), reg_covar))
-
-
-def _responsibilities(
-    x: Array,
-    weight: Array | None,
-    k: int,
-    method: str,
-    means: Array | None,
-    random: np.random.RandomState,
-) -> Array:
-    """Labels (m,) or responsibilities (m, k) of the sampled rows."""
-    if means is not None:  # weights and covariances that belong to the means given
-        centres = means
-    elif method in ("auto", "kmeans"):
-        labels: Array = KMeans(k, n_init=1, random_state=random).fit(x, sample_weight=weight).labels_
-        return labels
-    elif method == "random":
+    """One start from the sampled rows: scikit-learn's for k-means and random, else around some centres."""
+    if start.means is not None:
+        return start.onto(_around(start.means, structure, x, weight, reg_covar))
+    if method == "random":
         resp: Array = random.uniform(size=(len(x), k))
         resp /= resp.sum(axis=1, keepdims=True)
-        return resp
     elif method == "random_from_data":
         share = None if weight is None else weight / weight.sum()
         centres = x[random.choice(len(x), k, replace=False, p=share)]
-    else:
+        return start.onto(_around(centres, structure, x, weight, reg_covar))
+    elif method == "k-means++":
         centres, _ = kmeans_plusplus(x, k, sample_weight=weight, random_state=random)
-    # scikit-learn gives each centre the covariance reg_covar; the nearest rows instead need no such luck.
-    nearest: Array = pairwise_distances_argmin(x, centres)
-    return nearest
+        return start.onto(_around(centres, structure, x, weight, reg_covar))
+    else:
+        resp = KMeans(k, n_init=1, random_state=random).fit(x, sample_weight=weight).labels_
+    return start.onto(_update(survey, moments(structure, x, weight, resp, k), reg_covar))
+
+
+def _around(
+    centres: Array, structure: type[Covariance], x: Array, weight: Array | None, reg_covar: float
+) -> Mixture:
+    """Rows go to their nearest centre; all components start with the covariance about those means.
+
+    A covariance of its own from the few rows around an outlying centre would be singular, and EM would keep
+    the component there.
+    """
+    k, d = centres.shape
+    labels = pairwise_distances_argmin(x, centres)
+    groups = moments(structure, x, weight, labels, k)
+    within = moments(structure, x - groups.means[labels], weight)
+    values = np.broadcast_to(structure.per_weight(within.scatter, within.weight), structure.shape(k, d))
+    alive = groups.weight > 0
+    # A centre without rows, one of several equal ones, starts with a weight that lets it move.
+    share = np.where(alive, groups.weight, groups.total_weight / (len(x) + 1))
+    means = np.where(alive[:, None], groups.means, centres)
+    regularised = structure(values, values).regularised(values, np.ones(k, bool), reg_covar)
+    return Mixture(share / share.sum(), means, structure.of(regularised))
 
 
 def _update(survey: Survey, statistics: Statistics, reg_covar: float) -> Mixture:
