@@ -1,0 +1,116 @@
+"""The memory contract: a fit's peak is promised before it starts, and does not grow with the rows."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from daskgmm.fit.seeding import sample_size
+
+CHUNK, FEATURES, COMPONENTS, THREADS = 65536, 32, 4, 2
+MIB = 2**20
+
+# A fresh process, so that neither pytest nor an earlier fit hides or causes a peak. The idle process has
+# compiled and called everything once.
+FIT = textwrap.dedent(
+    """
+    import json, sys, warnings
+    from pathlib import Path
+    import dask, numpy as np, zarr
+    from daskgmm import GaussianMixture
+
+    def peak():
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    if __name__ == "__main__":
+        warnings.simplefilter("ignore")
+        store, block_size, task, out = sys.argv[1:]
+        small = zarr.open_array(store, mode="r")[:1000]
+        model = GaussianMixture(4, block_size=block_size, max_iter=3, random_state=0)
+        with dask.config.set(num_workers=2):
+            model.set_params(init_params="subsample").fit(small)
+            model.predict(small)
+            model.set_params(init_params="auto")
+            idle = peak()
+            Path("/proc/self/clear_refs").write_text("5")
+            if task == "fit":
+                model.fit(store)
+            else:
+                model.predict_proba(store).to_zarr(out)
+        print(json.dumps({"idle": idle, "peak": peak(), "passes": model.n_passes_}))
+    """
+)
+
+
+def make_store(path: Path, n_bytes: int) -> Path:
+    """Rows in clusters; a few random chunks repeated, so that writing takes little time."""
+    random = np.random.default_rng(0)
+    centres = random.normal(scale=4, size=(COMPONENTS, FEATURES))
+    pool = [
+        (random.normal(size=(CHUNK, FEATURES)) + centres[random.integers(COMPONENTS, size=CHUNK)]).astype(
+            np.float32
+        )
+        for _ in range(4)
+    ]
+    n_chunks = n_bytes // pool[0].nbytes
+    array = zarr.create_array(
+        path,
+        shape=(n_chunks * CHUNK, FEATURES),
+        chunks=(CHUNK, FEATURES),
+        dtype=np.float32,
+        compressors=None,
+    )
+    for i in range(n_chunks):
+        array[i * CHUNK : (i + 1) * CHUNK] = pool[i % len(pool)]
+    return path
+
+
+def measure(tmp_path: Path, store: Path, block_mib: int, task: str = "fit") -> dict[str, int]:
+    script = tmp_path / "measure.py"
+    script.write_text(FIT)
+    command = [sys.executable, script, store, f"{block_mib} MiB", task, tmp_path / "out.zarr"]
+    ran = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=400, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, int] = json.loads(ran.stdout.splitlines()[-1])
+    print(task, store.name, {name: value / MIB for name, value in found.items() if value > 1e6})
+    return found
+
+
+def promised(idle: int, block_mib: int, blocks: int) -> float:
+    """The contract, in bytes."""
+    sample = sample_size(COMPONENTS, FEATURES) * FEATURES * 8
+    statistics = 8 * COMPONENTS * (1 + FEATURES + FEATURES**2)
+    each = 3 * block_mib * MIB + (math.log2(blocks) + 2) * statistics + 50e6
+    return idle + 4 * sample + THREADS * each
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's VmHWM")
+def test_peak_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    block_mib = 16
+    small = make_store(tmp_path / "small.zarr", 512 * MIB)
+    large = make_store(tmp_path / "large.zarr", 4096 * MIB)
+    a, b = measure(tmp_path, small, block_mib), measure(tmp_path, large, block_mib)
+    assert b["peak"] <= 1.10 * a["peak"]
+    assert b["peak"] <= promised(b["idle"], block_mib, blocks=4096 // block_mib)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's VmHWM")
+def test_lazy_predict_holds_blocks_only(tmp_path: Path) -> None:
+    """The probabilities alone are 64 MiB per GiB of rows and component pair; none is ever whole."""
+    block_mib = 16
+    store = make_store(tmp_path / "rows.zarr", 2048 * MIB)
+    found = measure(tmp_path, store, block_mib, task="predict")
+    assert found["peak"] <= promised(found["idle"], block_mib, blocks=2048 // block_mib)
