@@ -20,6 +20,7 @@ from daskgmm.errors import DataError
 from daskgmm.estimators.base import BaseMixture, Fitted
 from daskgmm.estimators.parameters import check_mixture, read_start
 from daskgmm.estimators.persistence import load, save
+from daskgmm.fit.checks import check_counts
 from daskgmm.fit.em import Run, best, em
 from daskgmm.fit.progress import Progress, Silent, Verbose
 from daskgmm.fit.seeding import Start, sample_size, seed
@@ -272,7 +273,7 @@ class GaussianMixture(BaseMixture):
         sample_seed = int(copy.deepcopy(random).randint(2**31))
         surveyor = Surveyor(structure, k, sample_seed, Threshold(sample_size(k, d)))
         survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
-        check_counts(survey, k)
+        check_counts(survey.overall, k)
         progress.stage("seeding")
         mixtures = seed(
             survey, structure, k, self.init_params, start, self.n_init, random, self.tol, self.reg_covar
@@ -373,12 +374,3 @@ class GaussianMixture(BaseMixture):
         model = cls(**settings)
         model._fitted = fitted
         return model
-
-
-def check_counts(survey: Survey, k: int) -> None:
-    """Enough rows of positive weight for k components."""
-    n = survey.overall.n_rows
-    if n == 0:
-        raise DataError("Sample weights must contain at least one non-zero number.")
-    if n < k:
-        raise DataError(f"Expected n_samples >= n_components but got n_components = {k}, n_samples = {n}")

@@ -7,6 +7,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.compute.rows import Block
 from daskgmm.errors import DataError
+from daskgmm.model.statistics import Statistics
 
 
 def check_finite(block: Block) -> None:
@@ -45,3 +46,12 @@ def check_start(block: Block, k: int) -> None:
         raise DataError(f"responsibilities_init should have {k} columns, got {start.shape[1]}.")
     elif not (np.all(start >= 0) and np.allclose(start.sum(axis=1), 1.0, atol=1e-5)):
         raise DataError(f"responsibilities_init must be >= 0 and sum to 1 in each row; {where} differs.")
+
+
+def check_counts(statistics: Statistics, k: int) -> None:
+    """Enough rows of positive weight for k components, in scikit-learn's words."""
+    n = statistics.n_rows
+    if n == 0:
+        raise DataError("Sample weights must contain at least one non-zero number.")
+    if n < k:
+        raise DataError(f"Expected n_samples >= n_components but got n_components = {k}, n_samples = {n}")

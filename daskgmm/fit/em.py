@@ -10,7 +10,7 @@ import numpy as np
 from daskgmm.compute.engine import Bundle, Engine
 from daskgmm.compute.rows import Block, Rows
 from daskgmm.errors import CollapseError
-from daskgmm.fit.checks import check_finite
+from daskgmm.fit.checks import check_counts, check_finite
 from daskgmm.fit.progress import Progress
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
@@ -99,6 +99,7 @@ def em(engine: Engine, rows: Rows, runs: Sequence[Run], progress: Progress) -> t
         for group in (live[i : i + size] for i in range(0, len(live), size)):
             f = Expectations(tuple(runs[i].mixture for i in group))
             for i, statistics in zip(group, engine.reduce(rows, f, progress.blocks), strict=True):
+                check_counts(statistics, len(statistics.weight))
                 runs[i] = runs[i].advance(statistics)
             passes += 1
         progress.iteration(runs)

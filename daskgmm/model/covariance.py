@@ -112,16 +112,16 @@ class Covariance(ABC):
     @staticmethod
     @abstractmethod
     def kernel_shape(k: int, d: int) -> tuple[int, ...]:
-        """Shape of the scatter that the kernels fill."""
+        """Shape of the scatter that the kernels fill: (s, width, width), or (s, d)."""
 
     @staticmethod
     @abstractmethod
-    def from_kernel(scatter: Array) -> Array:
+    def from_kernel(scatter: Array, d: int) -> Array:
         """The kernels' sums as scatter of this structure; may reuse their memory."""
 
     @abstractmethod
     def kernel_factor(self, k: int, d: int) -> Array:
-        """The factor as the kernels read it: lower triangular (s, d, d), or (s, d)."""
+        """The factor as the kernels read it: lower triangular (s, width, width), or (s, d)."""
 
     @staticmethod
     @abstractmethod
@@ -162,6 +162,12 @@ def _share(scatter: Array, weight: Array) -> Array:
     return np.divide(scatter, w, out=np.zeros_like(scatter), where=w > 0)
 
 
+def _triangles(s: int, d: int) -> tuple[int, int, int]:
+    """Shape of ``s`` packed triangles of ``d`` features."""
+    width = kernels.width(d, triangular=True)
+    return s, width, width
+
+
 class Full(Covariance):
     """A covariance matrix for each component, (k, d, d)."""
 
@@ -186,15 +192,17 @@ class Full(Covariance):
 
     @staticmethod
     def kernel_shape(k: int, d: int) -> tuple[int, ...]:
-        return k, d, d
+        return _triangles(k, d)
 
     @staticmethod
-    def from_kernel(scatter: Array) -> Array:
+    def from_kernel(scatter: Array, d: int) -> Array:
         kernels.mirror(scatter)
-        return scatter
+        return scatter[:, :d, :d]
 
     def kernel_factor(self, k: int, d: int) -> Array:
-        return np.ascontiguousarray(np.swapaxes(self.factor, 1, 2))
+        packed = np.zeros(_triangles(k, d))
+        packed[:, :d, :d] = np.swapaxes(self.factor, 1, 2)
+        return packed
 
     @staticmethod
     def move(weight: Array, shift: Array, delta: Array) -> Array:
@@ -249,16 +257,17 @@ class Tied(Covariance):
 
     @staticmethod
     def kernel_shape(k: int, d: int) -> tuple[int, ...]:
-        return 1, d, d
+        return _triangles(1, d)
 
     @staticmethod
-    def from_kernel(scatter: Array) -> Array:
+    def from_kernel(scatter: Array, d: int) -> Array:
         kernels.mirror(scatter)
-        pooled: Array = scatter[0]
-        return pooled
+        return scatter[0, :d, :d]
 
     def kernel_factor(self, k: int, d: int) -> Array:
-        return np.ascontiguousarray(self.factor.T)[None]
+        packed = np.zeros(_triangles(1, d))
+        packed[0, :d, :d] = self.factor.T
+        return packed
 
     @staticmethod
     def move(weight: Array, shift: Array, delta: Array) -> Array:
@@ -329,7 +338,7 @@ class Diagonal(_Axes):
         return k * d
 
     @staticmethod
-    def from_kernel(scatter: Array) -> Array:
+    def from_kernel(scatter: Array, d: int) -> Array:
         return scatter
 
     def kernel_factor(self, k: int, d: int) -> Array:
@@ -374,7 +383,7 @@ class Spherical(_Axes):
         return k
 
     @staticmethod
-    def from_kernel(scatter: Array) -> Array:
+    def from_kernel(scatter: Array, d: int) -> Array:
         # The mean over features, so that scatter / weight is the variance.
         variance: Array = scatter.mean(axis=1)
         return variance

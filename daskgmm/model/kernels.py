@@ -7,13 +7,19 @@ by rank: a *triangular* factor ``(s, d, d)`` (full and tied) and a *diagonal* on
 spherical), where ``s`` is ``k``, or 1 where all components share one.
 
 - ``x`` is C-contiguous ``(n, d)``, float32 or float64. Rows are handled in tiles of ``TILE``, features as
-  rows, so that one tile of one component stays in the first-level cache and every inner loop runs along
-  contiguous rows. No ``(n, k)`` or ``(n, d, d)`` array exists.
+  rows, so that every inner loop runs along contiguous values: 264 of them make loop overhead small, and one
+  tile of one component stays in the first- or second-level cache. No ``(n, k)`` or ``(n, d, d)`` array exists.
+- Triangular products take four rows by four columns at a time: 16 multiplications for 8 loads. So the ``d`` of
+  ``means``, ``factor`` and the sums is a multiple of four there: `width`, zeros beyond the features of ``x``.
 - Rows of zero weight are never looked at: NaN there is allowed.
-- All arithmetic and all sums are float64. Distances and scatters use ``x - mean`` of their own component,
-  never an expanded square, so neither loses digits to the distance between components. A sum over ``n`` rows
-  is taken per tile and then across tiles: its relative error is at most ``(TILE + n / TILE) * eps`` of the
-  sum of magnitudes.
+- Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses
+  digits to the distance between components.
+- The dtype of ``factor`` is that of the products: float64, or float32 where the caller has shown that to be
+  safe. Differences, log-densities and sums over tiles are float64. A sum over ``n`` rows has a relative error
+  of at most ``TILE * eps(dtype) + n / TILE * eps(float64)`` of the sum of magnitudes.
+- ``_exp`` and ``_log`` are written out so that they vectorise. The relative error of ``_exp`` is at most
+  ``(|argument| + 4) * eps``, what the rounding of its argument costs already; ``_log`` is exact to
+  ``4 * eps`` times its result plus one.
 - Floating-point contraction and reassociation are allowed, assumptions about NaN and infinity are not: bad
   values come out as bad values. Reassociation is fixed at compile time, so equal blocks give equal bits.
 """
@@ -31,7 +37,9 @@ from daskgmm._typing import Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-TILE = 128
+# 33 lines of the cache in float64: a power of two would put a row's features all into the same few sets.
+TILE = 264
+LN2 = float(np.log(2.0))
 
 
 def compiled(function: F) -> F:
@@ -44,88 +52,154 @@ def compiled(function: F) -> F:
         return cast(F, njit()(function))
 
 
+def width(d: int, triangular: bool) -> int:
+    """Features with the zeros that the layout asks for."""
+    return d + -d % 4 if triangular else d
+
+
+@compiled
+def _check(x: Array, weight: Array, means: Array, packed: Array) -> None:
+    """Refuse shapes that would be read or written beyond their ends: compiled code does not look."""
+    d = means.shape[1]
+    if x.shape[1] > d or packed.shape[-1] != d or packed.shape[1] != d or len(weight) != len(x):
+        raise ValueError("x, weight, means and the factor or scatter disagree in shape.")
+    if packed.ndim == 3 and d % 4 != 0:
+        raise ValueError("Triangular layouts need a multiple of four features; see width().")
+
+
 @compiled
 def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
-    """Copy up to ``TILE`` rows from ``first`` into ``tile`` (d, TILE); zeros where the weight is zero."""
+    """Copy rows from ``first`` on into ``tile`` (d, TILE), features as rows; zeros where the weight is zero."""
     rows: int = min(tile.shape[1], x.shape[0] - first)
     for t in range(rows):
-        seen = weight[first + t] != 0.0
         for j in range(x.shape[1]):
-            tile[j, t] = x[first + t, j] if seen else 0.0
-    tile[:, rows:] = 0.0
+            tile[j, t] = x[first + t, j]
+    for t in range(rows):
+        if weight[first + t] == 0.0:
+            tile[:, t] = 0.0
+    if rows < tile.shape[1]:
+        tile[:, rows:] = 0.0
     return rows
 
 
 @compiled
 def _centre(tile: Array, mean: Array, centred: Array) -> None:
-    for j in range(tile.shape[0]):
+    """``centred = tile - mean``, the difference taken in float64."""
+    for j in range(len(tile)):
         for t in range(tile.shape[1]):
             centred[j, t] = tile[j, t] - mean[j]
 
 
 @compiled
-def _distance(centred: Array, factor: Array, line: Array, out: Array) -> None:
+def _product(f: Array, j: int, c: Array, lines: Array) -> None:
+    """Add ``f[:, j : j + 4] @ c[j : j + 4]`` to four lines."""
+    c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
+    l0, l1, l2, l3 = lines[0], lines[1], lines[2], lines[3]
+    a0, a1, a2, a3 = f[0, j], f[0, j + 1], f[0, j + 2], f[0, j + 3]
+    b0, b1, b2, b3 = f[1, j], f[1, j + 1], f[1, j + 2], f[1, j + 3]
+    p0, p1, p2, p3 = f[2, j], f[2, j + 1], f[2, j + 2], f[2, j + 3]
+    q0, q1, q2, q3 = f[3, j], f[3, j + 1], f[3, j + 2], f[3, j + 3]
+    for t in range(lines.shape[1]):
+        x0, x1, x2, x3 = c0[t], c1[t], c2[t], c3[t]
+        l0[t] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+        l1[t] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+        l2[t] += p0 * x0 + p1 * x1 + p2 * x2 + p3 * x3
+        l3[t] += q0 * x0 + q1 * x1 + q2 * x2 + q3 * x3
+
+
+@compiled
+def _corner(f: Array, i: int, c: Array, lines: Array, out: Array) -> None:
+    """Finish four lines with the triangle on the diagonal, and add their squares to ``out``."""
+    c0, c1, c2, c3 = c[i], c[i + 1], c[i + 2], c[i + 3]
+    l0, l1, l2, l3 = lines[0], lines[1], lines[2], lines[3]
+    a0 = f[0, i]
+    b0, b1 = f[1, i], f[1, i + 1]
+    p0, p1, p2 = f[2, i], f[2, i + 1], f[2, i + 2]
+    q0, q1, q2, q3 = f[3, i], f[3, i + 1], f[3, i + 2], f[3, i + 3]
+    for t in range(len(out)):
+        x0, x1, x2, x3 = c0[t], c1[t], c2[t], c3[t]
+        z0 = l0[t] + a0 * x0
+        z1 = l1[t] + b0 * x0 + b1 * x1
+        z2 = l2[t] + p0 * x0 + p1 * x1 + p2 * x2
+        z3 = l3[t] + q0 * x0 + q1 * x1 + q2 * x2 + q3 * x3
+        out[t] += z0 * z0 + z1 * z1 + z2 * z2 + z3 * z3
+
+
+@compiled
+def _distance(centred: Array, factor: Array, lines: Array, out: Array) -> None:
     """``out[t] = |factor @ centred[:, t]|**2``."""
-    d, n = centred.shape
+    d = len(centred)
     out[:] = 0.0
     if factor.ndim == 2:
-        for i in range(d):
-            line[:] = 0.0
-            j = 0
-            while j + 4 <= i + 1:
-                a, b, c, e = factor[i, j], factor[i, j + 1], factor[i, j + 2], factor[i, j + 3]
-                for t in range(n):
-                    line[t] += (
-                        a * centred[j, t] + b * centred[j + 1, t] + c * centred[j + 2, t] + e * centred[j + 3, t]
-                    )
-                j += 4
-            while j <= i:
-                a = factor[i, j]
-                for t in range(n):
-                    line[t] += a * centred[j, t]
-                j += 1
-            for t in range(n):
-                out[t] += line[t] * line[t]
+        for i in range(0, d, 4):
+            lines[:] = 0.0
+            for j in range(0, i, 4):
+                _product(factor[i : i + 4], j, centred, lines)
+            _corner(factor[i : i + 4], i, centred, lines, out)
     else:
         for j in range(d):
             a = factor[j]
-            for t in range(n):
+            for t in range(len(out)):
                 z = a * centred[j, t]
                 out[t] += z * z
 
 
 @compiled
-def _scatter(centred: Array, share: Array, line: Array, scatter: Array) -> None:
-    """Add ``sum_t share[t] centred[:, t] centred[:, t]'`` to ``scatter``: lower triangle, or diagonal."""
-    d, n = centred.shape
-    for i in range(d):
-        for t in range(n):
-            line[t] = share[t] * centred[i, t]
-        if scatter.ndim == 2:
-            j = 0
-            while j + 4 <= i + 1:
-                a = b = c = e = 0.0
-                for t in range(n):
-                    a += line[t] * centred[j, t]
-                    b += line[t] * centred[j + 1, t]
-                    c += line[t] * centred[j + 2, t]
-                    e += line[t] * centred[j + 3, t]
-                scatter[i, j] += a
-                scatter[i, j + 1] += b
-                scatter[i, j + 2] += c
-                scatter[i, j + 3] += e
-                j += 4
-            while j <= i:
-                a = 0.0
-                for t in range(n):
-                    a += line[t] * centred[j, t]
-                scatter[i, j] += a
-                j += 1
-        else:
-            a = 0.0
-            for t in range(n):
-                a += line[t] * centred[i, t]
-            scatter[i] += a
+def _outer(lines: Array, c: Array, j: int, s: Array) -> None:
+    """Add the sums over t of four lines times four rows of ``c`` to ``s[:, j : j + 4]``."""
+    c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
+    l0, l1, l2, l3 = lines[0], lines[1], lines[2], lines[3]
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = lines.dtype.type(0)
+    p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = lines.dtype.type(0)
+    for t in range(lines.shape[1]):
+        x0, x1, x2, x3 = c0[t], c1[t], c2[t], c3[t]
+        y0, y1, y2, y3 = l0[t], l1[t], l2[t], l3[t]
+        a0, a1, a2, a3 = a0 + y0 * x0, a1 + y0 * x1, a2 + y0 * x2, a3 + y0 * x3
+        b0, b1, b2, b3 = b0 + y1 * x0, b1 + y1 * x1, b2 + y1 * x2, b3 + y1 * x3
+        p0, p1, p2, p3 = p0 + y2 * x0, p1 + y2 * x1, p2 + y2 * x2, p3 + y2 * x3
+        q0, q1, q2, q3 = q0 + y3 * x0, q1 + y3 * x1, q2 + y3 * x2, q3 + y3 * x3
+    sums = ((a0, a1, a2, a3), (b0, b1, b2, b3), (p0, p1, p2, p3), (q0, q1, q2, q3))
+    for i in range(4):
+        s[i, j] += sums[i][0]
+        s[i, j + 1] += sums[i][1]
+        s[i, j + 2] += sums[i][2]
+        s[i, j + 3] += sums[i][3]
+
+
+@compiled
+def _dot(a: Array, b: Array) -> Any:
+    total = a.dtype.type(0)
+    for t in range(len(a)):
+        total += a[t] * b[t]
+    return total
+
+
+@compiled
+def _weigh(share: Array, row: Array, line: Array) -> Any:
+    """``line = share * row``, and its sum."""
+    total = line.dtype.type(0)
+    for t in range(len(line)):
+        line[t] = share[t] * row[t]
+        total += line[t]
+    return total
+
+
+@compiled
+def _scatter(centred: Array, share: Array, lines: Array, shift: Array, scatter: Array) -> None:
+    """Add ``Σ share·centred`` to ``shift`` and ``Σ share·centred·centred'`` to ``scatter``: its lower triangle
+    (what falls above within blocks of four is right, too), or its diagonal.
+    """
+    d = len(centred)
+    if scatter.ndim == 2:
+        for i in range(0, d, 4):
+            for step in range(4):
+                shift[i + step] += _weigh(share, centred[i + step], lines[step])
+            for j in range(0, i + 1, 4):
+                _outer(lines, centred, j, scatter[i : i + 4])
+    else:
+        for i in range(d):
+            shift[i] += _weigh(share, centred[i], lines[0])
+            scatter[i] += _dot(lines[0], centred[i])
 
 
 @compiled
@@ -134,54 +208,118 @@ def _accumulate(
     share: Array,
     reference: Array,
     centred: Array,
-    line: Array,
+    lines: Array,
     total: Array,
     shift: Array,
     scatter: Array,
 ) -> None:
     """Add one tile's sums, given ``share[j, t]`` = weight times responsibility."""
-    k, n = share.shape
-    for j in range(k):
+    for j in range(len(share)):
         _centre(tile, reference[j], centred)
         weight = 0.0
-        for t in range(n):
+        for t in range(share.shape[1]):
             weight += share[j, t]
         total[j] += weight
-        for i in range(tile.shape[0]):
-            a = 0.0
-            for t in range(n):
-                a += share[j, t] * centred[i, t]
-            shift[j, i] += a
-        _scatter(centred, share[j], line, scatter[min(j, len(scatter) - 1)])
+        _scatter(centred, share[j], lines, shift[j], scatter[min(j, len(scatter) - 1)])
 
 
 @compiled
 def _log_joint(
-    tile: Array, means: Array, factor: Array, log_norm: Array, centred: Array, line: Array, logits: Array
+    tile: Array,
+    means: Array,
+    factor: Array,
+    log_norm: Array,
+    centred: Array,
+    lines: Array,
+    logits: Array,
 ) -> None:
     """``logits[j, t] = log(weight_j N(x_t; component j))``."""
     for j in range(len(means)):
         _centre(tile, means[j], centred)
-        _distance(centred, factor[min(j, len(factor) - 1)], line, logits[j])
+        _distance(centred, factor[min(j, len(factor) - 1)], lines, logits[j])
         for t in range(logits.shape[1]):
             logits[j, t] = log_norm[j] - 0.5 * logits[j, t]
 
 
 @compiled
-def _softmax(logits: Array, density: Array) -> None:
-    """Turn joint log-densities into responsibilities in place; ``density`` gets their log-sum-exp."""
+def _exp(x: Array, bits: Array, out: Array) -> None:
+    """``out = exp(x)`` for x <= 0: x = m·log 2 + r, Taylor's polynomial of r, m into the exponent's bits."""
+    scale = bits.view(np.float64)
+    for t in range(len(x)):
+        m = np.floor(x[t] * (1.0 / LN2) + 0.5)
+        r = x[t] - m * LN2
+        p = 1.0 / 6227020800.0
+        p = p * r + 1.0 / 479001600.0
+        p = p * r + 1.0 / 39916800.0
+        p = p * r + 1.0 / 3628800.0
+        p = p * r + 1.0 / 362880.0
+        p = p * r + 1.0 / 40320.0
+        p = p * r + 1.0 / 5040.0
+        p = p * r + 1.0 / 720.0
+        p = p * r + 1.0 / 120.0
+        p = p * r + 1.0 / 24.0
+        p = p * r + 1.0 / 6.0
+        p = p * r + 0.5
+        p = p * r + 1.0
+        p = p * r + 1.0
+        out[t] = 0.0 if x[t] < -708.0 else p  # below: no normal number, and NaN stays NaN
+        bits[t] = np.int64(np.int32(m) + 1023) << 52
+    for t in range(len(x)):
+        out[t] *= scale[t]
+
+
+@compiled
+def _log(x: Array, bits: Array, out: Array) -> None:
+    """``out = log(x)`` for x >= 1: exponent and mantissa apart, then the series of the inverse tanh."""
+    mantissa = bits.view(np.float64)
+    for t in range(len(x)):
+        out[t] = x[t]
+    raw = out.view(np.int64)
+    for t in range(len(x)):
+        bits[t] = (raw[t] & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000
+    for t in range(len(x)):
+        e = np.float64(np.int32(raw[t] >> 52) - 1023)
+        s = (mantissa[t] - 1.5) / (mantissa[t] + 1.5)  # log m = log 1.5 + 2 atanh(s), |s| <= 0.2
+        q = s * s
+        p = 1.0 / 23.0
+        p = p * q + 1.0 / 21.0
+        p = p * q + 1.0 / 19.0
+        p = p * q + 1.0 / 17.0
+        p = p * q + 1.0 / 15.0
+        p = p * q + 1.0 / 13.0
+        p = p * q + 1.0 / 11.0
+        p = p * q + 1.0 / 9.0
+        p = p * q + 1.0 / 7.0
+        p = p * q + 1.0 / 5.0
+        p = p * q + 1.0 / 3.0
+        p = p * q + 1.0
+        value = e * LN2 + (0.4054651081081644 + 2.0 * s * p)
+        out[t] = value if x[t] >= 1.0 else np.nan
+
+
+@compiled
+def _softmax(logits: Array, work: Array, bits: Array, density: Array, resp: Array) -> None:
+    """Responsibilities (k, TILE) of joint log-densities, which get lost; ``density``: their log-sum-exp."""
     k, n = logits.shape
+    peak, total = work[0], work[1]
+    peak[:] = logits[0]
+    for j in range(1, k):
+        for t in range(n):
+            peak[t] = logits[j, t] if logits[j, t] > peak[t] else peak[t]
+    total[:] = 0.0
+    for j in range(k):
+        for t in range(n):
+            logits[j, t] -= peak[t]
+        _exp(logits[j], bits, resp[j])
+        for t in range(n):
+            total[t] += resp[j, t]
+    _log(total, bits, density)
     for t in range(n):
-        peak = logits[0, t]
-        for j in range(1, k):
-            peak = max(peak, logits[j, t])
-        total = 0.0
-        for j in range(k):
-            logits[j, t] = np.exp(logits[j, t] - peak)
-            total += logits[j, t]
-        for j in range(k):
-            logits[j, t] /= total
-        density[t] = peak + np.log(total)
+        density[t] += peak[t]
+        total[t] = 1.0 / total[t]
+    for j in range(k):
+        for t in range(n):
+            resp[j, t] *= total[t]
 
 
 @compiled
@@ -201,45 +339,59 @@ def expectation(
     ----------
     x : (n, d) float32 or float64, C-contiguous
     weight : (n,) row weights, >= 0
-    means : (k, d) also the reference that ``shift`` and ``scatter`` are taken about
-    factor : (s, d, d) lower triangular, or (s, d): the transposed Cholesky factor of the precision
+    means : (k, width) also the reference that ``shift`` and ``scatter`` are taken about
+    factor : (s, width, width) lower triangular, or (s, d): the transposed Cholesky factor of the precision
     log_norm : (k,) log weight plus log normalising constant
-    total, shift, scatter : (k,), (k, d), like ``factor``: added to in place; lower triangles only
+    total, shift, scatter : (k,), (k, width), like ``factor``: added to in place; only
+        lower triangles count
     """
+    _check(x, weight, means, factor)
+    _check(x, weight, shift, scatter)
     k, d = means.shape
-    tile = np.empty((d, TILE))
-    centred = np.empty((d, TILE))
+    tile = np.zeros((d, TILE), x.dtype)
+    centred = np.empty((d, TILE), factor.dtype)
+    lines = np.empty((4, TILE), factor.dtype)
+    share = np.empty((k, TILE), factor.dtype)
     logits = np.empty((k, TILE))
-    line = np.empty(TILE)
+    resp = np.empty((k, TILE))
+    work = np.empty((2, TILE))
+    bits = np.empty(TILE, np.int64)
     density = np.empty(TILE)
+    row_weight = np.zeros(TILE)
     log_likelihood = 0.0
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
-        _log_joint(tile, means, factor, log_norm, centred, line, logits)
-        _softmax(logits, density)
-        for t in range(rows):
-            # Selected, not multiplied: the density of a row that was not looked at may be anything.
-            if weight[first + t] != 0.0:
-                log_likelihood += weight[first + t] * density[t]
+        _log_joint(tile, means, factor, log_norm, centred, lines, logits)
+        _softmax(logits, work, bits, density, resp)
+        row_weight[:rows] = weight[first : first + rows]
+        row_weight[rows:] = 0.0
+        # Selected, not multiplied: what was not looked at may have any density.
+        for t in range(TILE):
+            log_likelihood += row_weight[t] * density[t] if row_weight[t] != 0.0 else 0.0
         for j in range(k):
-            for t in range(rows):
-                seen = weight[first + t] != 0.0
-                logits[j, t] = weight[first + t] * logits[j, t] if seen else 0.0
-            logits[j, rows:] = 0.0
-        _accumulate(tile, logits, means, centred, line, total, shift, scatter)
+            for t in range(TILE):
+                share[j, t] = row_weight[t] * resp[j, t] if row_weight[t] != 0.0 else 0.0
+        _accumulate(tile, share, means, centred, lines, total, shift, scatter)
     return log_likelihood
 
 
 @compiled
 def moments(
-    x: Array, weight: Array, resp: Array, reference: Array, total: Array, shift: Array, scatter: Array
+    x: Array,
+    weight: Array,
+    resp: Array,
+    reference: Array,
+    total: Array,
+    shift: Array,
+    scatter: Array,
 ) -> None:
     """Add the sufficient statistics of ``x`` under given responsibilities ``resp`` (n, k)."""
+    _check(x, weight, reference, scatter)
     k, d = reference.shape
-    tile = np.empty((d, TILE))
+    tile = np.zeros((d, TILE), x.dtype)
     centred = np.empty((d, TILE))
+    lines = np.empty((4, TILE))
     share = np.empty((k, TILE))
-    line = np.empty(TILE)
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
         for j in range(k):
@@ -247,23 +399,51 @@ def moments(
                 seen = weight[first + t] != 0.0
                 share[j, t] = weight[first + t] * resp[first + t, j] if seen else 0.0
             share[j, rows:] = 0.0
-        _accumulate(tile, share, reference, centred, line, total, shift, scatter)
+        _accumulate(tile, share, reference, centred, lines, total, shift, scatter)
 
 
 @compiled
-def log_joint(x: Array, weight: Array, means: Array, factor: Array, log_norm: Array, out: Array) -> None:
-    """Write ``log(weight_j N(x_i; component j))`` into ``out`` (n, k)."""
+def posterior(
+    x: Array,
+    weight: Array,
+    means: Array,
+    factor: Array,
+    log_norm: Array,
+    labels: Array,
+    density: Array,
+    resp: Array,
+) -> None:
+    """Fill what is asked for: ``labels`` (n,), ``density`` (n,) and ``resp`` (n, k); others have length 0."""
+    _check(x, weight, means, factor)
     k, d = means.shape
-    tile = np.empty((d, TILE))
-    centred = np.empty((d, TILE))
+    tile = np.zeros((d, TILE), x.dtype)
+    centred = np.empty((d, TILE), factor.dtype)
+    lines = np.empty((4, TILE), factor.dtype)
     logits = np.empty((k, TILE))
+    found = np.empty((k, TILE))
+    work = np.empty((2, TILE))
+    bits = np.empty(TILE, np.int64)
     line = np.empty(TILE)
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
-        _log_joint(tile, means, factor, log_norm, centred, line, logits)
-        for t in range(rows):
-            for j in range(k):
-                out[first + t, j] = logits[j, t]
+        _log_joint(tile, means, factor, log_norm, centred, lines, logits)
+        if len(labels):
+            peak = work[0]
+            peak[:] = logits[0]
+            bits[:] = 0
+            for j in range(1, k):
+                for t in range(TILE):
+                    bits[t] = j if logits[j, t] > peak[t] else bits[t]
+                    peak[t] = logits[j, t] if logits[j, t] > peak[t] else peak[t]
+            labels[first : first + rows] = bits[:rows]
+        if len(density) or len(resp):
+            _softmax(logits, work, bits, line, found)
+        if len(density):
+            density[first : first + rows] = line[:rows]
+        if len(resp):
+            for t in range(rows):
+                for j in range(k):
+                    resp[first + t, j] = found[j, t]
 
 
 @compiled

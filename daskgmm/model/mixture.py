@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import entr, logsumexp
+from scipy.special import entr
 
 from daskgmm._typing import Array
 from daskgmm.model import kernels
@@ -61,7 +61,7 @@ def moments(
     Two passes over rows in memory, the first for the means: a scatter about a far-away point would lose
     ``eps * distance**2 / σ**2``.
     """
-    seen = 0 if weight is None else int(np.argmax(weight > 0))
+    seen = 0 if weight is None or not len(x) else int(np.argmax(weight > 0))
     # Any row serves as the first reference: the means that it gives are exact to eps times its distance.
     nearby = np.asarray(x[seen], dtype=np.float64) if len(x) else np.zeros(x.shape[1])
     if not np.isfinite(nearby).all():  # a row of zero weight, or one that the survey will refuse
@@ -79,23 +79,37 @@ def _summed(
 ) -> Statistics:
     """Statistics about given points, for responsibilities or labels ``start``."""
     k, d = reference.shape
-    total, shift = np.zeros(k), np.zeros((k, d))
-    scatter = np.zeros(structure.kernel_shape(k, d))
+    total, shift, scatter = sums = _sums(structure, k, d)
+    packed = _packed_means(reference, structure)
     first = 0
     for tile, w in _tiles(x, weight, TILE_ROWS):
         part = np.zeros(len(tile), int) if start is None else start[first : first + len(tile)]
         resp = _one_hot(part, k) if part.ndim == 1 else np.ascontiguousarray(part, dtype=float)
-        kernels.moments(tile, w, resp, reference, total, shift, scatter)
+        kernels.moments(tile, w, resp, packed, *sums)
         first += len(tile)
     return Statistics(
         structure,
         reference,
         total,
-        shift,
-        structure.from_kernel(scatter),
+        shift[:, :d],
+        structure.from_kernel(scatter, d),
         0.0,
         *_counts(x, weight),
     )
+
+
+def _sums(structure: type[Covariance], k: int, d: int) -> tuple[Array, Array, Array]:
+    """Zeros for the kernels to add to: total, shift and scatter."""
+    scatter = np.zeros(structure.kernel_shape(k, d))
+    return np.zeros(k), np.zeros((k, scatter.shape[-1])), scatter
+
+
+def _packed_means(means: Array, structure: type[Covariance]) -> Array:
+    """Means as wide as the kernels' scatter."""
+    k, d = means.shape
+    packed = np.zeros((k, structure.kernel_shape(k, d)[-1]))
+    packed[:, :d] = means
+    return packed
 
 
 def _counts(x: Array, weight: Array | None) -> tuple[float, int]:
@@ -143,23 +157,22 @@ class Mixture:
         with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
             log_norm = np.log(self.weights) - 0.5 * d * np.log(2 * np.pi)
         log_norm = log_norm + self.covariance.half_log_det(d)
-        return np.ascontiguousarray(self.means), self.covariance.kernel_factor(k, d), log_norm
+        means = _packed_means(self.means, type(self.covariance))
+        return means, self.covariance.kernel_factor(k, d), log_norm
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""
         (k, d), structure = self.means.shape, type(self.covariance)
-        means, factor, log_norm = self._packed
-        total, shift = np.zeros(k), np.zeros((k, d))
-        scatter = np.zeros(structure.kernel_shape(k, d))
+        total, shift, scatter = sums = _sums(structure, k, d)
         log_likelihood = 0.0
         for tile, w in _tiles(x, weight):
-            log_likelihood += kernels.expectation(tile, w, means, factor, log_norm, total, shift, scatter)
+            log_likelihood += kernels.expectation(tile, w, *self._packed, *sums)
         return Statistics(
             structure,
-            means,
+            self.means,
             total,
-            shift,
-            structure.from_kernel(scatter),
+            shift[:, :d],
+            structure.from_kernel(scatter, d),
             log_likelihood,
             *_counts(x, weight),
         )
@@ -188,33 +201,39 @@ class Mixture:
             raise collapsed(int(np.argmax(sunk)))
         return Mixture(s.weight / s.weight.sum(), means, structure.of(values))
 
-    def log_joint(self, x: Array) -> Iterator[Array]:
-        """``log(weights[k] · N(x[i]; k))`` for a few thousand rows at a time, (rows, k) each."""
-        means, factor, log_norm = self._packed
-        for tile, w in _tiles(x, None, TILE_ROWS):
-            out = np.empty((len(tile), self.n_components))
-            kernels.log_joint(tile, w, means, factor, log_norm, out)
-            yield out
-
-    def _rowwise(self, x: Array, function: Callable[[Array], Array], empty: Array) -> Array:
-        return np.concatenate([empty, *(function(joint) for joint in self.log_joint(x))])
-
     def score_samples(self, x: Array) -> Array:
         """Log-density of each row, (n,), in nats."""
-        return self._rowwise(x, lambda joint: logsumexp(joint, axis=1), np.empty(0))
+        return self._posterior(x, density=True)[1]
 
     def labels(self, x: Array) -> Array:
-        """The most probable component of each row, (n,) int64."""
-        empty = np.empty(0, dtype=np.int64)
-        return self._rowwise(x, lambda joint: joint.argmax(axis=1), empty)
+        """The most probable component of each row, (n,) int64; the first of equals."""
+        return self._posterior(x, labels=True)[0]
 
     def responsibilities(self, x: Array) -> Array:
         """Posterior probability of each component, (n, k); rows sum to 1."""
-        return self._rowwise(x, _posterior, np.empty((0, self.n_components)))
+        return self._posterior(x, resp=True)[2]
 
     def entropies(self, x: Array) -> Array:
         """Entropy of each row's responsibilities, (n,), in nats."""
-        return self._rowwise(x, lambda joint: entr(_posterior(joint)).sum(axis=1), np.empty(0))
+        parts = (x[first : first + TILE_ROWS] for first in range(0, len(x), TILE_ROWS))
+        return np.concatenate([np.empty(0), *(entr(self.responsibilities(part)).sum(axis=1) for part in parts)])
+
+    def _posterior(
+        self, x: Array, labels: bool = False, density: bool = False, resp: bool = False
+    ) -> tuple[Array, Array, Array]:
+        """What is asked for of each row, in one pass over ``x``; the rest has length 0."""
+        n, k = len(x), self.n_components
+        out = (
+            np.empty(n * labels, dtype=np.int64),
+            np.empty(n * density),
+            np.empty((n * resp, k)),
+        )
+        first = 0
+        for tile, w in _tiles(x, None):
+            rows = slice(first, first + len(tile))
+            kernels.posterior(tile, w, *self._packed, *(part[rows] for part in out))
+            first += len(tile)
+        return out
 
     def sample(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:
         """``n`` rows (n, d) and their components (n,), grouped by component: ancestral sampling."""
@@ -224,8 +243,3 @@ class Mixture:
             for j, count in enumerate(counts)
         ]
         return np.concatenate(parts), np.repeat(np.arange(self.n_components), counts)
-
-
-def _posterior(joint: Array) -> Array:
-    posterior: Array = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
-    return posterior
