@@ -232,6 +232,7 @@ class GaussianMixture(BaseMixture):
             raise NotImplementedError("checkpoint is reserved for a later version; leave it None.")
         names = feature_names(X)
         rows = self._rows(X, sample_weight, self._given_start())
+        self._check_kind(rows)
         start = read_start(self, rows.n_features)
         engine = engine_for(rows)
         if self.warm_start and hasattr(self, "_fitted"):
@@ -263,6 +264,13 @@ class GaussianMixture(BaseMixture):
         if self.labels_init is not None and self.responsibilities_init is not None:
             raise ValueError("Give labels_init or responsibilities_init, not both.")
         return self.labels_init if self.labels_init is not None else self.responsibilities_init
+
+    def _check_kind(self, rows: Rows) -> None:
+        """Labels are one-dimensional, responsibilities two-dimensional: never one taken for the other."""
+        if rows.start is not None:
+            name, ndim = ("responsibilities_init", 2) if self.labels_init is None else ("labels_init", 1)
+            if len(rows.start.shape) != ndim:
+                raise DataError(f"{name} should be {ndim}-dimensional, got shape {rows.start.shape}.")
 
     def _started(self, rows: Rows, engine: Engine, start: Start, progress: Progress) -> list[Run]:
         """Survey the rows, and seed the runs."""

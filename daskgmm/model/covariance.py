@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, eigvalsh, solve_triangular
 
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
@@ -43,9 +43,13 @@ def _lower_cholesky(matrix: Array, component: int) -> Array:
         lower: Array = cholesky(matrix, lower=True)
     except (LinAlgError, ValueError) as error:
         raise collapsed(component) from error
-    # Rounding in the factorisation leaves up to d·eps of the variance in a pivot that should be zero.
-    if np.any(np.diag(lower) ** 2 <= len(matrix) * EPS * np.diag(matrix)):
-        raise collapsed(component)
+    scale = np.sqrt(np.diag(matrix))
+    if np.any(np.diag(lower) < 1e-5 * scale):
+        # A pivot of a singular matrix is rounding, of a size that depends on the other pivots. The smallest
+        # eigenvalue of the correlation matrix is off by a few d·eps only, and so is the scatter it came from.
+        smallest = eigvalsh(matrix / np.outer(scale, scale), subset_by_index=[0, 0])[0]
+        if smallest <= 32 * len(matrix) * EPS:
+            raise collapsed(component)
     return lower
 
 

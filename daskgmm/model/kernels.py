@@ -246,8 +246,9 @@ def _exp(x: Array, bits: Array, out: Array) -> None:
     """``out = exp(x)`` for x <= 0: x = m·log 2 + r, Taylor's polynomial of r, m into the exponent's bits."""
     scale = bits.view(np.float64)
     for t in range(len(x)):
-        m = np.floor(x[t] * (1.0 / LN2) + 0.5)
-        r = x[t] - m * LN2
+        v = -708.0 if x[t] < -708.0 else x[t]  # below lies no normal number; NaN stays NaN
+        m = np.floor(v * (1.0 / LN2) + 0.5)
+        r = v - m * LN2
         p = 1.0 / 6227020800.0
         p = p * r + 1.0 / 479001600.0
         p = p * r + 1.0 / 39916800.0
@@ -262,7 +263,7 @@ def _exp(x: Array, bits: Array, out: Array) -> None:
         p = p * r + 0.5
         p = p * r + 1.0
         p = p * r + 1.0
-        out[t] = 0.0 if x[t] < -708.0 else p  # below: no normal number, and NaN stays NaN
+        out[t] = 0.0 if x[t] < -708.0 else p
         bits[t] = np.int64(np.int32(m) + 1023) << 52
     for t in range(len(x)):
         out[t] *= scale[t]
