@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from daskgmm.fit.em import Run
 from daskgmm.fit.progress import Progress, Silent
+from daskgmm.fit.run import Run
 
 HEADER = f"{'stage':<16}{'mean log-likelihood':>21}{'change':>12}{'seconds':>11}"
 

@@ -21,8 +21,9 @@ from daskgmm.estimators.base import BaseMixture, Fitted
 from daskgmm.estimators.parameters import check_mixture, read_start
 from daskgmm.estimators.persistence import load, save
 from daskgmm.fit.checks import check_counts
-from daskgmm.fit.em import Run, best, em
+from daskgmm.fit.em import em
 from daskgmm.fit.progress import Progress, Silent, Verbose
+from daskgmm.fit.run import Run, best
 from daskgmm.fit.seeding import Start, sample_size, seed
 from daskgmm.fit.survey import Survey, Surveyor, Threshold
 from daskgmm.model.covariance import STRUCTURES

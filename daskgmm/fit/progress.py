@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from daskgmm.fit.em import Run
+from daskgmm.fit.run import Run
 
 
 class Progress(Protocol):

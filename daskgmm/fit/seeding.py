@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_limits
 from daskgmm._typing import Array
 from daskgmm.compute.engine import engine_for
 from daskgmm.compute.rows import as_rows
-from daskgmm.fit.em import Run, best, em
+from daskgmm.fit.em import em
 from daskgmm.fit.progress import Silent
+from daskgmm.fit.run import Run, best
 from daskgmm.fit.survey import Survey
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture, moments
