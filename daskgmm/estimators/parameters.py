@@ -28,7 +28,7 @@ def check_mixture(weights: Any, means: Any, covariances: Any, covariance_type: s
     """A mixture of given parameters, whose shapes and values must agree."""
     if covariance_type not in STRUCTURES:
         raise ValueError(f"covariance_type must be one of {set(STRUCTURES)}, got {covariance_type!r}.")
-    means = check_array(means, dtype=np.float64, input_name="means")
+    means = check_array(means, dtype=np.float64, input_name="means", copy=True)
     k, d = means.shape
     covariance = _covariance(covariances, k, d, covariance_type, "covariances")
     return Mixture(_weights(weights, k), means, covariance)

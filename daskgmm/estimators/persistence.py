@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -56,26 +55,47 @@ def save(model: Any, fitted: Fitted, path: str | Path) -> None:
 
 def load(estimator: str, path: str | Path) -> tuple[dict[str, Any], Fitted]:
     """Settings and fitted state of a file that `save` wrote for this kind of estimator."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, Array] = {name: file[name] for name in file.files}
-        header = json.loads(str(arrays.pop("header")))
-        if header["format"] != FORMAT:
-            raise KeyError(header["format"])
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # no such file, no permission: the system's own words
-        raise ValueError(f"{path} is not a model that daskgmm saved.") from error
+    with open(path, "rb") as file:  # no such file, no permission: the system's own words
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays: dict[str, Array] = {name: archive[name] for name in archive.files}
+            header = json.loads(str(arrays.pop("header")))
+            _check_header(header, estimator, path)
+            return _settings(header, arrays), _fitted(header, arrays)
+        except _Refused:
+            raise
+        except Exception as error:  # whatever a damaged archive may raise
+            raise ValueError(f"{path} is not a model that daskgmm saved, or it is damaged.") from error
+
+
+class _Refused(ValueError):
+    """A sound file of another version or estimator."""
+
+
+def _check_header(header: dict[str, Any], estimator: str, path: str | Path) -> None:
+    if header["format"] != FORMAT:
+        raise KeyError(header["format"])
     if header["version"] > VERSION:
-        raise ValueError(
+        raise _Refused(
             f"{path} has format version {header['version']}, this daskgmm reads up to {VERSION}. Update it."
         )
     if header["estimator"] != estimator:
-        raise ValueError(f"{path} holds a {header['estimator']}, not a {estimator}.")
-    settings = header["settings"] | {name: arrays[name] for name in STARTS if name in arrays}
+        raise _Refused(f"{path} holds a {header['estimator']}, not a {estimator}.")
+
+
+def _settings(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any]:
+    settings: dict[str, Any] = header["settings"]
+    return settings | {name: arrays[name] for name in STARTS if name in arrays}
+
+
+def _fitted(header: dict[str, Any], arrays: dict[str, Array]) -> Fitted:
+    structure, (k, d) = STRUCTURES[header["covariance_type"]], arrays["means"].shape
+    covariance = structure(arrays["covariances"], arrays["precisions_cholesky"])
+    shapes = {covariance.values.shape, covariance.factor.shape, structure.shape(k, d)}
+    if arrays["weights"].shape != (k,) or len(shapes) > 1:
+        raise ValueError("The arrays disagree in shape.")
     names = header["feature_names"]
-    covariance = STRUCTURES[header["covariance_type"]](arrays["covariances"], arrays["precisions_cholesky"])
-    return settings, Fitted(
+    return Fitted(
         Mixture(arrays["weights"], arrays["means"], covariance),
         header["n_iter"],
         header["converged"],
@@ -87,7 +107,7 @@ def load(estimator: str, path: str | Path) -> tuple[dict[str, Any], Fitted]:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, np.integer, np.floating))
+    return value is None or isinstance(value, (bool, int, float, str, np.generic))
 
 
 def _plain(value: Any) -> Any:

@@ -237,7 +237,7 @@ class Mixture:
 
     def sample(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:
         """``n`` rows (n, d) and their components (n,), grouped by component: ancestral sampling."""
-        counts = random.multinomial(n, self.weights)
+        counts = random.multinomial(n, self.weights / self.weights.sum())  # given ones may be rounded
         parts = [
             self.means[j] + self.covariance.colour(random.standard_normal((count, self.n_features)), j)
             for j, count in enumerate(counts)
