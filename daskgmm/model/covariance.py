@@ -150,6 +150,12 @@ class Covariance(ABC):
     def half_log_det(self, d: int) -> Array:
         """Half the log-determinants of the precisions: (k,), or (1,) where shared."""
 
+    def amplification(self, k: int, d: int) -> float:
+        """Largest Σ_j |f_ij|·σ_j over rows i of the transposed factors: 1 where features are uncorrelated."""
+        sigma = np.sqrt(self.variances(self.values, k, d))
+        factor = np.broadcast_to(np.abs(self.factor), (k, d, d))
+        return float(np.einsum("kji,kj->ki", factor, sigma).max())
+
     @abstractmethod
     def colour(self, z: Array, component: int) -> Array:
         """Give standard normal rows ``z`` (n, d) the covariance of one component."""
@@ -318,6 +324,9 @@ class _Axes(Covariance):
         if not np.all(precisions > 0):
             raise collapsed(_first(~(precisions > 0)))
         return cls(1.0 / precisions, np.sqrt(precisions))
+
+    def amplification(self, k: int, d: int) -> float:
+        return 1.0
 
     @staticmethod
     def kernel_shape(k: int, d: int) -> tuple[int, ...]:

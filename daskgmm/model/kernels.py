@@ -21,7 +21,8 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
   ``(|argument| + 4) * eps``, what the rounding of its argument costs already; ``_log`` is exact to
   ``4 * eps`` times its result plus one.
 - Floating-point contraction and reassociation are allowed, assumptions about NaN and infinity are not: bad
-  values come out as bad values. Reassociation is fixed at compile time, so equal blocks give equal bits.
+  values come out as bad values. Reassociation is fixed when an entry point is compiled, and helpers are
+  compiled into it, so equal blocks give equal bits.
 """
 
 from __future__ import annotations
@@ -42,14 +43,24 @@ TILE = 264
 LN2 = float(np.log(2.0))
 
 
+_njit = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp", "nsz"})
+
+
 def compiled(function: F) -> F:
     """Compile without the GIL, kept on disk where the machine lets us write."""
-    flags = {"contract", "reassoc", "arcp", "nsz"}
-    njit = partial(numba.njit, nogil=True, error_model="numpy", fastmath=flags)
     try:
-        return cast(F, njit(cache=True)(function))
+        return cast(F, _njit(cache=True)(function))
     except RuntimeError:  # no writable place for the cache: compile anew in this process
-        return cast(F, njit()(function))
+        return cast(F, _njit()(function))
+
+
+def inlined(function: F) -> F:
+    """Compile into every caller.
+
+    A helper that is linked instead may be another copy, optimised in another way, in a process that compiles
+    than in one that reads the disk: equal blocks would give different bits on two workers.
+    """
+    return cast(F, _njit(forceinline=True)(function))
 
 
 def width(d: int, triangular: bool) -> int:
@@ -57,7 +68,7 @@ def width(d: int, triangular: bool) -> int:
     return d + -d % 4 if triangular else d
 
 
-@compiled
+@inlined
 def _check(x: Array, weight: Array, means: Array, packed: Array) -> None:
     """Refuse shapes that would be read or written beyond their ends: compiled code does not look."""
     d = means.shape[1]
@@ -67,7 +78,7 @@ def _check(x: Array, weight: Array, means: Array, packed: Array) -> None:
         raise ValueError("Triangular layouts need a multiple of four features; see width().")
 
 
-@compiled
+@inlined
 def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
     """Copy rows from ``first`` on into ``tile`` (d, TILE), features as rows; zeros where the weight is zero."""
     rows: int = min(tile.shape[1], x.shape[0] - first)
@@ -82,7 +93,7 @@ def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
     return rows
 
 
-@compiled
+@inlined
 def _centre(tile: Array, mean: Array, centred: Array) -> None:
     """``centred = tile - mean``, the difference taken in float64."""
     for j in range(len(tile)):
@@ -90,7 +101,7 @@ def _centre(tile: Array, mean: Array, centred: Array) -> None:
             centred[j, t] = tile[j, t] - mean[j]
 
 
-@compiled
+@inlined
 def _product(f: Array, j: int, c: Array, lines: Array) -> None:
     """Add ``f[:, j : j + 4] @ c[j : j + 4]`` to four lines."""
     c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
@@ -107,7 +118,7 @@ def _product(f: Array, j: int, c: Array, lines: Array) -> None:
         l3[t] += q0 * x0 + q1 * x1 + q2 * x2 + q3 * x3
 
 
-@compiled
+@inlined
 def _corner(f: Array, i: int, c: Array, lines: Array, out: Array) -> None:
     """Finish four lines with the triangle on the diagonal, and add their squares to ``out``."""
     c0, c1, c2, c3 = c[i], c[i + 1], c[i + 2], c[i + 3]
@@ -125,7 +136,7 @@ def _corner(f: Array, i: int, c: Array, lines: Array, out: Array) -> None:
         out[t] += z0 * z0 + z1 * z1 + z2 * z2 + z3 * z3
 
 
-@compiled
+@inlined
 def _distance(centred: Array, factor: Array, lines: Array, out: Array) -> None:
     """``out[t] = |factor @ centred[:, t]|**2``."""
     d = len(centred)
@@ -144,7 +155,7 @@ def _distance(centred: Array, factor: Array, lines: Array, out: Array) -> None:
                 out[t] += z * z
 
 
-@compiled
+@inlined
 def _outer(lines: Array, c: Array, j: int, s: Array) -> None:
     """Add the sums over t of four lines times four rows of ``c`` to ``s[:, j : j + 4]``."""
     c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
@@ -166,7 +177,7 @@ def _outer(lines: Array, c: Array, j: int, s: Array) -> None:
         s[i, j + 3] += sums[i][3]
 
 
-@compiled
+@inlined
 def _dot(a: Array, b: Array) -> Any:
     total = a.dtype.type(0)
     for t in range(len(a)):
@@ -174,7 +185,7 @@ def _dot(a: Array, b: Array) -> Any:
     return total
 
 
-@compiled
+@inlined
 def _weigh(share: Array, row: Array, line: Array) -> Any:
     """``line = share * row``, and its sum."""
     total = line.dtype.type(0)
@@ -184,7 +195,7 @@ def _weigh(share: Array, row: Array, line: Array) -> Any:
     return total
 
 
-@compiled
+@inlined
 def _scatter(centred: Array, share: Array, lines: Array, shift: Array, scatter: Array) -> None:
     """Add ``Σ share·centred`` to ``shift`` and ``Σ share·centred·centred'`` to ``scatter``: its lower triangle
     (what falls above within blocks of four is right, too), or its diagonal.
@@ -202,7 +213,7 @@ def _scatter(centred: Array, share: Array, lines: Array, shift: Array, scatter: 
             scatter[i] += _dot(lines[0], centred[i])
 
 
-@compiled
+@inlined
 def _accumulate(
     tile: Array,
     share: Array,
@@ -223,7 +234,7 @@ def _accumulate(
         _scatter(centred, share[j], lines, shift[j], scatter[min(j, len(scatter) - 1)])
 
 
-@compiled
+@inlined
 def _log_joint(
     tile: Array,
     means: Array,
@@ -241,7 +252,7 @@ def _log_joint(
             logits[j, t] = log_norm[j] - 0.5 * logits[j, t]
 
 
-@compiled
+@inlined
 def _exp(x: Array, bits: Array, out: Array) -> None:
     """``out = exp(x)`` for x <= 0: x = m·log 2 + r, Taylor's polynomial of r, m into the exponent's bits."""
     scale = bits.view(np.float64)
@@ -269,7 +280,7 @@ def _exp(x: Array, bits: Array, out: Array) -> None:
         out[t] *= scale[t]
 
 
-@compiled
+@inlined
 def _log(x: Array, bits: Array, out: Array) -> None:
     """``out = log(x)`` for x >= 1: exponent and mantissa apart, then the series of the inverse tanh."""
     mantissa = bits.view(np.float64)
@@ -298,7 +309,7 @@ def _log(x: Array, bits: Array, out: Array) -> None:
         out[t] = value if x[t] >= 1.0 else np.nan
 
 
-@compiled
+@inlined
 def _softmax(logits: Array, work: Array, bits: Array, density: Array, resp: Array) -> None:
     """Responsibilities (k, TILE) of joint log-densities, which get lost; ``density``: their log-sum-exp."""
     k, n = logits.shape

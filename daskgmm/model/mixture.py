@@ -21,8 +21,9 @@ _ONES = np.ones(KERNEL_ROWS)
 
 
 def _tiles(x: Array, weight: Array | None, step: int = KERNEL_ROWS) -> Iterator[tuple[Array, Array]]:
-    """Rows and weights as the kernels read them: C-contiguous, float32 where that is exact, else float64."""
-    dtype = np.dtype(np.float32 if np.can_cast(x.dtype, np.float32) else np.float64)
+    """Rows and weights as the kernels read them: C-contiguous, float32 or else float64."""
+    single = x.dtype.kind == "f" and x.dtype.itemsize == 4
+    dtype = np.dtype(np.float32 if single else np.float64)
     if x.dtype != dtype or not x.flags.c_contiguous:
         step = TILE_ROWS
     for first in range(0, len(x), step):
@@ -160,13 +161,29 @@ class Mixture:
         means = _packed_means(self.means, type(self.covariance))
         return means, self.covariance.kernel_factor(k, d), log_norm
 
+    def _packed_for(self, tile: Array) -> tuple[Array, Array, Array]:
+        """The packed parameters, in float32 products where the rows are float32 and that is safe."""
+        means, factor, log_norm = self._packed
+        if tile.dtype == np.float32 and self._single_is_safe:
+            return means, factor.astype(np.float32), log_norm
+        return means, factor, log_norm
+
+    @cached_property
+    def _single_is_safe(self) -> bool:
+        """Whether float32 products cost a log-density no more than some 1e-5 per feature.
+
+        A standardised value z_i = Σ_j f_ij·(x_j − m_j) is off by (d + 2)·eps·Σ_j |f_ij|·|x_j − m_j|: correlated
+        features cancel in it. That sum is about the `amplification` of the covariance, 1 without correlation.
+        """
+        return self.covariance.amplification(self.n_components, self.n_features) <= 32
+
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""
         (k, d), structure = self.means.shape, type(self.covariance)
         total, shift, scatter = sums = _sums(structure, k, d)
         log_likelihood = 0.0
         for tile, w in _tiles(x, weight):
-            log_likelihood += kernels.expectation(tile, w, *self._packed, *sums)
+            log_likelihood += kernels.expectation(tile, w, *self._packed_for(tile), *sums)
         return Statistics(
             structure,
             self.means,
@@ -231,7 +248,7 @@ class Mixture:
         first = 0
         for tile, w in _tiles(x, None):
             rows = slice(first, first + len(tile))
-            kernels.posterior(tile, w, *self._packed, *(part[rows] for part in out))
+            kernels.posterior(tile, w, *self._packed_for(tile), *(part[rows] for part in out))
             first += len(tile)
         return out
 
