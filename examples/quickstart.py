@@ -188,7 +188,7 @@ def main() -> None:
     print("\nheld-out log-likelihood per patch")
     for model in (mixture, single):
         score = model.score(patches, sample_weight=held_out)
-        print(f"{model.n_components:9d} components  {score:13.4f}")
+        print(f"{model.n_components:9d} component(s)  {score:11.4f}")
     print(f"\nwall time of the fit    {seconds:6.1f} s")
     print(f"idle process            {memory.idle / 1e6:6.1f} MB")
     print(f"peak of the fit         {memory.peak / 1e6:6.1f} MB")

@@ -12,10 +12,8 @@ import click
 import dask
 import dask.array as da
 import numpy as np
-import zarr
 from dask.base import get_scheduler
 from dask.system import CPU_COUNT
-from dask.utils import parse_bytes
 
 from daskgmm.cli import display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES
@@ -58,7 +56,7 @@ def predict(
     mixture = _model(model, reading)
     x = places.open(place)
     began = perf_counter()
-    answers = _answers(mixture, x, proba)
+    answers = mixture.predict_proba(x) if proba else mixture.predict(x)
     rows = output.chunk_rows(answers.chunks[0])
     layout = {"shape": answers.shape, "chunks": (rows, *answers.shape[1:]), "dtype": answers.dtype}
     fill = np.nan if proba else -1
@@ -112,14 +110,14 @@ def score(
     began = perf_counter()
     with display.one_pass("score"):
         found = mixture._scored(x, places.rowwise(weights), entropy=icl)
-    bic = mixture._bic(found)
+    parameters = mixture._fitted.mixture.n_parameters
     result = {
-        "log_likelihood": found.log_likelihood / found.total_weight,
+        "log_likelihood": found.mean,
         "n_rows": x.shape[0],
         "total_weight": found.total_weight,
-        "aic": -2 * found.log_likelihood + 2 * mixture._fitted.mixture.n_parameters,
-        "bic": bic,
-        **({"icl": bic + 2 * found.entropy} if icl else {}),
+        "aic": found.aic(parameters),
+        "bic": found.bic(parameters),
+        **({"icl": found.icl(parameters)} if icl else {}),
         "seconds": round(perf_counter() - began, 3),
     }
     output.show(result, as_json)
@@ -163,17 +161,6 @@ def _model(place: str, reading: dict[str, Any]) -> GaussianMixture:
     given = {name: value for name, value in reading.items() if value is not None}
     model: GaussianMixture = inputs.load_model(place).set_params(**given)
     return model
-
-
-def _answers(mixture: GaussianMixture, x: zarr.Array[Any], proba: bool) -> da.Array:
-    """Lazy labels or probabilities, in blocks whose answers keep to the block size too."""
-    if x.ndim == 2:
-        row = x.shape[1] * x.dtype.itemsize
-        answer = 8 * (mixture.n_components if proba else 1)
-        size = int(parse_bytes(mixture.block_size))
-        mixture.set_params(block_size=max(1, size * row // max(row, answer)))
-    answers: da.Array = mixture.predict_proba(x) if proba else mixture.predict(x)
-    return answers
 
 
 @contextmanager

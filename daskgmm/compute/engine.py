@@ -124,6 +124,6 @@ def engine_for(rows: Rows) -> Engine:
     """Threads for rows in memory, else the scheduler that Dask would take; an explicit setting wins."""
     get = dask.base.get_scheduler()
     on_client = isinstance(getattr(get, "__self__", None), distributed.Client)
-    if get is None or (rows.in_memory and on_client):
+    if get is None or (rows.in_memory and on_client and not rows.graph):
         get = dask.threaded.get
     return Engine(get)

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block, assemble, differ
 from daskgmm.compute.inputs import as_source, feature_names
-from daskgmm.compute.sources import Chunks, Constant, InMemory, Source
+from daskgmm.compute.sources import Chunks, Constant, InMemory, Source, row_bytes
 from daskgmm.errors import DataError
 
 __all__ = ["Block", "Rows", "as_rows", "feature_names"]
@@ -157,6 +157,7 @@ def as_rows(
     missing_chunks: str = "raise",
     nan_policy: str = "raise",
     name: str = "X",
+    answer_bytes: int = 0,
 ) -> Rows:
     """Open any input as Rows, without reading chunked data.
 
@@ -171,7 +172,8 @@ def as_rows(
     start : array-like of shape (n,) or (n, k), optional
         Starting labels (integers) or responsibilities, likewise.
     block_size : int or str
-        Bytes of X per block, at most; a stored chunk is never split. Dask arrays keep their
+        Bytes of X, of what goes with its rows and of the answers, each, per block, at most; a stored chunk is
+        never split. Dask arrays keep their
         own row chunks.
     missing_chunks : {"raise", "fill"}
         What to do where a Zarr chunk is not in the store. Of a sharded array, only whole shards
@@ -181,6 +183,8 @@ def as_rows(
         the caller to refuse.
     name : str
         What to call X in messages.
+    answer_bytes : int
+        Bytes that a query will answer for each row.
 
     Raises
     ------
@@ -195,11 +199,15 @@ def as_rows(
     _check_option("nan_policy", nan_policy, ("raise", "omit"))
     fill = missing_chunks == "fill"
     x = as_source(X, name=name, fill_missing=fill, ensure_2d=True)
-    x = x.cut(x.plan(block_bytes))
+    weight = None if sample_weight is None else _weights(sample_weight, x, name, fill)
+    given = None if start is None else _starts(start, x, name, fill)
+    # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.
+    widest = max([answer_bytes, *(row_bytes(source) for source in (x, weight, given) if source is not None)])
+    x = x.cut(x.plan(block_bytes * row_bytes(x) // widest))
     return Rows(
         x=x,
-        weight=None if sample_weight is None else _weights(sample_weight, x, name, fill),
-        start=None if start is None else _starts(start, x, name, fill),
+        weight=None if weight is None else _aligned(weight, x, "sample_weight", name),
+        start=None if given is None else _aligned(given, x, _title(given), name),
         omit_nan=nan_policy == "omit",
     )
 
@@ -217,7 +225,7 @@ def _weights(value: Any, x: Source, name: str, fill: bool) -> Source:
         )
     if differ(source.shape[0], n):
         raise DataError(f"sample_weight.shape == {source.shape}, expected {(n,)}!")
-    return _aligned(source, x, "sample_weight", name)
+    return source
 
 
 def _starts(value: Any, x: Source, name: str, fill: bool) -> Source:
@@ -228,13 +236,18 @@ def _starts(value: Any, x: Source, name: str, fill: bool) -> Source:
             "Starting labels must be a 1D array and starting responsibilities a 2D array, got "
             f"{len(source.shape)}D array."
         )
-    title = "labels_init" if len(source.shape) == 1 else "responsibilities_init"
+    title = _title(source)
     n = x.shape[0]
     if differ(source.shape[0], n):
         raise DataError(f"{title}.shape == {source.shape}, expected {(n, *source.shape[1:])}!")
     if title == "labels_init" and source.dtype.kind not in "biu":
         raise DataError(f"labels_init must be integers, got dtype {source.dtype}.")
-    return _aligned(source, x, title, name)
+    return source
+
+
+def _title(start: Source) -> str:
+    """What the user calls a start of this shape."""
+    return "labels_init" if len(start.shape) == 1 else "responsibilities_init"
 
 
 def _aligned(source: Source, x: Source, title: str, name: str) -> Source:

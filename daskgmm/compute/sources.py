@@ -87,7 +87,7 @@ class InMemory(_Cut):
 
     def plan(self, block_bytes: int) -> Chunks:
         n = len(self.array)
-        size = _row_bytes(self)
+        size = row_bytes(self)
         # 64 blocks keep the threads busy to the end of a pass.
         rows = max(math.ceil(n / 64), _SMALL // size)
         return even_chunks(n, min(rows, block_bytes // size))
@@ -141,8 +141,9 @@ class Stored(_Cut):
         return np.dtype(self.array.dtype)
 
     def plan(self, block_bytes: int) -> Chunks:
-        fit = block_bytes // _row_bytes(self)
-        n = self.array.shape[0]
+        n, size = self.array.shape[0], row_bytes(self)
+        # 16 blocks at least, while they are worth reading apart: threads need some each.
+        fit = min(block_bytes // size, max(math.ceil(n / 16), _SMALL // size))
         unit = self.array.chunks[0]
         shard = self.array.shards[0] if self.array.shards else None
         if shard is None or shard <= fit:
@@ -211,7 +212,8 @@ def stored(array: zarr.Array[Any], fill_missing: bool) -> Stored:
     return Stored(array, even_chunks(n, grid[0]), fill_missing)
 
 
-def _row_bytes(source: Source) -> int:
+def row_bytes(source: Source) -> int:
+    """Bytes of one row."""
     return int(math.prod(source.shape[1:])) * source.dtype.itemsize
 
 
@@ -254,7 +256,8 @@ def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
             raise DataError(
                 f"Chunk {key!r} of {array.store_path} is not in the store. Either it was never "
                 f"written, or it holds nothing but the fill value {fill}, which Zarr does not "
-                'store by default. Set missing_chunks="fill" to read it as the fill value.'
+                'store by default (write with config={"write_empty_chunks": True} to have it stored). '
+                'Set missing_chunks="fill" to read it as the fill value.'
             )
 
 

@@ -118,7 +118,7 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
             raise AttributeError("The rows of the fit had no feature names.")
         return names
 
-    def _rows(self, X: Any, sample_weight: Any = None, start: Any = None) -> Rows:
+    def _rows(self, X: Any, sample_weight: Any = None, start: Any = None, answer_bytes: int = 0) -> Rows:
         return as_rows(
             X,
             sample_weight,
@@ -126,13 +126,14 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
             block_size=self.block_size,
             missing_chunks=self.missing_chunks,
             nan_policy=self.nan_policy,
+            answer_bytes=answer_bytes,
         )
 
-    def _query_rows(self, X: Any, sample_weight: Any = None) -> Rows:
+    def _query_rows(self, X: Any, sample_weight: Any = None, answer_bytes: int = 0) -> Rows:
         """Rows to answer for: of a fitted model, with its features."""
         check_is_fitted(self)
         _check_feature_names(self, getattr(X, "_meta", X), reset=False)  # the empty head of a Dask frame
-        rows = self._rows(X, sample_weight)
+        rows = self._rows(X, sample_weight, answer_bytes=answer_bytes)
         if rows.n_features != self.n_features_in_:
             raise DataError(
                 f"X has {rows.n_features} features, but {type(self).__name__} is expecting "
@@ -142,9 +143,10 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
 
     def _answer(self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False) -> Any:
         """One answer per row, in kind: NumPy, a lazy Dask array, or a DataArray with its coordinates."""
-        rows = self._query_rows(X)
+        check_is_fitted(self)
         mixture = self._fitted.mixture
         columns = mixture.n_components if wide else None
+        rows = self._query_rows(X, answer_bytes=8 * (columns or 1))
         lazy = rows.map(Query(mixture, answer, missing), dtype=dtype, columns=columns)
         values = lazy.compute(scheduler=engine_for(rows).get) if rows.in_memory else lazy
         return _like(X, values, answer) if hasattr(X, "isel") else values
@@ -189,29 +191,22 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         y : ignored
         sample_weight : (n,), optional
         """
-        found = self._scored(X, sample_weight)
-        return found.log_likelihood / found.total_weight
+        return self._scored(X, sample_weight).mean
 
     def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike's information criterion on X, lower is better (Akaike 1974)."""
-        found = self._scored(X, sample_weight)
-        return -2 * found.log_likelihood + 2 * self._fitted.mixture.n_parameters
+        return self._scored(X, sample_weight).aic(self._fitted.mixture.n_parameters)
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion on X, lower is better (Schwarz 1978); n is the sum of weights."""
-        return self._bic(self._scored(X, sample_weight))
+        return self._scored(X, sample_weight).bic(self._fitted.mixture.n_parameters)
 
     def icl(self, X: Any, sample_weight: Any = None) -> float:
         """Integrated completed likelihood on X, lower is better: bic + 2·entropy of the responsibilities.
 
         Biernacki, Celeux & Govaert (2000), eq. 8, in the sign of `bic`; n is the sum of weights.
         """
-        found = self._scored(X, sample_weight, entropy=True)
-        return self._bic(found) + 2 * found.entropy
-
-    def _bic(self, found: Score) -> float:
-        penalty = self._fitted.mixture.n_parameters * np.log(found.total_weight)
-        return float(-2 * found.log_likelihood + penalty)
+        return self._scored(X, sample_weight, entropy=True).icl(self._fitted.mixture.n_parameters)
 
     def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
         """Draw rows from the mixture, as scikit-learn's: a component, then a row of it.

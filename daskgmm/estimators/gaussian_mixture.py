@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.compute.engine import Engine, engine_for
 from daskgmm.compute.rows import Rows, feature_names
@@ -51,11 +52,12 @@ class GaussianMixture(BaseMixture):
     max_iter : int
         EM iterations; 0 keeps the start.
     n_init : int
-        Starts; the best by likelihood wins. They advance together, so that the rows are read once for all.
+        Starts; the best by likelihood wins. They advance together, so that the rows are read once for all;
+        those of "subsample" run on the sample only.
     init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"}
         How to start, always from the row sample that the first pass draws: all rows where they fit in it
-        (20,000 rows or 20·k·(d + 1), if that is more). "subsample" tries ``max(n_init, 5)`` k-means++ starts
-        with short EM runs on that sample and goes on with the best, after EM on the sample. "auto" is
+        (20,000 rows or 20·k·(d + 1), if that is more, within 256 MiB). "subsample" tries ``max(n_init, 5)``
+        k-means++ starts with short EM runs on that sample and goes on with the best, after EM on the sample. "auto" is
         "kmeans" where the sample holds all rows, else "subsample". "k-means++" and "random_from_data" assign
         each row to the nearest of the chosen ones.
     weights_init : (k,), means_init : (k, d), precisions_init : as ``covariances_``
@@ -232,11 +234,12 @@ class GaussianMixture(BaseMixture):
         if self.checkpoint is not None:
             raise NotImplementedError("checkpoint is reserved for a later version; leave it None.")
         names = feature_names(X)
-        rows = self._rows(X, sample_weight, self._given_start())
+        resumes = self.warm_start and hasattr(self, "_fitted")
+        rows = self._rows(X, sample_weight, None if resumes else self._given_start())
         self._check_kind(rows)
         start = read_start(self, rows.n_features)
         engine = engine_for(rows)
-        if self.warm_start and hasattr(self, "_fitted"):
+        if resumes:
             runs, passes = [self._resumed(rows)], 0
         else:
             runs, passes = self._started(rows, engine, start, progress), 1
@@ -282,7 +285,7 @@ class GaussianMixture(BaseMixture):
         sample_seed = int(copy.deepcopy(random).randint(2**31))
         surveyor = Surveyor(structure, k, sample_seed, Threshold(sample_size(k, d)))
         survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
-        check_counts(survey.overall, k)
+        check_counts(survey.overall, k, weighted=rows.weight is not None)
         progress.stage("seeding")
         mixtures = seed(
             survey, structure, k, self.init_params, start, self.n_init, random, self.tol, self.reg_covar
@@ -351,6 +354,8 @@ class GaussianMixture(BaseMixture):
         settings = {name: value for name, value in self.get_params().items() if name in shared}
         if settings["init_params"] in ("auto", "subsample"):  # our own ways to start
             settings["init_params"] = shared["init_params"]
+        settings["n_components"] = last.mixture.n_components
+        settings["covariance_type"] = type(last.mixture.covariance).name
         theirs.set_params(**settings)
         fitted = (
             "weights_ means_ covariances_ precisions_ precisions_cholesky_ "
@@ -368,7 +373,8 @@ class GaussianMixture(BaseMixture):
         Settings that are neither numbers, strings nor small arrays are left at their defaults: a RandomState, and
         labels or responsibilities to start from.
         """
-        save(self, self._result("weights_"), path)
+        check_is_fitted(self)
+        save(self, self._fitted, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

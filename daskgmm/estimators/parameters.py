@@ -68,6 +68,6 @@ def _covariance(value: Any, k: int, d: int, covariance_type: str, name: str) -> 
     elif not np.all(values > 0):
         raise ValueError(f"'{covariance_type} {name}' should be positive")
     try:
-        return structure.from_precisions(values) if name == "precisions" else structure.of(values)
+        return structure.from_precisions(values) if name == "precisions" else structure.of(values, resolved=False)
     except CollapseError as error:
         raise ValueError(f"{wrong}; component {error.component} is not") from error

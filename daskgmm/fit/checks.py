@@ -21,6 +21,8 @@ def check_finite(block: Block) -> None:
             nan = np.isnan(x[bad]).any()
             remedy = " nan_policy='omit' or a sample_weight of 0 leaves rows out." if nan else ""
             raise DataError(f"Input X contains {'NaN' if nan else 'infinity'}: {block.where(bad)}.{remedy}")
+    if block.weight is not None and block.weight.max(initial=0.0) > 1e300:
+        raise DataError(f"sample_weight holds values too large to add up: block {block.index}. Scale them.")
     raise DataError(
         f"Input X contains infinity or a value too large for dtype('float64'): block {block.index}. "
         "Scale the data."
@@ -48,9 +50,11 @@ def check_start(block: Block, k: int) -> None:
         raise DataError(f"responsibilities_init must be >= 0 and sum to 1 in each row; {where} differs.")
 
 
-def check_counts(statistics: Statistics, k: int) -> None:
+def check_counts(statistics: Statistics, k: int, weighted: bool) -> None:
     """Enough rows of positive weight for k components, in scikit-learn's words."""
     n = statistics.n_rows
+    if n == 0 and not weighted:
+        raise DataError("Found array with 0 sample(s) while a minimum of 1 is required.")
     if n == 0:
         raise DataError("Sample weights must contain at least one non-zero number.")
     if n < k:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,13 +36,15 @@ def em(engine: Engine, rows: Rows, runs: Sequence[Run], progress: Progress) -> t
 
     A finished run drops out of the passes. Runs whose statistics would not fit together take turns.
     """
+    rows = replace(rows, start=None)  # only the survey looks at it
+    weighted = rows.weight is not None
     runs, passes = list(runs), 0
     while live := [i for i, run in enumerate(runs) if not run.done]:
         size = max(1, GROUP_BYTES // _statistics_bytes(runs[live[0]].mixture))
         for group in (live[i : i + size] for i in range(0, len(live), size)):
             f = Expectations(tuple(runs[i].mixture for i in group))
             for i, statistics in zip(group, engine.reduce(rows, f, progress.blocks), strict=True):
-                check_counts(statistics, len(statistics.weight))
+                check_counts(statistics, len(statistics.weight), weighted)
                 runs[i] = runs[i].advance(statistics)
             passes += 1
         progress.iteration(runs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from daskgmm.errors import CollapseError
+from daskgmm.fit.blas import one_thread
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 
@@ -57,7 +58,8 @@ class Run:
         """One M-step; converged once the mean log-likelihood changes by less than ``tol``."""
         bound = statistics.log_likelihood / statistics.total_weight
         try:
-            mixture = self.mixture.maximise(statistics, self.reg_covar)
+            with one_thread():
+                mixture = self.mixture.maximise(statistics, self.reg_covar)
         except CollapseError as failure:
             return replace(self, failure=failure)
         return replace(

@@ -21,6 +21,23 @@ class Score:
     entropy: float
     total_weight: float
 
+    @property
+    def mean(self) -> float:
+        """Log-likelihood per unit of weight."""
+        return self.log_likelihood / self.total_weight
+
+    def aic(self, n_parameters: int) -> float:
+        """Akaike's criterion (Akaike 1974)."""
+        return -2 * self.log_likelihood + 2 * n_parameters
+
+    def bic(self, n_parameters: int) -> float:
+        """The Bayesian criterion (Schwarz 1978)."""
+        return float(-2 * self.log_likelihood + n_parameters * np.log(self.total_weight))
+
+    def icl(self, n_parameters: int) -> float:
+        """`bic` plus twice the entropy (Biernacki, Celeux & Govaert 2000)."""
+        return self.bic(n_parameters) + 2 * self.entropy
+
     def __add__(self, other: Score) -> Score:
         return Score(
             self.log_likelihood + other.log_likelihood,
@@ -55,7 +72,8 @@ def seen(block: Block) -> tuple[Array, Array | None]:
 
 
 def _weighted_sum(values: Array, weight: Array | None) -> float:
-    return float(values.sum() if weight is None else values @ weight)
+    # Not a dot product: BLAS would make its bits depend on the number of threads.
+    return float(values.sum() if weight is None else (values * weight).sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import pairwise_distances_argmin
-from threadpoolctl import threadpool_limits
 
 from daskgmm._typing import Array
 from daskgmm.compute.engine import engine_for
 from daskgmm.compute.rows import as_rows
+from daskgmm.errors import CollapseError
+from daskgmm.fit.blas import one_thread
 from daskgmm.fit.em import em
 from daskgmm.fit.progress import Silent
 from daskgmm.fit.run import Run, best
 from daskgmm.fit.survey import Survey
 from daskgmm.model.covariance import Covariance
-from daskgmm.model.mixture import Mixture, moments
+from daskgmm.model.mixture import TILE_ROWS, Mixture, moments
 from daskgmm.model.statistics import Statistics
 
 # "subsample": k-means++ starts tried with short EM runs, the best of which goes on.
@@ -32,11 +35,6 @@ class Start:
     weights: Array | None = None
     means: Array | None = None
     covariance: Covariance | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is left to seed."""
-        return self.weights is not None and self.means is not None and self.covariance is not None
 
     def onto(self, mixture: Mixture) -> Mixture:
         """``mixture`` with the given parts in place of its own."""
@@ -77,20 +75,23 @@ def seed(
     """
     if start.weights is not None and start.means is not None and start.covariance is not None:
         return [Mixture(start.weights, start.means, start.covariance)]
-    if survey.start is not None:
-        return [start.onto(_update(survey, survey.start, reg_covar))]
-    x, weight = survey.sample.points()
-    with threadpool_limits(1):
-        if resolve(init_params, survey) != "subsample":
-            return [
-                _from_sample(survey, structure, x, weight, k, init_params, start, random, reg_covar)
-                for _ in range(1 if start.means is not None else n_init)
-            ]
-        trials = [
-            _from_sample(survey, structure, x, weight, k, "k-means++", start, random, reg_covar)
-            for _ in range(1 if start.means is not None else max(n_init, TRIALS))
-        ]
-        return [_polished(x, weight, trials, tol, reg_covar)]
+    method = resolve(init_params, survey)
+    trials = method == "subsample"
+    many = 1 if start.means is not None else max(n_init, TRIALS) if trials else n_init
+    with one_thread():
+        if survey.start is not None:
+            return [start.onto(_update(survey, survey.start, reg_covar))]
+        x, weight = survey.sample.points()
+        found, failure = [], None
+        for _ in range(many):
+            try:
+                chosen = "k-means++" if trials else method
+                found.append(_from_sample(survey, structure, x, weight, k, chosen, start, random, reg_covar))
+            except CollapseError as error:  # the other starts may do better
+                failure = error
+        if failure is not None and not found:
+            raise failure
+        return [_polished(x, weight, found, tol, reg_covar)] if trials else found
 
 
 def _from_sample(
@@ -108,8 +109,7 @@ def _from_sample(
     if start.means is not None:
         return start.onto(_around(start.means, structure, x, weight, reg_covar))
     if method == "random":
-        resp: Array = random.uniform(size=(len(x), k))
-        resp /= resp.sum(axis=1, keepdims=True)
+        statistics = _at_random(structure, x, weight, k, random)
     elif method == "random_from_data":
         share = None if weight is None else weight / weight.sum()
         centres = x[random.choice(len(x), k, replace=False, p=share)]
@@ -118,8 +118,22 @@ def _from_sample(
         centres, _ = kmeans_plusplus(x, k, sample_weight=weight, random_state=random)
         return start.onto(_around(centres, structure, x, weight, reg_covar))
     else:
-        resp = KMeans(k, n_init=1, random_state=random).fit(x, sample_weight=weight).labels_
-    return start.onto(_update(survey, moments(structure, x, weight, resp, k), reg_covar))
+        labels = KMeans(k, n_init=1, random_state=random).fit(x, sample_weight=weight).labels_
+        statistics = moments(structure, x, weight, labels, k)
+    return start.onto(_update(survey, statistics, reg_covar))
+
+
+def _at_random(
+    structure: type[Covariance], x: Array, weight: Array | None, k: int, random: np.random.RandomState
+) -> Statistics:
+    """Statistics under random responsibilities, drawn for some rows at a time: scikit-learn's own stream."""
+    parts = []
+    for first in range(0, len(x), TILE_ROWS):
+        rows = slice(first, first + TILE_ROWS)
+        resp = random.uniform(size=(len(x[rows]), k))
+        resp /= resp.sum(axis=1, keepdims=True)
+        parts.append(moments(structure, x[rows], None if weight is None else weight[rows], resp, k))
+    return reduce(add, parts)
 
 
 def _around(
@@ -140,7 +154,7 @@ def _around(
     share = np.where(alive, groups.weight, groups.total_weight / (len(x) + 1))
     means = np.where(alive[:, None], groups.means, centres)
     regularised = structure(values, values).regularised(values, np.ones(k, bool), reg_covar)
-    return Mixture(share / share.sum(), means, structure.of(regularised))
+    return Mixture(share / share.sum(), means, structure.of(regularised, resolved=reg_covar == 0))
 
 
 def _update(survey: Survey, statistics: Statistics, reg_covar: float) -> Mixture:
@@ -149,6 +163,7 @@ def _update(survey: Survey, statistics: Statistics, reg_covar: float) -> Mixture
     structure, overall = statistics.structure, survey.overall
     values = structure.per_weight(overall.about(overall.means).scatter, overall.weight)
     spread = np.broadcast_to(values, structure.shape(k, d))
+    spread = structure(spread, spread).regularised(spread, np.ones(k, bool), reg_covar)
     # Only the values are taken over, so the base needs no factor (and may be singular).
     base = Mixture(np.full(k, 1 / k), np.broadcast_to(overall.means, (k, d)), structure(spread, spread))
     return base.maximise(statistics, reg_covar)

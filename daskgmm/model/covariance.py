@@ -12,59 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, eigvalsh, solve_triangular
+from scipy.linalg import solve_triangular
 
 from daskgmm._typing import Array
-from daskgmm.errors import CollapseError
 from daskgmm.model import kernels
-
-EPS = float(np.finfo(np.float64).eps)
-
-
-def _first(mask: Array) -> int:
-    """Number of the first component with any entry set."""
-    return int(np.argwhere(mask)[0, 0])
-
-
-def collapsed(component: int) -> CollapseError:
-    """Scikit-learn's sentence, with the component that it leaves out."""
-    return CollapseError(
-        "Fitting the mixture model failed because some components have ill-defined empirical covariance "
-        "(for instance caused by singleton or collapsed samples). Try to decrease the number of components, "
-        f"increase reg_covar, or scale the input data. The covariance of component {component} is not "
-        "positive definite.",
-        component,
-    )
-
-
-def _lower_cholesky(matrix: Array, component: int) -> Array:
-    """Lower Cholesky factor; a pivot within rounding of zero counts as collapsed."""
-    try:
-        lower: Array = cholesky(matrix, lower=True)
-    except (LinAlgError, ValueError) as error:
-        raise collapsed(component) from error
-    scale = np.sqrt(np.diag(matrix))
-    if np.any(np.diag(lower) < 1e-5 * scale):
-        # A pivot of a singular matrix is rounding, of a size that depends on the other pivots. The smallest
-        # eigenvalue of the correlation matrix is off by a few d·eps only, and so is the scatter it came from.
-        smallest = eigvalsh(matrix / np.outer(scale, scale), subset_by_index=[0, 0])[0]
-        if smallest <= 32 * len(matrix) * EPS:
-            raise collapsed(component)
-    return lower
-
-
-def _precision_factor(covariance: Array, component: int) -> Array:
-    """Upper triangular U with ``U @ U.T`` the inverse of ``covariance``."""
-    lower = _lower_cholesky(covariance, component)
-    inverse: Array = solve_triangular(lower, np.eye(len(lower)), lower=True)
-    return np.ascontiguousarray(inverse.T)
-
-
-def _factor_of_precision(precision: Array, component: int) -> tuple[Array, Array]:
-    """The covariance and the upper factor U of a given precision ``U @ U.T``."""
-    upper = _lower_cholesky(precision[::-1, ::-1], component)[::-1, ::-1]
-    root: Array = solve_triangular(upper, np.eye(len(upper)))
-    return root.T @ root, np.ascontiguousarray(upper)
+from daskgmm.model.factors import check_positive, factor_of_precision, precision_factor
 
 
 def _outer(a: Array, b: Array) -> Array:
@@ -93,10 +45,18 @@ class Covariance(ABC):
     factor: Array
     name: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        self.values.setflags(write=False)
+        self.factor.setflags(write=False)
+
     @classmethod
     @abstractmethod
-    def of(cls, values: Array) -> Self:
-        """From covariances; `CollapseError` names the first that is not positive definite."""
+    def of(cls, values: Array, resolved: bool = True) -> Self:
+        """From covariances; `CollapseError` names the first that is not positive definite.
+
+        With ``resolved``, one that is singular within the rounding of a scatter is not, either: right where
+        nothing was added to the diagonal.
+        """
 
     @classmethod
     @abstractmethod
@@ -184,12 +144,12 @@ class Full(Covariance):
     name = "full"
 
     @classmethod
-    def of(cls, values: Array) -> Self:
-        return cls(values, np.stack([_precision_factor(c, j) for j, c in enumerate(values)]))
+    def of(cls, values: Array, resolved: bool = True) -> Self:
+        return cls(values, np.stack([precision_factor(c, j, resolved) for j, c in enumerate(values)]))
 
     @classmethod
     def from_precisions(cls, precisions: Array) -> Self:
-        pairs = [_factor_of_precision(p, j) for j, p in enumerate(precisions)]
+        pairs = [factor_of_precision(p, j) for j, p in enumerate(precisions)]
         return cls(np.stack([c for c, _ in pairs]), np.stack([u for _, u in pairs]))
 
     @staticmethod
@@ -250,12 +210,12 @@ class Tied(Covariance):
     name = "tied"
 
     @classmethod
-    def of(cls, values: Array) -> Self:
-        return cls(values, _precision_factor(values, 0))
+    def of(cls, values: Array, resolved: bool = True) -> Self:
+        return cls(values, precision_factor(values, 0, resolved))
 
     @classmethod
     def from_precisions(cls, precisions: Array) -> Self:
-        return cls(*_factor_of_precision(precisions, 0))
+        return cls(*factor_of_precision(precisions, 0))
 
     @staticmethod
     def shape(k: int, d: int) -> tuple[int, ...]:
@@ -314,15 +274,13 @@ class _Axes(Covariance):
     """Variances along the axes only: what diagonal and spherical have in common."""
 
     @classmethod
-    def of(cls, values: Array) -> Self:
-        if not np.all(values > 0):
-            raise collapsed(_first(~(values > 0)))
+    def of(cls, values: Array, resolved: bool = True) -> Self:
+        check_positive(values)
         return cls(values, 1.0 / np.sqrt(values))
 
     @classmethod
     def from_precisions(cls, precisions: Array) -> Self:
-        if not np.all(precisions > 0):
-            raise collapsed(_first(~(precisions > 0)))
+        check_positive(precisions)
         return cls(1.0 / precisions, np.sqrt(precisions))
 
     def amplification(self, k: int, d: int) -> float:

@@ -319,6 +319,8 @@ def _softmax(logits: Array, work: Array, bits: Array, density: Array, resp: Arra
         for t in range(n):
             peak[t] = logits[j, t] if logits[j, t] > peak[t] else peak[t]
     total[:] = 0.0
+    for t in range(n):  # a row that is infinitely far from all components: density 0, not NaN
+        peak[t] = 0.0 if peak[t] == -np.inf else peak[t]
     for j in range(k):
         for t in range(n):
             logits[j, t] -= peak[t]
@@ -327,8 +329,8 @@ def _softmax(logits: Array, work: Array, bits: Array, density: Array, resp: Arra
             total[t] += resp[j, t]
     _log(total, bits, density)
     for t in range(n):
-        density[t] += peak[t]
-        total[t] = 1.0 / total[t]
+        density[t] = -np.inf if total[t] == 0.0 else density[t] + peak[t]
+        total[t] = 0.0 if total[t] == 0.0 else 1.0 / total[t]
     for j in range(k):
         for t in range(n):
             resp[j, t] *= total[t]
@@ -341,11 +343,12 @@ def expectation(
     means: Array,
     factor: Array,
     log_norm: Array,
+    log_likelihood: Array,
     total: Array,
     shift: Array,
     scatter: Array,
-) -> float:
-    """Add the expected sufficient statistics of ``x``; return the weighted log-likelihood.
+) -> None:
+    """Add the weighted log-likelihood and the expected sufficient statistics of ``x``.
 
     Parameters
     ----------
@@ -354,7 +357,7 @@ def expectation(
     means : (k, width) also the reference that ``shift`` and ``scatter`` are taken about
     factor : (s, width, width) lower triangular, or (s, d): the transposed Cholesky factor of the precision
     log_norm : (k,) log weight plus log normalising constant
-    total, shift, scatter : (k,), (k, width), like ``factor``: added to in place; only
+    log_likelihood, total, shift, scatter : (1,), (k,), (k, width), like ``factor``: added to in place; only
         lower triangles count
     """
     _check(x, weight, means, factor)
@@ -370,7 +373,7 @@ def expectation(
     bits = np.empty(TILE, np.int64)
     density = np.empty(TILE)
     row_weight = np.zeros(TILE)
-    log_likelihood = 0.0
+    summed = log_likelihood[0]
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
         _log_joint(tile, means, factor, log_norm, centred, lines, logits)
@@ -379,12 +382,12 @@ def expectation(
         row_weight[rows:] = 0.0
         # Selected, not multiplied: what was not looked at may have any density.
         for t in range(TILE):
-            log_likelihood += row_weight[t] * density[t] if row_weight[t] != 0.0 else 0.0
+            summed += row_weight[t] * density[t] if row_weight[t] != 0.0 else 0.0
         for j in range(k):
             for t in range(TILE):
                 share[j, t] = row_weight[t] * resp[j, t] if row_weight[t] != 0.0 else 0.0
         _accumulate(tile, share, means, centred, lines, total, shift, scatter)
-    return log_likelihood
+    log_likelihood[0] = summed
 
 
 @compiled

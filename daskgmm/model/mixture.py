@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import entr
 
 from daskgmm._typing import Array
 from daskgmm.model import kernels
-from daskgmm.model.covariance import EPS, Covariance, Diagonal, collapsed
+from daskgmm.model.covariance import Covariance, Diagonal
+from daskgmm.model.factors import EPS, collapsed
 from daskgmm.model.statistics import Statistics
 
 # Rows handed to a kernel at once where it reads them as they lie, and rows converted (or given k logits) at
 # once where it does not: neither temporary grows with the block.
-KERNEL_ROWS, TILE_ROWS = 65536, 4096
+# Both are whole tiles of the kernels: how the rows lie in memory changes no bit.
+KERNEL_ROWS, TILE_ROWS = 248 * kernels.TILE, 16 * kernels.TILE
 _ONES = np.ones(KERNEL_ROWS)
 
 
@@ -80,7 +83,7 @@ def _summed(
 ) -> Statistics:
     """Statistics about given points, for responsibilities or labels ``start``."""
     k, d = reference.shape
-    total, shift, scatter = sums = _sums(structure, k, d)
+    _, *sums = _sums(structure, k, d)
     packed = _packed_means(reference, structure)
     first = 0
     for tile, w in _tiles(x, weight, TILE_ROWS):
@@ -88,21 +91,30 @@ def _summed(
         resp = _one_hot(part, k) if part.ndim == 1 else np.ascontiguousarray(part, dtype=float)
         kernels.moments(tile, w, resp, packed, *sums)
         first += len(tile)
+    return _statistics(structure, reference, [np.zeros(1), *sums], x, weight)
+
+
+def _sums(structure: type[Covariance], k: int, d: int) -> list[Array]:
+    """Zeros for the kernels to add to: log-likelihood, total, shift and scatter."""
+    scatter = np.zeros(structure.kernel_shape(k, d))
+    return [np.zeros(1), np.zeros(k), np.zeros((k, scatter.shape[-1])), scatter]
+
+
+def _statistics(
+    structure: type[Covariance], reference: Array, sums: list[Array], x: Array, weight: Array | None
+) -> Statistics:
+    """What the kernels added up, without their padding."""
+    d = reference.shape[1]
+    log_likelihood, total, shift, scatter = sums
     return Statistics(
         structure,
         reference,
         total,
         shift[:, :d],
         structure.from_kernel(scatter, d),
-        0.0,
+        float(log_likelihood[0]),
         *_counts(x, weight),
     )
-
-
-def _sums(structure: type[Covariance], k: int, d: int) -> tuple[Array, Array, Array]:
-    """Zeros for the kernels to add to: total, shift and scatter."""
-    scatter = np.zeros(structure.kernel_shape(k, d))
-    return np.zeros(k), np.zeros((k, scatter.shape[-1])), scatter
 
 
 def _packed_means(means: Array, structure: type[Covariance]) -> Array:
@@ -151,8 +163,16 @@ class Mixture:
         k, d = self.n_components, self.n_features
         return self.covariance.n_parameters(k, d) + k * d + k - 1
 
+    def __post_init__(self) -> None:
+        self.weights.setflags(write=False)
+        self.means.setflags(write=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be computed again: parameters travel with every pass."""
+        return {name: getattr(self, name) for name in ("weights", "means", "covariance")}
+
     @cached_property
-    def _packed(self) -> tuple[Array, Array, Array]:
+    def _double(self) -> tuple[Array, Array, Array]:
         """Means, factor and log normaliser, as the kernels read them."""
         k, d = self.means.shape
         with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
@@ -161,38 +181,43 @@ class Mixture:
         means = _packed_means(self.means, type(self.covariance))
         return means, self.covariance.kernel_factor(k, d), log_norm
 
-    def _packed_for(self, tile: Array) -> tuple[Array, Array, Array]:
-        """The packed parameters, in float32 products where the rows are float32 and that is safe."""
-        means, factor, log_norm = self._packed
-        if tile.dtype == np.float32 and self._single_is_safe:
-            return means, factor.astype(np.float32), log_norm
-        return means, factor, log_norm
-
     @cached_property
-    def _single_is_safe(self) -> bool:
-        """Whether float32 products cost a log-density no more than some 1e-5 per feature.
+    def _single(self) -> tuple[Array, Array, Array] | None:
+        """The same for float32 products; None where they could cost more than some 1e-5 per feature.
 
         A standardised value z_i = Σ_j f_ij·(x_j − m_j) is off by (d + 2)·eps·Σ_j |f_ij|·|x_j − m_j|: correlated
         features cancel in it. That sum is about the `amplification` of the covariance, 1 without correlation.
         """
-        return self.covariance.amplification(self.n_components, self.n_features) <= 32
+        k, d = self.n_components, self.n_features
+        variances = self.covariance.variances(self.covariance.values, k, d)
+        in_range = variances.min() > 1e-24 and variances.max() < 1e24  # squares and their sums stay normal
+        if not in_range or self.covariance.amplification(k, d) > 32:
+            return None
+        means, factor, log_norm = self._double
+        return means, factor.astype(np.float32), log_norm
+
+    def _packed(self, x: Array, weight: Array | None) -> tuple[Array, Array, Array]:
+        """The packed parameters, in the precision that these rows and weights allow."""
+        if x.dtype.kind != "f" or x.dtype.itemsize != 4 or self._single is None:
+            return self._double
+        if weight is not None and not np.all((weight == 0) | ((weight > 1e-6) & (weight < 1e6))):
+            return self._double
+        return self._single
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""
-        (k, d), structure = self.means.shape, type(self.covariance)
-        total, shift, scatter = sums = _sums(structure, k, d)
-        log_likelihood = 0.0
+        packed = self._packed(x, weight)
+        found = self._expected(x, weight, packed)
+        if packed is not self._double and not np.isfinite(found.log_likelihood + found.scatter.sum()):
+            return self._expected(x, weight, self._double)  # some row is out of float32's range
+        return found
+
+    def _expected(self, x: Array, weight: Array | None, packed: tuple[Array, Array, Array]) -> Statistics:
+        structure = type(self.covariance)
+        sums = _sums(structure, *self.means.shape)
         for tile, w in _tiles(x, weight):
-            log_likelihood += kernels.expectation(tile, w, *self._packed_for(tile), *sums)
-        return Statistics(
-            structure,
-            self.means,
-            total,
-            shift[:, :d],
-            structure.from_kernel(scatter, d),
-            log_likelihood,
-            *_counts(x, weight),
-        )
+            kernels.expectation(tile, w, *packed, *sums)
+        return _statistics(structure, self.means, sums, x, weight)
 
     def maximise(self, statistics: Statistics, reg_covar: float = 0.0) -> Mixture:
         """M-step: the parameters that maximise the expected log-likelihood, then ``reg_covar`` added.
@@ -216,7 +241,7 @@ class Mixture:
         sunk = ~(structure.variances(values, k, d) > floor).all(axis=1) & alive
         if sunk.any():
             raise collapsed(int(np.argmax(sunk)))
-        return Mixture(s.weight / s.weight.sum(), means, structure.of(values))
+        return Mixture(s.weight / s.weight.sum(), means, structure.of(values, resolved=reg_covar == 0))
 
     def score_samples(self, x: Array) -> Array:
         """Log-density of each row, (n,), in nats."""
@@ -245,10 +270,10 @@ class Mixture:
             np.empty(n * density),
             np.empty((n * resp, k)),
         )
-        first = 0
+        first, packed = 0, self._packed(x, None)
         for tile, w in _tiles(x, None):
             rows = slice(first, first + len(tile))
-            kernels.posterior(tile, w, *self._packed_for(tile), *(part[rows] for part in out))
+            kernels.posterior(tile, w, *packed, *(part[rows] for part in out))
             first += len(tile)
         return out
 

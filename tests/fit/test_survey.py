@@ -1,0 +1,334 @@
+"""The survey: moments, and a row sample that depends on nothing but rows, weights and seed."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from functools import partial, reduce
+from operator import add
+from typing import Any
+
+import dask.array as da
+import dask.threaded
+import numpy as np
+import pytest
+from dask.local import get_sync
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daskgmm.compute.engine import Engine
+from daskgmm.compute.rows import Block, as_rows
+from daskgmm.errors import DataError
+from daskgmm.fit import survey as module
+from daskgmm.fit.survey import RowSample, Survey, Surveyor, Threshold, exponentials
+from daskgmm.model.covariance import STRUCTURES, Diagonal, Full
+
+D = 3
+
+
+def draw(seed: int, n: int) -> tuple[Any, Any]:
+    random = np.random.default_rng(seed)
+    return random.normal(size=(n, D)), random.choice([0.0, 0.1, 1.0, 9.0], size=n)
+
+
+def survey(
+    x: Any, weight: Any = None, size: int = 20, seed: int = 0, get: Any = get_sync, **options: Any
+) -> Survey:
+    """The survey of any input, through the engine."""
+    surveyor = Surveyor(Full, 2, seed, Threshold(size))
+    return Engine(get, options.pop("span", 1)).reduce(as_rows(x, weight, **options), surveyor)
+
+
+def sampled(sample: RowSample) -> list[Any]:
+    """All of a sample, in the order of the data."""
+    order = np.argsort(sample.position)
+    return [sample.position[order], sample.keys[order], sample.rows[order], sample.weight[order]]
+
+
+def assert_same(a: RowSample, b: RowSample) -> None:
+    for one, other in zip(sampled(a), sampled(b), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def direct(x: Any, weight: Any, size: int, seed: int) -> Any:
+    """Numbers of the sampled rows by the definition: the smallest of all keys."""
+    keys = np.full(len(x), np.inf)
+    seen = weight > 0
+    keys[seen] = exponentials(seed, 0, 0, len(x))[seen] / weight[seen]
+    chosen = np.argsort(keys, kind="stable")[: size + 1]
+    return np.sort(chosen[seen[chosen]])
+
+
+cases = {
+    "seed": st.integers(0, 2**31 - 1),
+    "n": st.integers(1, 400),
+    "size": st.integers(1, 60),
+    "edges": st.sets(st.integers(0, 400), max_size=8),
+}
+
+
+def chunks(n: int, edges: set[int]) -> tuple[int, ...]:
+    bounds = [0, *sorted(e for e in edges if e <= n), n]
+    return tuple(b - a for a, b in itertools.pairwise(bounds))
+
+
+@given(**cases)
+def test_the_sample_does_not_depend_on_chunks(seed: int, n: int, size: int, edges: set[int]) -> None:
+    x, weight = draw(seed, n)
+    chunked = da.from_array(x, chunks=(chunks(n, edges), D))
+    found = survey(chunked, weight, size, seed).sample
+    np.testing.assert_array_equal(np.sort(found.position), direct(x, weight, size, seed))
+    np.testing.assert_array_equal(found.rows, x[found.position])
+    np.testing.assert_array_equal(found.weight, weight[found.position])
+
+
+@given(**cases)
+def test_a_merge_is_the_sample_of_the_whole(seed: int, n: int, size: int, edges: set[int]) -> None:
+    x, weight = draw(seed, n)
+    bounds = np.cumsum((0, *chunks(n, edges)))
+    blocks = [Block(x[a:b], weight[a:b], None, i, int(a)) for i, (a, b) in enumerate(itertools.pairwise(bounds))]
+    # A threshold of its own for each, as in processes; shared, as in threads; and in any order.
+    apart = [Surveyor(Full, 2, seed, Threshold(size))(block).sample for block in blocks]
+    shared = Surveyor(Full, 2, seed, Threshold(size))
+    backwards = [shared(block).sample for block in reversed(blocks)]
+    whole = Surveyor(Full, 2, seed, Threshold(size))(Block(x, weight, None, 0, 0)).sample
+    assert_same(reduce(add, apart), whole)
+    assert_same(reduce(add, backwards), whole)
+    assert_same(reduce(add, apart[::-1]), whole)
+    half = len(apart) // 2
+    if half:
+        assert_same(reduce(add, apart[:half]) + reduce(add, apart[half:]), whole)
+    assert len(whole.keys) == min(size + 1, np.count_nonzero(weight))
+
+
+@pytest.mark.parametrize("span", [1, 4, 64])
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_the_sample_does_not_depend_on_workers(workers: int, span: int) -> None:
+    x, weight = draw(3, 2000)
+    get = partial(dask.threaded.get, num_workers=workers)
+    expected = survey(x, weight, size=50, seed=3)
+    for _ in range(3):
+        found = survey(x, weight, size=50, seed=3, get=get, span=span, block_size=31 * 8 * D)
+        assert_same(found.sample, expected.sample)
+
+
+def test_a_block_computed_twice_counts_once() -> None:
+    # As after the loss of a worker: the threshold must not take its keys for those of other rows.
+    x, weight = draw(0, 300)
+    surveyor = Surveyor(Full, 2, 0, Threshold(40))
+    first, second = Block(x[:150], weight[:150], None, 0, 0), Block(x[150:], weight[150:], None, 1, 150)
+    surveyor(first)
+    again = surveyor(first).sample + surveyor(second).sample
+    np.testing.assert_array_equal(np.sort(again.position), direct(x, weight, 40, 0))
+
+
+def test_a_threshold_travels_without_its_keys() -> None:
+    threshold = Threshold(2)
+    assert threshold.lower(np.array([3.0, 1.0])) == np.inf
+    assert threshold.lower(np.array([5.0])) == 5.0
+    assert threshold.lower(np.array([2.0])) == 3.0
+    copied = pickle.loads(pickle.dumps(threshold))
+    assert copied.size == 2
+    assert copied.lower(np.array([9.0])) == np.inf
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 10**6])
+def test_pieces_leave_no_seam(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = draw(1, 333)
+    expected = survey(x, weight, size=30, seed=1).sample
+    monkeypatch.setattr(module, "PIECE", piece)
+    assert_same(survey(x, weight, size=30, seed=1).sample, expected)
+
+
+def test_blocks_of_unknown_size_have_streams_of_their_own() -> None:
+    x, _ = draw(0, 60)
+    chunked = da.from_array(np.tile(x[:20], (3, 1)), chunks=(20, D))
+    hidden = da.Array(chunked.dask, chunked.name, ((np.nan,) * 3, (D,)), x.dtype)
+    sample = survey(hidden, size=30).sample
+    assert len(np.unique(sample.keys)) == len(sample.keys) == 31
+    assert len(np.unique(sample.position)) == 31
+    block, row = sample.position >> 40, sample.position & (2**40 - 1)
+    assert set(block.tolist()) == {0, 1, 2}
+    np.testing.assert_array_equal(sample.rows, x[row])
+    # Not the same rows in each block, as one stream for all would give.
+    assert len({tuple(row[block == b]) for b in range(3)}) == 3
+
+
+def test_rows_of_zero_weight_are_never_sampled() -> None:
+    x, weight = draw(0, 400)
+    x[weight == 0] = np.nan
+    rows, _ = survey(x, weight, size=500).sample.points()
+    np.testing.assert_array_equal(rows, x[weight > 0])
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f2", "i2", ">f8"])
+def test_rows_are_kept_as_stored(dtype: str) -> None:
+    x = (10 * draw(0, 50)[0]).astype(dtype)
+    sample = survey(x, size=10).sample
+    assert sample.rows.dtype == x.dtype
+    rows, weight = sample.points()
+    assert rows.dtype == np.float64
+    assert weight is None
+    assert rows.shape == (10, D)
+
+
+def test_other_seeds_give_other_samples() -> None:
+    x, weight = draw(0, 400)
+    chosen = {tuple(np.sort(survey(x, weight, seed=s).sample.position)) for s in range(5)}
+    assert len(chosen) == 5
+
+
+# Weights of the sample
+
+
+def test_points_of_all_rows_are_the_rows() -> None:
+    x, _ = draw(0, 50)
+    rows, weight = survey(x, size=50).sample.points()
+    np.testing.assert_array_equal(rows, x)
+    assert weight is None
+    given_weight = np.arange(1.0, 51)
+    rows, weight = survey(x, given_weight, size=50).sample.points()
+    np.testing.assert_allclose(weight, given_weight / given_weight.mean(), rtol=1e-15)
+
+
+def test_kept_rows_stand_for_the_others() -> None:
+    # w / P(kept), with P(kept) = 1 - exp(-w·threshold), given the threshold.
+    x, weight = draw(0, 400)
+    sample = survey(x, weight, size=60).sample
+    rows, found = sample.points()
+    order = np.argsort(sample.position)
+    last = np.argmax(sample.keys)
+    order = order[order != last]
+    expected = sample.weight[order] / -np.expm1(-sample.keys[last] * sample.weight[order])
+    np.testing.assert_array_equal(rows, sample.rows[order])
+    np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-12)
+
+
+def test_weighted_samples_are_unbiased() -> None:
+    # Totals and means over many samples of 40 of 400 rows, whose weights depend on what is measured.
+    random = np.random.default_rng(0)
+    x = random.normal(size=(400, D))
+    weight = np.exp(x[:, 0] + 0.5 * random.normal(size=400))
+    total, mean = weight.sum(), weight @ x / weight.sum()
+    trials, totals, means = 2000, [], []
+    for seed in range(trials):
+        sample = Surveyor(Full, 2, seed, Threshold(40))(Block(x, weight, None, 0, 0)).sample
+        order, last = np.arange(len(sample.keys)), np.argmax(sample.keys)
+        kept = order[order != last]
+        totals.append(np.sum(sample.weight[kept] / -np.expm1(-sample.keys[last] * sample.weight[kept])))
+        rows, w = sample.points()
+        means.append(w @ rows / w.sum())
+    # Four standard errors of the average of the trials; the ratio adds a bias of the order of 1 / size.
+    error = 4 * np.std(totals) / np.sqrt(trials)
+    assert error < 0.02 * total
+    assert abs(np.mean(totals) - total) < error
+    error = 4 * np.std(means, axis=0) / np.sqrt(trials)
+    assert np.all(abs(np.mean(means, axis=0) - mean) < error + 0.2 * np.std(means, axis=0))
+    plain = x.mean(axis=0)
+    assert abs(plain - mean).max() > 0.5  # a sample that ignored the weights would be far off
+
+
+def test_every_row_is_as_likely_as_its_weight_says() -> None:
+    # Of samples of one row, row i is kept with probability w_i / Σw.
+    weight = np.array([1.0, 2.0, 3.0, 4.0])
+    x = np.arange(4.0)[:, None]
+    trials = 4000
+    counts = np.zeros(4)
+    for seed in range(trials):
+        sample = Surveyor(Diagonal, 1, seed, Threshold(1))(Block(x, weight, None, 0, 0)).sample
+        rows, _ = sample.points()
+        counts[int(rows[0, 0])] += 1
+    share = weight / weight.sum()
+    assert np.all(abs(counts / trials - share) < 4 * np.sqrt(share * (1 - share) / trials))
+
+
+# The generator
+
+
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    stream=st.integers(0, 2**40),
+    first=st.integers(0, 2**45),
+    count=st.integers(0, 40),
+    skip=st.integers(0, 40),
+)
+def test_a_number_depends_on_its_row_alone(seed: int, stream: int, first: int, count: int, skip: int) -> None:
+    whole = exponentials(seed, stream, first, count + skip)
+    np.testing.assert_array_equal(exponentials(seed, stream, first + skip, count), whole[skip:])
+    assert len(whole) == count + skip
+    assert np.all(whole >= 0)
+    assert np.all(np.isfinite(whole))
+
+
+def test_numbers_are_standard_exponential() -> None:
+    from scipy.stats import kstest
+
+    x = exponentials(1, 0, 5, 100_000)
+    assert kstest(x, "expon").pvalue > 0.01
+    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 4 / np.sqrt(len(x))
+    assert not np.isin(exponentials(1, 1, 5, 1000), x).any()
+    assert not np.isin(exponentials(2, 0, 5, 1000), x).any()
+
+
+# Moments and checks
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_overall_moments(kind: str, offset: float) -> None:
+    x, weight = draw(0, 400)
+    x = x + offset
+    surveyor = Surveyor(STRUCTURES[kind], 2, 0, Threshold(20))
+    overall = Engine(get_sync).reduce(as_rows(x, weight, block_size=30 * 8 * D), surveyor).overall
+    centred = x - offset  # exact: both are multiples of the spacing at 1e8
+    mean = weight @ centred / weight.sum()
+    cov = (weight[:, None] * (centred - mean)).T @ (centred - mean) / weight.sum()
+    expected = {
+        "full": cov[None],
+        "tied": cov,
+        "diag": np.diag(cov)[None],
+        "spherical": np.array([np.trace(cov) / D]),
+    }[kind]
+    values = STRUCTURES[kind].per_weight(overall.about(overall.means).scatter, overall.weight)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(overall.means[0] - offset, mean, rtol=0, atol=4e-16 * max(1, offset))
+    assert overall.n_rows == np.count_nonzero(weight)
+    np.testing.assert_allclose(overall.total_weight, weight.sum(), rtol=1e-14)
+
+
+def test_empty_and_weightless_blocks() -> None:
+    x, _ = draw(0, 40)
+    weight = np.ones(40)
+    weight[10:20] = 0
+    x[10:20] = np.nan
+    chunked = da.from_array(x, chunks=((0, 10, 10, 0, 20, 0), D))
+    found = survey(chunked, da.from_array(weight, chunks=((0, 10, 10, 0, 20, 0),)), size=100)
+    expected = survey(np.delete(x, slice(10, 20), axis=0), size=100)
+    np.testing.assert_allclose(found.overall.means, expected.overall.means, rtol=0, atol=1e-14)
+    assert found.overall.n_rows == 30
+    np.testing.assert_array_equal(found.sample.points()[0], expected.sample.points()[0])
+
+
+@pytest.mark.parametrize("start", ["labels", "responsibilities"])
+def test_a_given_start_is_summed(start: str) -> None:
+    x, weight = draw(0, 100)
+    labels = np.arange(100) % 2
+    values = labels if start == "labels" else np.eye(2)[labels]
+    rows = as_rows(x, weight, values, block_size=30 * 8 * D)
+    found = Engine(get_sync).reduce(rows, Surveyor(Full, 2, 0, Threshold(5))).start
+    for j in range(2):
+        w = weight[labels == j]
+        np.testing.assert_allclose(found.weight[j], w.sum(), rtol=1e-14)
+        np.testing.assert_allclose(found.means[j], w @ x[labels == j] / w.sum(), rtol=1e-12)
+    assert survey(x).start is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(np.nan, "Input X contains NaN"), (np.inf, "Input X contains infinity")]
+)
+@pytest.mark.parametrize("row", [0, 31, 99])
+def test_bad_rows_are_named(value: float, words: str, row: int) -> None:
+    x, _ = draw(0, 100)
+    x[row, 2] = value
+    with pytest.raises(DataError, match=rf"{words}: block {row // 30}, row\(s\) {row}\."):
+        survey(x, block_size=30 * 8 * D)

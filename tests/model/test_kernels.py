@@ -1,0 +1,296 @@
+"""The fused E-step: every shape around the tile and the unrolled loops, and its contract."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daskgmm.model import kernels
+
+EPS = np.finfo(np.float64).eps
+TILE = kernels.TILE
+
+
+def draw(n: int, d: int, k: int, layout: str, dtype: Any = np.float64) -> dict[str, Any]:
+    """Arguments of the E-step, in its own widths: zeros beyond the features of ``x``."""
+    random = np.random.default_rng([n, d, k])
+    s = 1 if layout.startswith("shared") else k
+    triangular = "triangular" in layout
+    w = kernels.width(d, triangular)
+    means = np.zeros((k, w))
+    means[:, :d] = random.normal(size=(k, d))
+    if triangular:
+        factor = np.zeros((s, w, w))
+        factor[:, :d, :d] = np.tril(random.normal(size=(s, d, d)) * 0.3 + np.eye(d))
+    else:
+        factor = random.uniform(0.5, 2, size=(s, d))
+    return {
+        "x": random.normal(size=(n, d)).astype(dtype),
+        "weight": random.choice([0.0, 0.5, 2.0], size=n),
+        "means": means,
+        "factor": factor,
+        "log_norm": random.normal(size=k),
+    }
+
+
+def naive(x: Any, weight: Any, means: Any, factor: Any, log_norm: Any) -> Any:
+    """The same sums row by row, with NumPy."""
+    k, d = len(means), x.shape[1]
+    factor = np.broadcast_to(factor, (k, *factor.shape[1:]))
+    matrices = factor[:, :d, :d] if factor.ndim == 3 else np.stack([np.diag(f) for f in factor])
+    centred = x[None].astype(np.float64) - means[:, None, :d]  # (k, n, d)
+    z = np.einsum("kij,knj->kni", matrices, centred)
+    joint = log_norm[:, None] - 0.5 * (z**2).sum(axis=2)
+    peak = joint.max(axis=0)
+    density = peak + np.log(np.exp(joint - peak).sum(axis=0))
+    share = weight * np.exp(joint - density)
+    return joint, density, share, centred
+
+
+def zeros(arrays: dict[str, Any]) -> tuple[Any, Any, Any]:
+    means, factor = arrays["means"], arrays["factor"]
+    return np.zeros(len(means)), np.zeros(means.shape), np.zeros(factor.shape)
+
+
+def sums(arrays: dict[str, Any]) -> tuple[Any, ...]:
+    log_likelihood, found = np.zeros(1), zeros(arrays)
+    kernels.expectation(*arrays.values(), log_likelihood, *found)
+    return float(log_likelihood[0]), *found
+
+
+def features(array: Any, d: int) -> Any:
+    """Without the zeros beyond the features, of which nothing but zeros may come."""
+    kept = array[(..., *[slice(d)] * (array.ndim - 1))]
+    assert np.count_nonzero(array) == np.count_nonzero(kept)
+    return kept
+
+
+LAYOUTS = ["triangular", "shared triangular", "diagonal", "shared diagonal"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("d", range(1, 10))
+@pytest.mark.parametrize("n", [0, 1, TILE - 1, TILE, TILE + 1, 2 * TILE + 17])
+def test_expectation_at_every_edge(layout: str, d: int, n: int) -> None:
+    arrays = draw(n, d, 3, layout)
+    joint, density, share, centred = naive(**arrays)
+    log_likelihood, total, shift, scatter = sums(arrays)
+    expected = np.einsum("kn,kni,knj->kij", share, centred, centred)
+    if layout.startswith("shared"):
+        expected = expected.sum(axis=0, keepdims=True)
+    if layout.endswith("diagonal"):
+        expected = np.diagonal(expected, axis1=1, axis2=2)
+    # Exponents of a few hundred at most, off by d·eps of that; sums of n terms of a few units.
+    size = 1 + (abs(joint).max() if n else 0)
+    atol = (8 * d * size + n) * EPS * (1 + arrays["weight"].sum()) * (1 + (centred**2).max(initial=0))
+    np.testing.assert_allclose(log_likelihood, arrays["weight"] @ density, rtol=0, atol=atol)
+    np.testing.assert_allclose(total, share.sum(axis=1), rtol=0, atol=atol)
+    shifted = np.einsum("kn,kni->ki", share, centred)
+    np.testing.assert_allclose(features(shift, d), shifted, rtol=0, atol=atol)
+    if layout.endswith("triangular"):
+        kernels.mirror(scatter)
+        np.testing.assert_array_equal(scatter, np.swapaxes(scatter, 1, 2))
+        scatter = scatter[:, :d, :d]
+    np.testing.assert_allclose(scatter, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", [0, 1, TILE, TILE + 1])
+@pytest.mark.parametrize("asked", ["labels", "density", "resp", "all"])
+def test_posterior_fills_what_is_asked_for(layout: str, n: int, asked: str) -> None:
+    arrays = draw(n, 5, 3, layout)
+    arrays["weight"][:] = 1.0
+    joint, density, share, _ = naive(**arrays)
+    labels = np.full(n if asked in ("labels", "all") else 0, -7)
+    found = np.full(n if asked in ("density", "all") else 0, np.nan)
+    resp = np.full((n if asked in ("resp", "all") else 0, 3), np.nan)
+    kernels.posterior(*arrays.values(), labels, found, resp)
+    # Exponents of at most a few hundred, off by d·eps of that, and with it logarithms and shares.
+    atol = 64 * 5 * EPS * (1 + (abs(joint).max() if n else 0))
+    np.testing.assert_array_equal(labels, joint.argmax(axis=0)[: len(labels)])
+    np.testing.assert_allclose(found, density[: len(found)], rtol=0, atol=atol)
+    np.testing.assert_allclose(resp, share.T[: len(resp)], rtol=0, atol=atol)
+
+
+def test_the_first_of_equals_is_the_label() -> None:
+    arrays = draw(10, 2, 3, "diagonal")
+    arrays["means"][:], arrays["factor"][:], arrays["log_norm"][:] = 0.0, 1.0, 0.5
+    labels = np.full(10, -7)
+    kernels.posterior(*arrays.values(), labels, np.empty(0), np.empty((0, 3)))
+    np.testing.assert_array_equal(labels, 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", [0, 1, TILE, TILE + 1])
+def test_moments_of_given_responsibilities(layout: str, n: int) -> None:
+    arrays = draw(n, 5, 3, layout)
+    *_, centred = naive(**arrays)
+    resp = np.random.default_rng(0).dirichlet(np.ones(3), size=n).reshape(n, 3)
+    total, shift, scatter = zeros(arrays)
+    kernels.moments(arrays["x"], arrays["weight"], resp, arrays["means"], total, shift, scatter)
+    share = arrays["weight"] * resp.T
+    expected = np.einsum("kn,kni,knj->kij", share, centred, centred)
+    if layout.startswith("shared"):
+        expected = expected.sum(axis=0, keepdims=True)
+    if layout.endswith("diagonal"):
+        expected = np.diagonal(expected, axis1=1, axis2=2)
+    else:
+        scatter, expected = np.tril(scatter[:, :5, :5]), np.tril(expected)
+    atol = 4 * (n + 16) * EPS * (1 + share.sum()) * (1 + (centred**2).max(initial=0))
+    np.testing.assert_allclose(total, share.sum(axis=1), rtol=0, atol=atol)
+    shifted = np.einsum("kn,kni->ki", share, centred)
+    np.testing.assert_allclose(features(shift, 5), shifted, rtol=0, atol=atol)
+    np.testing.assert_allclose(scatter, expected, rtol=0, atol=atol)
+
+
+def test_exponential_and_logarithm() -> None:
+    # Contract: (|argument| + 4)·eps for exp of what is not above 0, 4·eps·(result + 1) for log from 1 on.
+    random = np.random.default_rng(0)
+    x = -np.concatenate([[0.0, 1e-300, 1e-17], random.uniform(0, 707, 5000), random.exponential(1, 5000)])
+    out, bits = np.empty_like(x), np.empty(len(x), np.int64)
+    kernels._exp(x, bits, out)
+    exact = np.exp(x.astype(np.longdouble))
+    assert np.all(abs(out / exact - 1) <= (abs(x) + 4) * EPS)
+    assert out[0] == 1.0
+    far = np.array([-745.0, -1e4, -1e10, -1e19, -1e300, -np.inf, np.nan])
+    out = np.empty_like(far)
+    kernels._exp(far, np.empty(len(far), np.int64), out)
+    assert np.all(np.isnan(out) == np.isnan(far))
+    assert np.all((out[:-1] >= 0) & (out[:-1] < 1e-300))
+    y = np.concatenate(
+        [[1.0, np.nextafter(1, 2), 2.0, 1.5], random.uniform(1, 2000, 5000), 1 + random.uniform(size=5000)]
+    )
+    out = np.empty_like(y)
+    kernels._log(y, np.empty(len(y), np.int64), out)
+    exact = np.log(y.astype(np.longdouble))
+    assert np.all(abs(out - exact) <= 4 * EPS * (exact + 1))
+    bad = np.array([np.nan, np.nan])
+    kernels._log(bad, np.empty(2, np.int64), bad_out := np.empty(2))
+    assert np.all(np.isnan(bad_out))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("part", ["x", "weight", "means", "factor"])
+def test_shapes_that_disagree_are_refused(layout: str, part: str) -> None:
+    # Compiled code would read beyond the ends.
+    arrays = draw(20, 5, 3, layout)
+    found = zeros(arrays)
+    wrong = {"x": np.zeros((20, 30)), "weight": np.ones(19), "means": np.zeros((3, 4)), "factor": None}[part]
+    if wrong is None:
+        shape = arrays["factor"].shape
+        wrong = np.zeros((shape[0], *(size - 1 for size in shape[1:])))
+    with pytest.raises(ValueError, match="disagree in shape"):
+        kernels.expectation(*(arrays | {part: wrong}).values(), np.zeros(1), *found)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sums_are_added_to(layout: str) -> None:
+    arrays = draw(200, 3, 2, layout)
+    _, total, shift, scatter = once = sums(arrays)
+    twice = [a.copy() for a in once[1:]]
+    kernels.expectation(*arrays.values(), np.zeros(1), *twice)
+    for a, b in zip(twice, (total, shift, scatter), strict=True):
+        np.testing.assert_allclose(a, 2 * b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equal_blocks_give_equal_bits(layout: str) -> None:
+    arrays = draw(1000, 7, 4, layout)
+    first = sums(arrays)
+    moved = {name: np.concatenate([a[:1], a])[1:] for name, a in arrays.items()}  # elsewhere in memory
+    for a, b in zip(first, sums(moved), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_float32_rows_count_as_their_float64_values(layout: str) -> None:
+    single = draw(300, 6, 3, layout, np.float32)
+    double = single | {"x": single["x"].astype(np.float64)}
+    for a, b in zip(sums(single), sums(double), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_of_zero_weight_are_not_looked_at(layout: str, bad: float) -> None:
+    arrays = draw(300, 5, 3, layout)
+    spoiled = arrays | {"x": np.where(arrays["weight"][:, None] == 0, bad, arrays["x"])}
+    for a, b in zip(sums(arrays), sums(spoiled), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.all(np.isfinite(b))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, TILE - 1, 299])
+def test_a_bad_value_is_not_optimised_away(layout: str, bad: float, row: int) -> None:
+    arrays = draw(300, 5, 3, layout)
+    arrays["weight"][row] = 1.0
+    arrays["x"][row, 2] = bad
+    log_likelihood, *_ = sums(arrays)
+    assert not np.isfinite(log_likelihood)
+
+
+def test_responsibilities_far_from_all_means_sum_to_one() -> None:
+    arrays = draw(TILE, 2, 3, "diagonal")
+    arrays["x"] += 1e4  # exponents of -1e8: exp alone would be 0 / 0
+    log_likelihood, total, *_ = sums(arrays)
+    np.testing.assert_allclose(total.sum(), arrays["weight"].sum(), rtol=1e-13)
+    assert np.isfinite(log_likelihood)
+
+
+# Sums of every entry point, in a process of its own.
+BITS = """
+import hashlib
+import numpy as np
+from daskgmm.model.covariance import Diagonal, Full
+from daskgmm.model.mixture import Mixture, moments
+
+random = np.random.default_rng(0)
+x, resp = random.normal(size=(700, 5)), random.dirichlet(np.ones(3), size=700)
+digest = hashlib.sha256()
+for structure, one in ((Full, np.stack([np.eye(5)] * 3)), (Diagonal, np.ones((3, 5)))):
+    mixture = Mixture(np.full(3, 1 / 3), x[:3], structure.of(one))
+    for s in (mixture.expectation(x), moments(structure, x, None, resp, 3)):
+        for part in (s.weight, s.shift, s.scatter, s.log_likelihood):
+            digest.update(np.ascontiguousarray(part).tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.timeout(300)
+def test_compiled_anew_or_read_from_the_cache_gives_the_same_bits(tmp_path: Path) -> None:
+    # One worker compiles, the next finds the result on disk: they must agree, or a fit would depend on
+    # which worker came first. A helper that is linked, not inlined, may come optimised in another way.
+    root = Path(kernels.__file__).parents[2]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(root)}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", BITS],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=140,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert found[0]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_row_infinitely_far_away_has_density_zero(layout: str) -> None:
+    arrays = draw(3, 4, 3, layout)
+    arrays["weight"][:] = 1.0
+    arrays["x"][1] = 1e200  # its squared distance overflows
+    density = np.empty(3)
+    kernels.posterior(*arrays.values(), np.empty(0, np.int64), density, np.empty((0, 3)))
+    assert density[1] == -np.inf
+    assert np.isfinite(density[[0, 2]]).all()
