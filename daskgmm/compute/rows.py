@@ -176,8 +176,7 @@ def as_rows(
         never split. Dask arrays keep their
         own row chunks.
     missing_chunks : {"raise", "fill"}
-        What to do where a Zarr chunk is not in the store. Of a sharded array, only whole shards
-        are looked for.
+        What to do where a Zarr chunk is not in the store, or not in its shard.
     nan_policy : {"raise", "omit"}
         "omit" gives weight zero to each row that holds NaN; "raise" leaves the row as it is, for
         the caller to refuse.

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import dask.array as da
 import numpy as np
 import zarr
+from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
@@ -251,19 +252,32 @@ def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
         # Only a chunk that reads as fill value throughout can be missing: others need no look-up.
         if not (_is_fill(values[place][:1], fill) and _is_fill(values[place], fill)):
             continue
-        key = array.metadata.encode_chunk_key(chunk)
-        if not sync((array.store_path / key).exists()):
+        key, stored = _look_up(array, chunk)
+        if not stored:
             raise DataError(
-                f"Chunk {key!r} of {array.store_path} is not in the store. Either it was never "
+                f"Chunk {key} of {array.store_path} is not in the store. Either it was never "
                 f"written, or it holds nothing but the fill value {fill}, which Zarr does not "
                 'store by default (write with config={"write_empty_chunks": True} to have it stored). '
                 'Set missing_chunks="fill" to read it as the fill value.'
             )
 
 
+def _look_up(array: zarr.Array[Any], chunk: tuple[int, ...]) -> tuple[str, bool]:
+    """Name of a chunk, and whether it is in the store: in its shard's index, where there are shards."""
+    metadata = array.metadata
+    if array.shards is None or metadata.zarr_format == 2:
+        key = array.metadata.encode_chunk_key(chunk)
+        return repr(key), sync((array.store_path / key).exists())
+    each = tuple(shard // inner for shard, inner in zip(array.shards, array.chunks, strict=True))
+    key = array.metadata.encode_chunk_key(tuple(c // n for c, n in zip(chunk, each, strict=True)))
+    codec = next(c for c in metadata.codecs if isinstance(c, ShardingCodec))
+    index = sync(codec._load_shard_index_maybe(array.store_path / key, each))
+    return f"{chunk} in shard {key!r}", index is not None and index.get_chunk_slice(chunk) is not None
+
+
 def _chunks_under(array: zarr.Array[Any], rows: slice) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """Coordinates of each stored chunk (or shard) under the rows, and its place among them."""
-    grid = array.shards or array.chunks
+    """Coordinates of each chunk under the rows, and its place among them."""
+    grid = array.chunks
     edges = [(rows.start, rows.stop), *((0, size) for size in array.shape[1:])]
     spans = [range(first // step, -(-last // step)) for (first, last), step in zip(edges, grid, strict=True)]
     for chunk in product(*spans):

@@ -57,9 +57,9 @@ class GaussianMixture(BaseMixture):
     init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"}
         How to start, always from the row sample that the first pass draws: all rows where they fit in it
         (20,000 rows or 20·k·(d + 1), if that is more, within 256 MiB). "subsample" tries ``max(n_init, 5)``
-        k-means++ starts with short EM runs on that sample and goes on with the best, after EM on the sample. "auto" is
-        "kmeans" where the sample holds all rows, else "subsample". "k-means++" and "random_from_data" assign
-        each row to the nearest of the chosen ones.
+        k-means++ starts with short EM runs on that sample and goes on with the best, after EM on the sample.
+        "auto" is "kmeans" where the sample holds all rows, else "subsample". "k-means++" and
+        "random_from_data" assign each row to the nearest of the chosen ones.
     weights_init : (k,), means_init : (k, d), precisions_init : as ``covariances_``
         Parts of the start. With means but not the rest, rows go to the nearest mean.
     labels_init : (n,), responsibilities_init : (n, k)
