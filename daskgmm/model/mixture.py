@@ -31,8 +31,15 @@ def _tiles(x: Array, weight: Array | None, step: int = KERNEL_ROWS) -> Iterator[
         step = TILE_ROWS
     for first in range(0, len(x), step):
         rows = slice(first, first + step)
-        tile = np.ascontiguousarray(x[rows], dtype=dtype)
-        yield tile, _ONES[: len(tile)] if weight is None else weight[rows]
+        tile = _frozen(x[rows], dtype)
+        yield tile, _frozen(_ONES[: len(tile)] if weight is None else weight[rows])
+
+
+def _frozen(a: Array, dtype: Any = np.float64) -> Array:
+    """A contiguous view that cannot be written: one type for the compiler, whoever owns the array."""
+    view = np.ascontiguousarray(a, dtype=dtype).view()
+    view.flags.writeable = False
+    return view
 
 
 def _one_hot(labels: Array, k: int) -> Array:
@@ -88,8 +95,8 @@ def _summed(
     first = 0
     for tile, w in _tiles(x, weight, TILE_ROWS):
         part = np.zeros(len(tile), int) if start is None else start[first : first + len(tile)]
-        resp = _one_hot(part, k) if part.ndim == 1 else np.ascontiguousarray(part, dtype=float)
-        kernels.moments(tile, w, resp, packed, *sums)
+        resp = _one_hot(part, k) if part.ndim == 1 else part
+        kernels.moments(tile, w, _frozen(resp), packed, *sums)
         first += len(tile)
     return _statistics(structure, reference, [np.zeros(1), *sums], x, weight)
 
