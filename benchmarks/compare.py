@@ -34,27 +34,30 @@ def rows_and_start(n: int, d: int, k: int) -> dict[str, Any]:
     return {"x": x, "means": centres + random.normal(scale=0.3, size=(k, d))}
 
 
+def same_start(means: Any, kind: str) -> dict[str, Any]:
+    """Constructor arguments, alike in scikit-learn and here: equal weights, unit covariances, no tolerance."""
+    k, d = means.shape
+    return {
+        "n_components": k,
+        "covariance_type": kind,
+        "tol": 0,
+        "weights_init": np.full(k, 1 / k),
+        "means_init": means,
+        "precisions_init": np.stack([np.eye(d)] * k) if kind == "full" else np.ones((k, d)),
+    }
+
+
 def daskgmm(x: Any, means: Any, kind: str) -> Callable[[int], float]:
     """Through the public ``fit``, on a Dask array in memory."""
     import dask.array as da
 
     from daskgmm import GaussianMixture
 
-    k, d = means.shape
-    rows = da.from_array(x, chunks=(-(-len(x) // 16), d))
-    unit = np.stack([np.eye(d)] * k) if kind == "full" else np.ones((k, d))
+    rows = da.from_array(x, chunks=(-(-len(x) // 16), x.shape[1]))
+    start = same_start(means, kind)
 
     def fit(iterations: int) -> float:
-        model = GaussianMixture(
-            k,
-            covariance_type=kind,
-            tol=0,
-            max_iter=iterations,
-            weights_init=np.full(k, 1 / k),
-            means_init=means,
-            precisions_init=unit,
-        )
-        return model.fit(rows).lower_bound_
+        return GaussianMixture(max_iter=iterations, **start).fit(rows).lower_bound_
 
     return fit
 
@@ -63,21 +66,10 @@ def scikit_learn(x: Any, means: Any, kind: str) -> Callable[[int], float]:
     """From given parameters, without the library's own start."""
     from sklearn.mixture import GaussianMixture
 
-    k, d = means.shape
-    unit = np.stack([np.eye(d)] * k) if kind == "full" else np.ones((k, d))
+    start = same_start(means, kind)
 
     def fit(iterations: int) -> float:
-        model = GaussianMixture(
-            k,
-            covariance_type=kind,
-            tol=0,
-            max_iter=iterations,
-            weights_init=np.full(k, 1 / k),
-            means_init=means,
-            precisions_init=unit,
-            init_params="random_from_data",
-            random_state=0,
-        )
+        model = GaussianMixture(max_iter=iterations, init_params="random_from_data", random_state=0, **start)
         return float(model.fit(x).lower_bound_)
 
     return fit
