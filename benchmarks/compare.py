@@ -1,158 +1,257 @@
-"""Time one EM iteration against scikit-learn and oneDAL: same arrays, start and threads, a process for each.
+"""Time daskgmm against its peers: same rows, start and threads, a process for each, one cell after the other.
 
-    python -m pip install ".[bench]" && python benchmarks/compare.py
+    python benchmarks/compare.py --grid onedal          # and sklearn, spark, fit, query; all without --grid
 
 The cost of an iteration is the difference between two iteration counts, so that start-up, seeding and the survey
-do not count; the median of several. The log-likelihood after the longer run stands beside each time, so that
-nobody wins by being wrong. Ratios above 1 mean that daskgmm is faster.
+do not count; the median of several. Beside each time stands the mean log-likelihood under the parameters found,
+by one judge for all, so that nobody wins by being wrong. Ratios above 1 mean that daskgmm is faster.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import math
 import sys
 import tempfile
-import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from common import Peer, answered, geometric_mean, hardware, heading, write_rows
 
-PEERS = ("daskgmm", "daskgmm float32", "oneDAL", "scikit-learn")
-SHORT, LONG = 2, 6
-
-
-def rows_and_start(n: int, d: int, k: int) -> dict[str, Any]:
-    """Overlapping clusters, and a start that is the same for every peer."""
-    random = np.random.default_rng([n, d, k])
-    centres = random.normal(scale=2, size=(k, d))
-    x = random.normal(size=(n, d)) + centres[random.integers(k, size=n)]
-    return {"x": x, "means": centres + random.normal(scale=0.3, size=(k, d))}
+OURS, SINGLE = "daskgmm", "daskgmm float32"
+KINDS = ("full", "tied", "diag", "spherical")
+LARGEST = 1.5e9  # bytes of an array
 
 
-def same_start(means: Any, kind: str) -> dict[str, Any]:
-    """Constructor arguments, alike in scikit-learn and here: equal weights, unit covariances, no tolerance."""
-    k, d = means.shape
-    return {
-        "n_components": k,
-        "covariance_type": kind,
-        "tol": 0,
-        "weights_init": np.full(k, 1 / k),
-        "means_init": means,
-        "precisions_init": np.stack([np.eye(d)] * k) if kind == "full" else np.ones((k, d)),
-    }
+@dataclass(frozen=True)
+class Grid:
+    """Cells, who runs them, and for how long."""
+
+    task: str
+    peers: tuple[str, ...]  # the second one, after ours, chooses the number of rows where n is None
+    cells: tuple[tuple[int, int], ...]  # d, k
+    kinds: tuple[str, ...] = ("full",)
+    n: tuple[int, ...] | None = None  # rows of each cell
+    seconds: float = 0.4  # what an iteration of that peer should take
+    counts: tuple[int, int] = (2, 5)
+    repeats: int = 5
+    query: str | None = None
 
 
-def daskgmm(x: Any, means: Any, kind: str) -> Callable[[int], float]:
-    """Through the public ``fit``, on a Dask array in memory."""
-    import dask.array as da
-
-    from daskgmm import GaussianMixture
-
-    rows = da.from_array(x, chunks=(-(-len(x) // 16), x.shape[1]))
-    start = same_start(means, kind)
-
-    def fit(iterations: int) -> float:
-        return GaussianMixture(max_iter=iterations, **start).fit(rows).lower_bound_
-
-    return fit
+def product(ds: tuple[int, ...], ks: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Every d with every k."""
+    return tuple((d, k) for d in ds for k in ks)
 
 
-def scikit_learn(x: Any, means: Any, kind: str) -> Callable[[int], float]:
-    """From given parameters, without the library's own start."""
-    from sklearn.mixture import GaussianMixture
-
-    start = same_start(means, kind)
-
-    def fit(iterations: int) -> float:
-        model = GaussianMixture(max_iter=iterations, init_params="random_from_data", random_state=0, **start)
-        return float(model.fit(x).lower_bound_)
-
-    return fit
-
-
-def one_dal(x: Any, means: Any, kind: str) -> Callable[[int], float]:
-    """oneDAL's em_gmm through daal4py."""
-    import daal4py
-
-    daal4py.daalinit(2)
-    k, d = means.shape
-    storage = kind if kind == "full" else "diagonal"
-    unit = [np.eye(d)] * k if kind == "full" else [np.ones((1, d))] * k
-
-    def fit(iterations: int) -> float:
-        algorithm = daal4py.em_gmm(
-            nComponents=k, maxIterations=iterations, accuracyThreshold=0.0, covarianceStorage=storage
-        )
-        result = algorithm.compute(x, np.full((1, k), 1 / k), means, unit)
-        return float(result.goalFunction[0, 0]) / len(x)
-
-    return fit
-
-
-def measure(peer: str, cell: Path, kind: str, repeats: int) -> dict[str, Any]:
-    """Seconds for one iteration, and the mean log-likelihood that the longer run found."""
-    arrays = np.load(cell)
-    x, means = arrays["x"], arrays["means"]
-    if peer.endswith("float32"):
-        x = x.astype(np.float32)
-    make = {"oneDAL": one_dal, "scikit-learn": scikit_learn}.get(peer, daskgmm)
-    fit = make(x, means, kind)
-    fit(SHORT)  # compile and warm up
-    seconds = []
-    for _ in range(repeats):
-        marks = [time.perf_counter()]
-        for iterations in (SHORT, LONG):
-            bound = fit(iterations)
-            marks.append(time.perf_counter())
-        seconds.append((marks[2] - 2 * marks[1] + marks[0]) / (LONG - SHORT))
-    return {"seconds": float(np.median(seconds)), "bound": bound}
+QUERIES = {
+    f"query-{query}": Grid("query", (OURS, "scikit-learn"), ((16, 16),), KINDS, (1_000_000,), query=query)
+    for query in ("predict", "score_samples")
+}
+GRIDS = {
+    "onedal": Grid(
+        "iterations",
+        (OURS, "oneDAL", SINGLE),
+        product((2, 4, 16, 32, 64, 128), (2, 8, 16, 64)),
+        ("full", "diag"),
+    ),
+    "sklearn": Grid(
+        "iterations",
+        (OURS, "scikit-learn"),
+        product((4, 16, 64), (4, 16)),
+        KINDS,
+        seconds=1.0,
+        counts=(1, 3),
+        repeats=3,
+    ),
+    "spark": Grid(
+        "iterations",
+        (OURS, "Spark ML"),
+        ((4, 8), (16, 16), (64, 32)),
+        n=(1_000_000, 1_000_000, 200_000),
+        repeats=3,
+    ),
+    "pomegranate": Grid("iterations", (OURS, "pomegranate"), ((16, 16),), n=(1_000_000,), repeats=3),
+    "fit": Grid("default_fit", (OURS, "scikit-learn"), ((16, 16),), n=(1_000_000,), repeats=1),
+    **QUERIES,
+}
 
 
-def in_process(peer: str, cell: Path, kind: str, repeats: int) -> dict[str, Any]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--peer", peer, "--cell", str(cell)]
-    command += ["--covariance-type", kind, "--repeats", str(repeats)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    if ran.returncode:
-        return {"seconds": float("nan"), "bound": float("nan"), "error": ran.stderr.strip()[-200:]}
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return found
+class Results:
+    """Records, one for each grid, cell and peer; those of earlier runs where a file holds them."""
+
+    def __init__(self, path: Path | None, resume: bool) -> None:
+        self.path, self.found = path, {}
+        if path and resume and path.exists():
+            for line in path.read_text().splitlines():
+                record = json.loads(line)
+                self.found[self._key(record)] = record
+
+    @staticmethod
+    def _key(record: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(record[name] for name in ("grid", "kind", "d", "k", "peer"))
+
+    def get(self, **cell: Any) -> dict[str, Any] | None:
+        """The record of a cell and peer, if there is one."""
+        return self.found.get(self._key(cell))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keep a record, and append it to the file."""
+        self.found[self._key(record)] = record
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def rows_of(self, **cell: Any) -> int | None:
+        """Number of rows that an earlier run chose for a cell."""
+        cell_key = self._key({**cell, "peer": None})[:4]
+        return next((record["n"] for key, record in self.found.items() if key[:4] == cell_key), None)
+
+
+def calibrate(grid: Grid, peers: dict[str, Peer], folder: Path, d: int, k: int, kind: str) -> int:
+    """Rows for which an iteration of the peer to beat takes the wanted time; ours, were it to fail."""
+    n = max(20_000, int(2e7 / (d * k)))
+    path = write_rows(folder / "calibration.npy", n, d, k)
+    for name in (grid.peers[1], OURS):
+        answer = answered(peers[name], "iterations", path, n, k, kind, counts=grid.counts, repeats=1)
+        if answer.get("seconds", 0) > 0:
+            break
+    else:
+        return n
+    n = int(n * grid.seconds / answer["seconds"])
+    return min(max(n, 10_000), int(LARGEST / (8 * d)))
+
+
+def fill(name: str, grid: Grid, peers: dict[str, Peer], results: Results, scale: float) -> None:
+    """Measure the cells of a grid that have no result yet, all peers in turn in each."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for index, (d, k) in enumerate(grid.cells):
+            todo = {}
+            for kind in grid.kinds:
+                cell = {"grid": name, "kind": kind, "d": d, "k": k}
+                if missing := [peer for peer in grid.peers if not results.get(**cell, peer=peer)]:
+                    n = results.rows_of(**cell) or (
+                        int(scale * grid.n[index])
+                        if grid.n
+                        else max(int(scale * calibrate(grid, peers, folder, d, k, kind)), 1000)
+                    )
+                    todo[kind] = (cell, n, missing)
+            if todo:
+                path = write_rows(folder / "rows.npy", max(n for _, n, _ in todo.values()), d, k)
+            for kind, (cell, n, missing) in todo.items():
+                for peer in missing:
+                    more = {"counts": grid.counts, "repeats": grid.repeats, "query": grid.query}
+                    answer = answered(peers[peer], grid.task, path, n, k, kind, **more)
+                    stamp = {"n": n, "threads": peers[peer].threads, "date": str(date.today())}
+                    results.add({**cell, "peer": peer, **stamp, "hardware": hardware(), **answer})
+                    print(f"  {kind} d={d} k={k} n={n} {peer}: {brief(answer)}", file=sys.stderr, flush=True)
+
+
+def brief(answer: dict[str, Any]) -> str:
+    """One answer in a few words."""
+    return answer.get("error") or f"{answer['seconds']:.4f} s"
+
+
+def value(record: dict[str, Any]) -> float:
+    """What shows that a peer did the same work."""
+    return record.get("log_likelihood", record.get("mean", math.nan))
+
+
+def table(name: str, grid: Grid, results: Results) -> Iterator[str]:
+    """Lines of a Markdown table: times, how many times slower than ours, and difference in log-likelihood."""
+    what = "mean answer" if grid.task == "query" else "log-lik."
+    heads = "".join(f" {peer}, s | ratio | Δ {what} |" for peer in grid.peers[1:])
+    yield f"\n### {name}: {grid.query or grid.task.replace('_', ' ')}\n"
+    yield f"| type | d | k | rows | daskgmm, s | {what} |{heads}"
+    yield "|" + " --- |" * (6 + 3 * (len(grid.peers) - 1))
+    ratios: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for kind in grid.kinds:
+        for d, k in grid.cells:
+            cell = {"grid": name, "kind": kind, "d": d, "k": k}
+            ours = results.get(**cell, peer=OURS)
+            if ours is None:
+                continue
+            line = f"| {kind} | {d} | {k} | {ours['n']:,} |"
+            line += f" {brief(ours)} |  |" if "error" in ours else f" {ours['seconds']:.4f} | {value(ours):.6f} |"
+            for peer in grid.peers[1:]:
+                theirs = results.get(**cell, peer=peer) or {"error": "not run"}
+                if "error" in theirs or "error" in ours:
+                    line += f" {theirs.get('error', '')} | | |"
+                    continue
+                ratio = theirs["seconds"] / ours["seconds"]
+                ratios.setdefault((peer, kind), []).append((ratio, f"d={d} k={k}"))
+                line += f" {theirs['seconds']:.4f} | {ratio:.2f} | {value(theirs) - value(ours):+.1e} |"
+            yield line
+    yield ""
+    for (peer, kind), found in ratios.items():
+        yield summary(peer, kind, found)
+
+
+def summary(peer: str, kind: str, found: list[tuple[float, str]]) -> str:
+    """Geometric mean and worst cell. For our own float32, how many times faster it is."""
+    if peer == SINGLE:
+        found = [(1 / ratio, cell) for ratio, cell in found]
+    worst, cell = min(found)
+    mean = geometric_mean(ratio for ratio, _ in found)
+    label = "float32 faster than float64" if peer == SINGLE else f"faster than {peer}"
+    return f"{kind}: {label} by {mean:.2f}x (geometric mean of {len(found)}); least {worst:.2f}x at {cell}"
+
+
+def selected(grid: Grid, options: argparse.Namespace) -> Grid:
+    """The cells, types and peers asked for."""
+    keep = [i for i, cell in enumerate(grid.cells) if not options.cells or "%d,%d" % cell in options.cells]
+    return Grid(
+        grid.task,
+        tuple(peer for peer in grid.peers if not options.peers or peer in (OURS, *options.peers)),
+        tuple(grid.cells[i] for i in keep),
+        tuple(kind for kind in grid.kinds if not options.kinds or kind in options.kinds),
+        tuple(grid.n[i] for i in keep) if grid.n else None,
+        grid.seconds,
+        grid.counts,
+        options.repeats or grid.repeats,
+        grid.query,
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--grid", nargs="+", choices=list(GRIDS), default=list(GRIDS))
+    parser.add_argument("--cells", nargs="+", metavar="D,K", help="only these cells of the grids")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="only these covariance types")
+    parser.add_argument("--peers", nargs="+", help="only these beside daskgmm")
+    parser.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="interpreter of a peer")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, help="instead of the grid's own")
+    parser.add_argument("--scale", type=float, default=1, help="times the number of rows, for a quick look")
+    parser.add_argument("--json", type=Path, help="append every result to this file, as a line of JSON")
+    parser.add_argument("--resume", action="store_true", help="skip what the file holds already")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds that one answer may take")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Print a line for each cell."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer")
-    parser.add_argument("--cell", type=Path)
-    parser.add_argument("--covariance-type", default="full", choices=["full", "diag"])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--cells", default="1000000,4,8 1000000,16,16 200000,64,32", help="n,d,k n,d,k ...")
-    parser.add_argument("--peers", default=",".join(PEERS))
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    if options.peer:
-        found = measure(options.peer, options.cell, options.covariance_type, options.repeats)
-        print(json.dumps(found))
-        return
-    print(f"{'rows':>9}{'d':>5}{'k':>4}  {'peer':<16}{'s/iteration':>12}{'ratio':>8}{'mean log-lik.':>16}")
-    with tempfile.TemporaryDirectory() as folder:
-        for n, d, k in (tuple(map(int, cell.split(","))) for cell in options.cells.split()):
-            cell = Path(folder) / "cell.npz"
-            np.savez(cell, **rows_and_start(n, d, k))
-            own = float("nan")
-            for peer in options.peers.split(","):
-                found = in_process(peer, cell, options.covariance_type, options.repeats)
-                own = found["seconds"] if peer == "daskgmm" else own
-                print(
-                    f"{n:>9}{d:>5}{k:>4}  {peer:<16}{found['seconds']:>12.4f}"
-                    f"{found['seconds'] / own:>8.2f}{found['bound']:>16.6f}  {found.get('error', '')}",
-                    flush=True,
-                )
+    """Print a table for each grid."""
+    options = arguments()
+    pythons = dict(entry.split("=", 1) for entry in options.python)
+    results = Results(options.json, options.resume)
+    print(heading(options.threads))
+    for name in options.grid:
+        grid = selected(GRIDS[name], options)
+        peers = {
+            peer: Peer(peer, pythons.get(peer, sys.executable), options.threads, timeout=options.timeout)
+            for peer in grid.peers
+        }
+        try:
+            fill(name, grid, peers, results, options.scale)
+        finally:
+            for peer in peers.values():
+                peer.close()
+        print("\n".join(table(name, grid, results)), flush=True)
 
 
 if __name__ == "__main__":
