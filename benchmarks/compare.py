@@ -203,7 +203,7 @@ def summary(peer: str, kind: str, found: list[tuple[float, str]]) -> str:
 
 def selected(grid: Grid, options: argparse.Namespace) -> Grid:
     """The cells, types and peers asked for."""
-    keep = [i for i, cell in enumerate(grid.cells) if not options.cells or "%d,%d" % cell in options.cells]
+    keep = [i for i, cell in enumerate(grid.cells) if not options.cells or f"{cell[0]},{cell[1]}" in options.cells]
     return Grid(
         grid.task,
         tuple(peer for peer in grid.peers if not options.peers or peer in (OURS, *options.peers)),

@@ -183,12 +183,13 @@ def save(path: str, found: dict[str, Any]) -> str:
 def load(question: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Rows in memory, or the store, and the start."""
     path = Path(question["path"])
-    with np.load(question["start"]) as start:
-        if path.suffix == ".npy":
-            return np.array(np.load(path, mmap_mode="r")[: question["n"]]), dict(start)
+    with np.load(question["start"]) as file:
+        start = dict(file)
+    if path.suffix == ".npy":
+        return np.array(np.load(path, mmap_mode="r")[: question["n"]]), start
     import zarr
 
-    return zarr.open_array(path, mode="r"), dict(start)
+    return zarr.open_array(path, mode="r"), start
 
 
 def iterations(name: str, threads: int, question: dict[str, Any]) -> dict[str, Any]:
