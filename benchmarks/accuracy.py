@@ -17,6 +17,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from common import unit_covariances
 from sklearn.datasets import load_iris, load_wine
 from sklearn.mixture import GaussianMixture as Sklearn
 
@@ -135,7 +136,7 @@ def extended_step(x: Any, model: GaussianMixture, kind: str) -> tuple[Any, Any, 
 
 
 def step_errors(x: Any, begin: dict[str, Any], kind: str) -> tuple[float, float]:
-    """Of one step from equal parameters: means in standard deviations, covariances by norm, the worst component."""
+    """Of one step from equal parameters: means in standard deviations, covariances by norm; the worst."""
     rows = da.from_array(x, chunks=(997, x.shape[1]))
     start, ours = (
         GaussianMixture(len(begin["means_init"]), covariance_type=kind, tol=0, reg_covar=0, max_iter=m, **begin)
@@ -143,12 +144,9 @@ def step_errors(x: Any, begin: dict[str, Any], kind: str) -> tuple[float, float]
     )
     _, means, covariances = extended_step(x, start.fit(rows), kind)
     ours.fit(rows)
-    k, d = means.shape
-    sigma = np.sqrt(
-        {"full": np.einsum("...ii->...i", covariances), "tied": np.diag(covariances)}.get(kind, covariances)
-    )
-    sigma = sigma[:, None] if kind == "spherical" else sigma
-    parts = covariances.reshape(1 if kind == "tied" else k, -1)
+    variances = np.diagonal(covariances, axis1=-2, axis2=-1) if kind in ("full", "tied") else covariances
+    sigma = np.sqrt(variances[:, None] if kind == "spherical" else variances)
+    parts = covariances.reshape(1 if kind == "tied" else len(means), -1)
     off = np.linalg.norm((ours.covariances_ - covariances).reshape(parts.shape).astype(float), axis=1)
     return (
         float((np.abs(ours.means_ - means) / sigma).max()),
@@ -159,8 +157,11 @@ def step_errors(x: Any, begin: dict[str, Any], kind: str) -> tuple[float, float]
 def begin_at(means: Any, variance: float, kind: str) -> dict[str, Any]:
     """A start with equal weights and one variance for every component."""
     k, d = means.shape
-    unit = {"full": np.stack([np.eye(d)] * k), "tied": np.eye(d), "diag": np.ones((k, d)), "spherical": np.ones(k)}
-    return {"weights_init": np.full(k, 1 / k), "means_init": means, "precisions_init": unit[kind] / variance}
+    return {
+        "weights_init": np.full(k, 1 / k),
+        "means_init": means,
+        "precisions_init": unit_covariances(d, k, kind) / variance,
+    }
 
 
 def extended() -> Iterator[tuple[str, float]]:

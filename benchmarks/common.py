@@ -41,11 +41,17 @@ def write_rows(path: Path, n: int, d: int, k: int) -> Path:
     return path
 
 
+def unit_covariances(d: int, k: int, kind: str) -> Any:
+    """Unit covariances, which are unit precisions too, in the shape of a covariance type."""
+    shapes = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}
+    return np.broadcast_to(np.eye(d) if kind in ("full", "tied") else 1.0, shapes[kind]).copy()
+
+
 def start(d: int, k: int, kind: str) -> dict[str, Any]:
-    """Parameters to start from: equal weights, means off the centres, unit covariances (so, unit precisions)."""
+    """Parameters to start from: equal weights, means off the centres, unit covariances."""
     off = np.random.default_rng([d, k, 1]).normal(scale=0.3, size=(k, d))
-    unit = {"full": np.stack([np.eye(d)] * k), "tied": np.eye(d), "diag": np.ones((k, d)), "spherical": np.ones(k)}
-    return {"weights": np.full(k, 1 / k), "means": centres(d, k) * (1 + off), "covariances": unit[kind]}
+    means = centres(d, k) * (1 + off)
+    return {"weights": np.full(k, 1 / k), "means": means, "covariances": unit_covariances(d, k, kind)}
 
 
 def full_covariances(covariances: Any, d: int, k: int, kind: str) -> Any:
