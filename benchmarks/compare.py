@@ -36,7 +36,7 @@ class Grid:
     cells: tuple[tuple[int, int], ...]  # d, k
     kinds: tuple[str, ...] = ("full",)
     n: tuple[int, ...] | None = None  # rows of each cell
-    seconds: float = 0.4  # what an iteration of that peer should take
+    seconds: float = 0.45  # what an iteration of that peer should take
     counts: tuple[int, int] = (2, 5)
     repeats: int = 5
     query: str | None = None
@@ -113,10 +113,10 @@ class Results:
 
 def calibrate(grid: Grid, peers: dict[str, Peer], folder: Path, d: int, k: int, kind: str) -> int:
     """Rows for which an iteration of the peer to beat takes the wanted time; ours, were it to fail."""
-    n = max(20_000, int(2e7 / (d * k)))
+    n = max(20_000, int(1e7 / (d * k)))
     path = write_rows(folder / "calibration.npy", n, d, k)
     for name in (grid.peers[1], OURS):
-        answer = answered(peers[name], "iterations", path, n, k, kind, counts=grid.counts, repeats=1)
+        answer = answered(peers[name], "iterations", path, n, k, kind, counts=grid.counts, repeats=3)
         if answer.get("seconds", 0) > 0:
             break
     else:

@@ -203,6 +203,8 @@ def iterations(name: str, threads: int, question: dict[str, Any]) -> dict[str, A
         less, more = timed(lambda: fit(short)), timed(lambda: fit(long))
         seconds.append((more[0] - less[0]) / (long - short))
     found = more[1]
+    if not np.median(seconds) > 0:
+        raise RuntimeError("an iteration is too short to time: more rows, please")
     answer: dict[str, Any] = {"seconds": float(np.median(seconds)), "parameters": save(question["path"], found)}
     if question.get("count_tasks"):
         answer["tasks"] = (tasks(lambda: fit(long)) - tasks(lambda: fit(short))) / (long - short)
