@@ -12,6 +12,9 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
 - Triangular products take four rows by four columns at a time: 16 multiplications for 8 loads. So the ``d`` of
   ``means``, ``factor`` and the sums is a multiple of four there: `width`, zeros beyond the features of ``x``.
 - Rows of zero weight are never looked at: NaN there is allowed.
+- Where features are many, what cannot matter is left out: a component whose density at a row is below ``2**-110``
+  of another's may get none there, and a share below ``2**-110`` of the component's sum over the tile none in its
+  sums. That is less than ``eps`` of any sum while rows lie within 1e8 standard deviations of their component.
 - Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses
   digits to the distance between components.
 - The dtype of ``factor`` is that of the products: float64, or float32 where the caller has shown that to be
@@ -41,6 +44,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 # 33 lines of the cache in float64: a power of two would put a row's features all into the same few sets.
 TILE = 264
 LN2 = float(np.log(2.0))
+# Shares this much smaller than a component's sum over a tile add nothing that float64 could hold.
+NEGLIGIBLE = 2.0**-110
+LOG_NEGLIGIBLE = -110 * LN2
+# From here on it pays to list the rows that matter to a component; at twice as many, half the features first.
+MANY_FEATURES = 24
 
 
 _njit = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp", "nsz"})
@@ -102,15 +110,15 @@ def _centre(tile: Array, mean: Array, centred: Array) -> None:
 
 
 @inlined
-def _product(f: Array, j: int, c: Array, lines: Array) -> None:
-    """Add ``f[:, j : j + 4] @ c[j : j + 4]`` to four lines."""
+def _product(f: Array, j: int, c: Array, n: int, lines: Array) -> None:
+    """Add ``f[:, j : j + 4] @ c[j : j + 4, :n]`` to four lines."""
     c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
     l0, l1, l2, l3 = lines[0], lines[1], lines[2], lines[3]
     a0, a1, a2, a3 = f[0, j], f[0, j + 1], f[0, j + 2], f[0, j + 3]
     b0, b1, b2, b3 = f[1, j], f[1, j + 1], f[1, j + 2], f[1, j + 3]
     p0, p1, p2, p3 = f[2, j], f[2, j + 1], f[2, j + 2], f[2, j + 3]
     q0, q1, q2, q3 = f[3, j], f[3, j + 1], f[3, j + 2], f[3, j + 3]
-    for t in range(lines.shape[1]):
+    for t in range(n):
         x0, x1, x2, x3 = c0[t], c1[t], c2[t], c3[t]
         l0[t] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
         l1[t] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
@@ -119,7 +127,7 @@ def _product(f: Array, j: int, c: Array, lines: Array) -> None:
 
 
 @inlined
-def _corner(f: Array, i: int, c: Array, lines: Array, out: Array) -> None:
+def _corner(f: Array, i: int, c: Array, n: int, lines: Array, out: Array) -> None:
     """Finish four lines with the triangle on the diagonal, and add their squares to ``out``."""
     c0, c1, c2, c3 = c[i], c[i + 1], c[i + 2], c[i + 3]
     l0, l1, l2, l3 = lines[0], lines[1], lines[2], lines[3]
@@ -127,7 +135,7 @@ def _corner(f: Array, i: int, c: Array, lines: Array, out: Array) -> None:
     b0, b1 = f[1, i], f[1, i + 1]
     p0, p1, p2 = f[2, i], f[2, i + 1], f[2, i + 2]
     q0, q1, q2, q3 = f[3, i], f[3, i + 1], f[3, i + 2], f[3, i + 3]
-    for t in range(len(out)):
+    for t in range(n):
         x0, x1, x2, x3 = c0[t], c1[t], c2[t], c3[t]
         z0 = l0[t] + a0 * x0
         z1 = l1[t] + b0 * x0 + b1 * x1
@@ -137,32 +145,31 @@ def _corner(f: Array, i: int, c: Array, lines: Array, out: Array) -> None:
 
 
 @inlined
-def _distance(centred: Array, factor: Array, lines: Array, out: Array) -> None:
-    """``out[t] = |factor @ centred[:, t]|**2``."""
-    d = len(centred)
-    out[:] = 0.0
+def _distance(centred: Array, factor: Array, start: int, stop: int, n: int, lines: Array, out: Array) -> None:
+    """``out[t] = |factor[start:stop] @ centred[:, t]|**2`` for the first n columns."""
+    out[:n] = 0.0
     if factor.ndim == 2:
-        for i in range(0, d, 4):
-            lines[:] = 0.0
+        for i in range(start, stop, 4):
+            lines[:, :n] = 0.0
             for j in range(0, i, 4):
-                _product(factor[i : i + 4], j, centred, lines)
-            _corner(factor[i : i + 4], i, centred, lines, out)
+                _product(factor[i : i + 4], j, centred, n, lines)
+            _corner(factor[i : i + 4], i, centred, n, lines, out)
     else:
-        for j in range(d):
+        for j in range(start, stop):
             a = factor[j]
-            for t in range(len(out)):
+            for t in range(n):
                 z = a * centred[j, t]
                 out[t] += z * z
 
 
 @inlined
-def _outer(lines: Array, c: Array, j: int, s: Array) -> None:
-    """Add the sums over t of four lines times four rows of ``c`` to ``s[:, j : j + 4]``."""
+def _outer(lines: Array, c: Array, j: int, n: int, s: Array) -> None:
+    """Add the sums over n columns of four lines times four rows of ``c`` to ``s[:, j : j + 4]``."""
     c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
     l0, l1, l2, l3 = lines[0], lines[1], lines[2], lines[3]
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = lines.dtype.type(0)
     p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = lines.dtype.type(0)
-    for t in range(lines.shape[1]):
+    for t in range(n):
         x0, x1, x2, x3 = c0[t], c1[t], c2[t], c3[t]
         y0, y1, y2, y3 = l0[t], l1[t], l2[t], l3[t]
         a0, a1, a2, a3 = a0 + y0 * x0, a1 + y0 * x1, a2 + y0 * x2, a3 + y0 * x3
@@ -178,39 +185,39 @@ def _outer(lines: Array, c: Array, j: int, s: Array) -> None:
 
 
 @inlined
-def _dot(a: Array, b: Array) -> Any:
+def _dot(a: Array, b: Array, n: int) -> Any:
     total = a.dtype.type(0)
-    for t in range(len(a)):
+    for t in range(n):
         total += a[t] * b[t]
     return total
 
 
 @inlined
-def _weigh(share: Array, row: Array, line: Array) -> Any:
+def _weigh(share: Array, row: Array, n: int, line: Array) -> Any:
     """``line = share * row``, and its sum."""
     total = line.dtype.type(0)
-    for t in range(len(line)):
+    for t in range(n):
         line[t] = share[t] * row[t]
         total += line[t]
     return total
 
 
 @inlined
-def _scatter(centred: Array, share: Array, lines: Array, shift: Array, scatter: Array) -> None:
-    """Add ``Σ share·centred`` to ``shift`` and ``Σ share·centred·centred'`` to ``scatter``: its lower triangle
-    (what falls above within blocks of four is right, too), or its diagonal.
+def _scatter(centred: Array, share: Array, n: int, lines: Array, shift: Array, scatter: Array) -> None:
+    """Over n columns, add ``Σ share·centred`` to ``shift`` and ``Σ share·centred·centred'`` to ``scatter``: its
+    lower triangle (what falls above within blocks of four is right, too), or its diagonal.
     """
     d = len(centred)
     if scatter.ndim == 2:
         for i in range(0, d, 4):
             for step in range(4):
-                shift[i + step] += _weigh(share, centred[i + step], lines[step])
+                shift[i + step] += _weigh(share, centred[i + step], n, lines[step])
             for j in range(0, i + 1, 4):
-                _outer(lines, centred, j, scatter[i : i + 4])
+                _outer(lines, centred, j, n, scatter[i : i + 4])
     else:
         for i in range(d):
-            shift[i] += _weigh(share, centred[i], lines[0])
-            scatter[i] += _dot(lines[0], centred[i])
+            shift[i] += _weigh(share, centred[i], n, lines[0])
+            scatter[i] += _dot(lines[0], centred[i], n)
 
 
 @inlined
@@ -220,18 +227,58 @@ def _accumulate(
     reference: Array,
     centred: Array,
     lines: Array,
+    index: Array,
     total: Array,
     shift: Array,
     scatter: Array,
 ) -> None:
-    """Add one tile's sums, given ``share[j, t]`` = weight times responsibility."""
+    """Add one tile's sums, given ``share[j, t]`` = weight times responsibility, which get lost."""
     for j in range(len(share)):
-        _centre(tile, reference[j], centred)
         weight = 0.0
         for t in range(share.shape[1]):
             weight += share[j, t]
         total[j] += weight
-        _scatter(centred, share[j], lines, shift[j], scatter[min(j, len(scatter) - 1)])
+        n = share.shape[1]
+        if len(tile) >= MANY_FEATURES:
+            n = _select(share[j], NEGLIGIBLE * weight, index)
+        if n == 0:
+            continue
+        m = n
+        if n == share.shape[1]:
+            _centre(tile, reference[j], centred)
+        else:
+            m = _gather(tile, reference[j], index, n, centred)
+            for t in range(n):  # index[t] >= t
+                share[j, t] = share[j, index[t]]
+            share[j, n:m] = 0.0
+        _scatter(centred, share[j], m, lines, shift[j], scatter[min(j, len(scatter) - 1)])
+
+
+@inlined
+def _select(share: Array, cut: float, index: Array) -> int:
+    """List where ``share`` exceeds ``cut`` and return how many; all, unlisted, where that is a third and more."""
+    count = 0
+    for t in range(len(share)):
+        count += 0 if share[t] <= cut else 1  # NaN counts
+    if 3 * count >= len(share):
+        return len(share)
+    count = 0
+    for t in range(len(share)):
+        index[count] = t
+        count += 0 if share[t] <= cut else 1
+    return count
+
+
+@inlined
+def _gather(tile: Array, mean: Array, index: Array, n: int, centred: Array) -> int:
+    """``centred = tile - mean`` for n listed columns, and copies of the first up to whole vectors; how many."""
+    m: int = min(n + -n % 16, tile.shape[1])
+    index[n:m] = index[0]
+    for i in range(len(tile)):
+        row, out, centre = tile[i], centred[i], mean[i]
+        for t in range(m):
+            out[t] = row[index[t]] - centre
+    return m
 
 
 @inlined
@@ -242,14 +289,77 @@ def _log_joint(
     log_norm: Array,
     centred: Array,
     lines: Array,
+    work: Array,
+    index: Array,
+    nearest: Array,
     logits: Array,
 ) -> None:
-    """``logits[j, t] = log(weight_j N(x_t; component j))``."""
+    """``logits[j, t] = log(weight_j N(x_t; component j))``, or less where that is negligible beside another.
+
+    A squared distance only grows with the features. So where they are many, half of them (a quarter of the work)
+    are looked at first, and the rest where the density that they leave possible still counts.
+    """
+    d = len(tile)
+    half = d // 8 * 4 if factor.ndim == 3 and d >= 2 * MANY_FEATURES and len(means) > 1 else d
     for j in range(len(means)):
         _centre(tile, means[j], centred)
-        _distance(centred, factor[min(j, len(factor) - 1)], lines, logits[j])
+        _distance(centred, factor[min(j, len(factor) - 1)], 0, half, tile.shape[1], lines, logits[j])
         for t in range(logits.shape[1]):
             logits[j, t] = log_norm[j] - 0.5 * logits[j, t]
+    if half < d:
+        _finish(tile, means, factor, half, centred, lines, work, index, nearest, logits)
+
+
+@inlined
+def _finish(
+    tile: Array,
+    means: Array,
+    factor: Array,
+    half: int,
+    centred: Array,
+    lines: Array,
+    work: Array,
+    index: Array,
+    nearest: Array,
+    logits: Array,
+) -> None:
+    """Subtract what the features from ``half`` on add to the distances: first for the likeliest component of each
+    row, then for those that may come near it.
+    """
+    k, d = means.shape
+    peak, rest = work[0], work[1]
+    _likeliest(logits, peak, nearest)
+    for sweep in range(2):
+        for j in range(k):
+            n = 0
+            if sweep == 0:
+                for t in range(len(peak)):
+                    index[n] = t
+                    n += 1 if nearest[t] == j else 0
+            else:
+                for t in range(len(peak)):
+                    index[n] = t
+                    n += 0 if nearest[t] == j or logits[j, t] <= peak[t] else 1
+            if n == 0:
+                continue
+            m = _gather(tile, means[j], index, n, centred)
+            _distance(centred, factor[min(j, len(factor) - 1)], half, d, m, lines, rest)
+            for t in range(n):
+                logits[j, index[t]] -= 0.5 * rest[t]
+            if sweep == 0:
+                for t in range(n):
+                    peak[index[t]] = logits[j, index[t]] + LOG_NEGLIGIBLE
+
+
+@inlined
+def _likeliest(logits: Array, peak: Array, label: Array) -> None:
+    """The largest of each column, and the row where it is; the first of equals."""
+    peak[:] = logits[0]
+    label[:] = 0
+    for j in range(1, len(logits)):
+        for t in range(len(peak)):
+            label[t] = j if logits[j, t] > peak[t] else label[t]
+            peak[t] = logits[j, t] if logits[j, t] > peak[t] else peak[t]
 
 
 @inlined
@@ -373,10 +483,11 @@ def expectation(
     bits = np.empty(TILE, np.int64)
     density = np.empty(TILE)
     row_weight = np.zeros(TILE)
+    index = np.empty(TILE, np.int64)
     summed = log_likelihood[0]
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
-        _log_joint(tile, means, factor, log_norm, centred, lines, logits)
+        _log_joint(tile, means, factor, log_norm, centred, lines, work, index, bits, logits)
         _softmax(logits, work, bits, density, resp)
         row_weight[:rows] = weight[first : first + rows]
         row_weight[rows:] = 0.0
@@ -386,7 +497,7 @@ def expectation(
         for j in range(k):
             for t in range(TILE):
                 share[j, t] = row_weight[t] * resp[j, t] if row_weight[t] != 0.0 else 0.0
-        _accumulate(tile, share, means, centred, lines, total, shift, scatter)
+        _accumulate(tile, share, means, centred, lines, index, total, shift, scatter)
     log_likelihood[0] = summed
 
 
@@ -407,6 +518,7 @@ def moments(
     centred = np.empty((d, TILE))
     lines = np.empty((4, TILE))
     share = np.empty((k, TILE))
+    index = np.empty(TILE, np.int64)
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
         for j in range(k):
@@ -414,7 +526,7 @@ def moments(
                 seen = weight[first + t] != 0.0
                 share[j, t] = weight[first + t] * resp[first + t, j] if seen else 0.0
             share[j, rows:] = 0.0
-        _accumulate(tile, share, reference, centred, lines, total, shift, scatter)
+        _accumulate(tile, share, reference, centred, lines, index, total, shift, scatter)
 
 
 @compiled
@@ -438,18 +550,13 @@ def posterior(
     found = np.empty((k, TILE))
     work = np.empty((2, TILE))
     bits = np.empty(TILE, np.int64)
+    index = np.empty(TILE, np.int64)
     line = np.empty(TILE)
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
-        _log_joint(tile, means, factor, log_norm, centred, lines, logits)
+        _log_joint(tile, means, factor, log_norm, centred, lines, work, index, bits, logits)
         if len(labels):
-            peak = work[0]
-            peak[:] = logits[0]
-            bits[:] = 0
-            for j in range(1, k):
-                for t in range(TILE):
-                    bits[t] = j if logits[j, t] > peak[t] else bits[t]
-                    peak[t] = logits[j, t] if logits[j, t] > peak[t] else peak[t]
+            _likeliest(logits, work[0], bits)
             labels[first : first + rows] = bits[:rows]
         if len(density) or len(resp):
             _softmax(logits, work, bits, line, found)

@@ -78,7 +78,24 @@ LAYOUTS = ["triangular", "shared triangular", "diagonal", "shared diagonal"]
 @pytest.mark.parametrize("d", range(1, 10))
 @pytest.mark.parametrize("n", [0, 1, TILE - 1, TILE, TILE + 1, 2 * TILE + 17])
 def test_expectation_at_every_edge(layout: str, d: int, n: int) -> None:
-    arrays = draw(n, d, 3, layout)
+    assert_sums(draw(n, d, 3, layout), layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("d", [23, 24, 27, 47, 48, 49, 70])
+@pytest.mark.parametrize("k", [1, 2, 9])
+@pytest.mark.parametrize("distance", [0.1, 1.0, 4.0])
+def test_expectation_of_many_features(layout: str, d: int, k: int, distance: float) -> None:
+    """Components on top of each other, and so far apart that most of the work is left out."""
+    arrays = draw(2 * TILE + 17, d, k, layout)
+    arrays["means"] *= distance
+    arrays["x"] = 0.5 * arrays["x"] + arrays["means"][np.arange(len(arrays["x"])) % k, :d]
+    assert_sums(arrays, layout)
+
+
+def assert_sums(arrays: dict[str, Any], layout: str) -> None:
+    """The kernel's sums are NumPy's, up to the rounding of exponents and sums."""
+    n, d = arrays["x"].shape
     joint, density, share, centred = naive(**arrays)
     log_likelihood, total, shift, scatter = sums(arrays)
     expected = np.einsum("kn,kni,knj->kij", share, centred, centred)
