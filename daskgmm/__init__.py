@@ -4,10 +4,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 
 try:
     __version__ = version("daskgmm")
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["CollapseError", "DataError", "GaussianMixture"]
+__all__ = ["CollapseError", "DataError", "GaussianMixture", "MiniBatchGaussianMixture"]

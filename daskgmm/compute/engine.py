@@ -8,7 +8,7 @@ whatever ``span``, the number of consecutive blocks that one task works through.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from operator import add
 from typing import Any, Protocol, Self, TypeVar
@@ -18,6 +18,7 @@ import dask.base
 import dask.threaded
 import distributed
 from dask.callbacks import Callback
+from dask.delayed import Delayed
 
 from daskgmm.compute.rows import Block, Rows
 
@@ -38,6 +39,21 @@ class Bundle(tuple[Any, ...]):
 
     def __add__(self, other: tuple[Any, ...]) -> Bundle:
         return Bundle(a + b for a, b in zip(self, other, strict=True))
+
+
+class Blocks(Protocol):
+    """Numbered blocks: `Rows`, or a mini-batch of them."""
+
+    @property
+    def graph(self) -> Mapping[Any, Any]:
+        """Dask graph that the tasks refer to."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+
+    def task(self, index: int) -> tuple[Any, ...]:
+        """Dask task that evaluates to block ``index``."""
 
 
 def _apply(function: Callable[[Block], M], block: Block) -> M:
@@ -62,7 +78,7 @@ class Engine:
 
     def reduce(
         self,
-        rows: Rows,
+        rows: Blocks,
         function: Callable[[Block], M],
         report: Callable[[int, int], None] | None = None,
     ) -> M:
@@ -77,9 +93,20 @@ class Engine:
             result: M = self.get(graph, root)
         return result
 
+    def hold(self, rows: Blocks, tasks: Mapping[str, Any]) -> dict[str, Any]:
+        """Evaluate tasks that may refer to ``rows.graph``; what a graph must hold to refer to their values.
+
+        The values stay where they were computed: in this process, or on a client's workers until the last
+        reference to them goes.
+        """
+        graph = {**rows.graph, **tasks}
+        parts = [Delayed(key, graph) for key in tasks]
+        held = dask.base.persist(*parts, scheduler=self.get, optimize_graph=False)
+        return {key: part.dask[key] for key, part in zip(tasks, held, strict=True)}
+
 
 def _subtree(
-    graph: dict[Hashable, Any], rows: Rows, name: str, span: int, first: int, last: int
+    graph: dict[Hashable, Any], rows: Blocks, name: str, span: int, first: int, last: int
 ) -> tuple[Any, ...]:
     """The task that adds up blocks ``first`` to ``last``; the tasks that it refers to go into ``graph``.
 

@@ -15,6 +15,7 @@ from daskgmm.compute.engine import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError
 from daskgmm.fit.score import Query, Score, Scorer
+from daskgmm.fit.stepwise import Stepwise
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
 
@@ -30,6 +31,8 @@ class Fitted:
     lower_bounds: tuple[float, ...]
     n_passes: int
     feature_names: Array | None = None
+    online: Stepwise | None = None
+    next_row: int = 0
 
 
 class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

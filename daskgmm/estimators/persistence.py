@@ -11,10 +11,13 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.estimators.base import Fitted
-from daskgmm.model.covariance import STRUCTURES
+from daskgmm.fit.stepwise import Spread, Stepwise
+from daskgmm.model.covariance import STRUCTURES, Covariance
 from daskgmm.model.mixture import Mixture
+from daskgmm.model.statistics import Statistics
 
 FORMAT, VERSION = "daskgmm", 1
+SUMS = ("reference", "weight", "shift", "scatter")  # of Statistics
 STARTS = ("weights_init", "means_init", "precisions_init")
 
 
@@ -40,6 +43,9 @@ def save(model: Any, fitted: Fitted, path: str | Path) -> None:
         "precisions_cholesky": fitted.mixture.covariance.factor,
         "lower_bounds": np.asarray(fitted.lower_bounds, dtype=np.float64),
     }
+    if fitted.online is not None:
+        header["online"] = _counts(fitted.online) | {"next_row": fitted.next_row}
+        arrays |= _online_arrays(fitted.online)
     arrays |= {name: np.asarray(settings[name], np.float64) for name in STARTS if settings.get(name) is not None}
     aside = Path(f"{os.fspath(path)}.partial")
     try:
@@ -103,7 +109,55 @@ def _fitted(header: dict[str, Any], arrays: dict[str, Array]) -> Fitted:
         tuple(arrays["lower_bounds"].tolist()),
         header["n_passes"],
         None if names is None else np.array(names, dtype=object),
+        *_online(header, arrays, structure),
     )
+
+
+def _counts(run: Stepwise) -> dict[str, Any]:
+    """All numbers of an online run."""
+    names = ("clock", "reg_covar", "n_rows", "n_batches", "bound")
+    spread = [run.spread.now, run.spread.mixed, run.spread.average]
+    return {name: getattr(run, name) for name in names} | {"spread": spread}
+
+
+def _online_arrays(run: Stepwise) -> dict[str, Array]:
+    """All arrays of an online run."""
+    mixture = run.mixture
+    arrays = {
+        "online_weights": mixture.weights,
+        "online_means": mixture.means,
+        "online_covariances": mixture.covariance.values,
+        "online_precisions_cholesky": mixture.covariance.factor,
+    }
+    for title, s in (("statistics", run.statistics), ("average", run.average)):
+        arrays |= {f"{title}_{name}": getattr(s, name) for name in SUMS}
+        arrays[f"{title}_totals"] = np.array([s.log_likelihood, s.total_weight])
+    return arrays
+
+
+def _online(
+    header: dict[str, Any], arrays: dict[str, Array], structure: type[Covariance]
+) -> tuple[Stepwise | None, int]:
+    """The online run in a file, if there is one, and the next row."""
+    if "online" not in header:
+        return None, 0
+    counts = dict(header["online"])
+    next_row, spread = counts.pop("next_row"), Spread(*counts.pop("spread"))
+    mixture = Mixture(
+        arrays["online_weights"],
+        arrays["online_means"],
+        structure(arrays["online_covariances"], arrays["online_precisions_cholesky"]),
+    )
+    both = []
+    for title in ("statistics", "average"):
+        reference, weight, shift, scatter = (arrays[f"{title}_{name}"] for name in SUMS)
+        totals = arrays[f"{title}_totals"].tolist()
+        both.append(Statistics(structure, reference, weight, shift, scatter, totals[0], totals[1], 0))
+    shapes = [arrays["means"].shape, mixture.means.shape, *(s.reference.shape for s in both)]
+    scatters = [mixture.covariance.values.shape, *(s.scatter.shape for s in both)]
+    if len(set(shapes)) > 1 or set(scatters) != {structure.shape(*shapes[0])}:
+        raise ValueError("The arrays disagree in shape.")
+    return Stepwise(mixture, both[0], both[1], spread, **counts), next_row
 
 
 def _is_plain(value: Any) -> bool:

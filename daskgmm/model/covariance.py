@@ -97,6 +97,20 @@ class Covariance(ABC):
     def per_weight(cls, scatter: Array, weight: Array) -> Array:
         """Scatter divided by weight: the maximum-likelihood covariances. Empty components give 0."""
 
+    def scatter(self, weight: Array) -> Array:
+        """What `per_weight` turns into these covariances: the scatter of components that weigh (k,)."""
+        return self.values * weight.reshape((-1,) + (1,) * (self.values.ndim - 1))
+
+    @classmethod
+    def shrunk(cls, scatter: Array, weight: Array, extra: float) -> Array:
+        """Scatter, and that of rows of weight ``extra`` in each component that spread as all do in theirs."""
+        within: Array = scatter.sum(axis=0) / weight.sum()
+        return scatter + extra * within
+
+    def take(self, components: Array) -> Self:
+        """The covariances of these components, in this order; a component may come twice."""
+        return type(self)(self.values[components], self.factor[components])
+
     @classmethod
     @abstractmethod
     def variances(cls, values: Array, k: int, d: int) -> Array:
@@ -249,6 +263,18 @@ class Tied(Covariance):
     def per_weight(cls, scatter: Array, weight: Array) -> Array:
         covariance: Array = scatter / weight.sum()
         return covariance
+
+    def scatter(self, weight: Array) -> Array:
+        scatter: Array = self.values * weight.sum()
+        return scatter
+
+    @classmethod
+    def shrunk(cls, scatter: Array, weight: Array, extra: float) -> Array:
+        shrunk: Array = scatter * (1 + len(weight) * extra / weight.sum())
+        return shrunk
+
+    def take(self, components: Array) -> Self:
+        return self
 
     @classmethod
     def variances(cls, values: Array, k: int, d: int) -> Array:

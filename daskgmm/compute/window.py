@@ -1,0 +1,194 @@
+"""Several blocks in memory at once, their rows dealt out at random: mini-batches of data stored in any order."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.compute.engine import Engine
+from daskgmm.compute.rows import Block, Rows
+from daskgmm.compute.sources import row_bytes
+
+PART_BYTES = 16 * 2**20  # of rows, for each task of a mini-batch
+PARTS = 4  # tasks of a mini-batch, where there are blocks enough
+GROUP = 32  # consecutive rows of which every round deals one
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows to visit: those from ``first`` on and before ``last``, without those numbered ``out``.
+
+    Numbers as in a row sample: of the row, or of its block and its place there where sizes are unknown.
+    """
+
+    first: int = 0
+    last: float = math.inf
+    out: tuple[int, ...] = ()
+
+    def blocks(self, rows: Rows) -> list[int]:
+        """Numbers of the blocks that hold such rows; all where their sizes are unknown."""
+        if rows.n_rows is None:
+            return list(range(rows.n_blocks))
+        spans = enumerate(zip(rows.x.offsets, rows.chunks, strict=True))
+        return [i for i, (start, size) in spans if start < self.last and start + size > self.first]
+
+    def of(self, block: Block) -> Array:
+        """Places in the block of the rows to visit, those of positive weight."""
+        start = block.index << 40 if block.first_row is None else block.first_row
+        kept = np.ones(len(block.x), bool) if block.weight is None else block.weight > 0
+        if block.first_row is not None:
+            kept[: max(0, self.first - start)] = False
+            kept[int(min(len(kept), max(0, self.last - start))) :] = False
+        out = np.asarray(self.out, dtype=np.int64) - start
+        kept[out[(out >= 0) & (out < len(kept))]] = False
+        return np.flatnonzero(kept)
+
+
+@dataclass(frozen=True, eq=False)
+class Hand:
+    """Rows of some blocks, in random order, with their weights."""
+
+    x: Array
+    weight: Array | None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def cut(self, first: int, last: int, total: int, index: int) -> Block:
+        """This hand's share of rows ``first`` to ``last`` of ``total``; shares of all hands make the mini-
+        batch."""
+        rows = slice(len(self) * first // total, len(self) * last // total)
+        return Block(self.x[rows], None if self.weight is None else self.weight[rows], None, index, None)
+
+
+@dataclass(frozen=True, eq=False)
+class MiniBatch:
+    """Blocks of one mini-batch: a share of every hand."""
+
+    graph: Mapping[Any, Any]
+    keys: Sequence[str]
+    first: int
+    last: int
+    total: int
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of hands."""
+        return len(self.keys)
+
+    def task(self, index: int) -> tuple[Any, ...]:
+        """Dask task that evaluates to the share of one hand."""
+        return partial(Hand.cut, first=self.first, last=self.last, total=self.total, index=index), self.keys[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Blocks that are held in memory, here or on a cluster's workers, dealt into hands.
+
+    Attributes
+    ----------
+    graph : the hands, or where they lie.
+    n_rows : rows in all of them.
+    """
+
+    graph: Mapping[str, Any]
+    n_rows: int
+
+    @classmethod
+    def load(cls, engine: Engine, rows: Rows, blocks: Sequence[int], chosen: Selection, seed: int) -> Window:
+        """Read blocks, each once, and deal the chosen rows; ``seed`` fixes their order."""
+        parts = _parts(rows, blocks)
+        name = f"daskgmm-{uuid.uuid4().hex}"
+        tasks = {
+            f"{name}-{i}": (partial(_deal, chosen, seed, i), *(rows.task(block) for block in part))
+            for i, part in enumerate(parts)
+        }
+        graph = engine.hold(rows, tasks)
+        whole = MiniBatch(graph, list(graph), 0, 1, 1)
+        return cls(graph, engine.reduce(whole, _count))
+
+    def batch(self, first: int, last: int) -> MiniBatch:
+        """The rows ``first`` to ``last`` of the window, in the order in which they were dealt."""
+        return MiniBatch(self.graph, list(self.graph), first, last, self.n_rows)
+
+
+def windows(rows: Rows, chosen: Selection, window_bytes: int, seed: int) -> list[list[int]]:
+    """Cut the blocks, in random order, into windows that fit in ``window_bytes``; one block at least in each.
+
+    Half of the windows hold one of every two neighbouring blocks, a quarter one of every four, and so on: data
+    that is sorted, or that changes from block to block, looks alike in any part of the pass.
+    """
+    blocks = chosen.blocks(rows)
+    if not blocks:
+        return []
+    size = _block_bytes(rows)
+    # Without known sizes, whatever made the blocks made them to be held by a worker.
+    fit = PARTS if size is None else max(1, int(window_bytes // max(size, 1)))
+    count = -(-len(blocks) // fit)
+    order = _spread(np.array(blocks), np.random.Generator(np.random.Philox(key=[seed, 0])))
+    return [sorted(part.tolist()) for part in np.array_split(order, count)]
+
+
+def _spread(blocks: Array, random: np.random.Generator) -> Array:
+    """Blocks in a random order in which every half, quarter, ... takes evenly from their range."""
+    if len(blocks) < 2:
+        return blocks
+    pairs = len(blocks) // 2
+    coin = random.integers(2, size=pairs)
+    places = 2 * np.arange(pairs)
+    first, second = blocks[places + coin], blocks[places + 1 - coin]
+    odd = blocks[2 * pairs :]
+    return np.concatenate([_spread(first, random), _spread(np.concatenate([second, odd]), random)])
+
+
+def _block_bytes(rows: Rows) -> float | None:
+    """Bytes of a block, on average; None where sizes are unknown."""
+    return None if rows.n_rows is None else rows.n_rows / rows.n_blocks * row_bytes(rows.x)
+
+
+def _parts(rows: Rows, blocks: Sequence[int]) -> list[Array]:
+    """Share out the blocks of a window among tasks: a function of the data, never of the workers."""
+    size = _block_bytes(rows)
+    wanted = PARTS if size is None else max(PARTS, int(len(blocks) * size // PART_BYTES))
+    return np.array_split(np.asarray(blocks), min(len(blocks), wanted))
+
+
+def _deal(chosen: Selection, seed: int, part: int, *blocks: Block) -> Hand:
+    """The chosen rows of some blocks in the order of `_shuffled`."""
+    picked = [chosen.of(block) for block in blocks]
+    x = _joined([b.x if len(p) == len(b.x) else b.x[p] for b, p in zip(blocks, picked, strict=True)])
+    weight = None
+    if any(block.weight is not None for block in blocks):
+        pairs = zip(blocks, picked, strict=True)
+        weight = _joined([np.ones(len(p)) if b.weight is None else b.weight[p] for b, p in pairs])
+    order = _shuffled(len(x), np.random.Generator(np.random.Philox(key=[seed, 1 + part])))
+    return Hand(x[order], None if weight is None else weight[order])
+
+
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _shuffled(n: int, random: np.random.Generator) -> Array:
+    """Row numbers below ``n`` in random order, for a fraction of what a full shuffle costs.
+
+    Every round visits all groups of consecutive rows, in one random order, and takes one row of each, beginning at
+    a random one.
+    """
+    groups = -(-n // GROUP)
+    at = random.permutation(groups)
+    offset = random.integers(GROUP, size=groups)
+    order = at * GROUP + (offset + np.arange(GROUP)[:, None]) % GROUP
+    order = order.ravel()
+    return order[order < n]
+
+
+def _count(block: Block) -> int:
+    return len(block.x)

@@ -1,0 +1,547 @@
+"""MiniBatchGaussianMixture: online EM with scikit-learn's interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from dask.utils import parse_bytes
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_feature_names, check_is_fitted
+
+from daskgmm._typing import Array
+from daskgmm.compute.engine import Engine, engine_for
+from daskgmm.compute.rows import Rows, feature_names
+from daskgmm.compute.window import Selection
+from daskgmm.errors import DataError
+from daskgmm.estimators.base import BaseMixture, Fitted
+from daskgmm.estimators.gaussian_mixture import INIT_PARAMS
+from daskgmm.estimators.parameters import check_mixture, read_start
+from daskgmm.estimators.persistence import load, save
+from daskgmm.fit.checks import check_counts
+from daskgmm.fit.online import Passes, passes, step
+from daskgmm.fit.progress import Progress, Silent, Verbose
+from daskgmm.fit.seeding import Start, sample_size
+from daskgmm.fit.start import Head, HeadOf, begin, hold_out, positions, survey_of
+from daskgmm.fit.stepwise import StepRule, Stepwise
+from daskgmm.fit.survey import RowSample, Survey, Surveyor, Threshold
+from daskgmm.model.covariance import STRUCTURES
+from daskgmm.model.mixture import Mixture
+
+ROWS_PER_COMPONENT = 50  # kept to seed a stream
+MIN_HELD = 100  # rows of the sample, below which none is held out
+WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """The first rows of a stream, until there are enough to seed the model."""
+
+    x: Array
+    weight: Array
+    feature_names: Array | None
+    n_batches: int = 0
+    next_row: int = 0
+
+    def with_batch(self, x: Array, weight: Array, offered: int) -> Waiting:
+        """With some rows of one batch more, of which so many were offered."""
+        return replace(
+            self,
+            x=np.concatenate([self.x, x]),
+            weight=np.concatenate([self.weight, weight]),
+            n_batches=self.n_batches + 1,
+            next_row=self.next_row + offered,
+        )
+
+
+class MiniBatchGaussianMixture(BaseMixture):
+    """Gaussian mixture that learns from mini-batches: in one pass over stored rows, or from a stream.
+
+    Stepwise EM: the E-step of each batch moves the statistics, s ← (1 − γ)·s + γ·batch, and the parameters follow
+    from s (Cappé & Moulines 2009; Liang & Klein 2009). Every query of `GaussianMixture` is here, too.
+
+    Parameters
+    ----------
+    n_components : int
+        Number of components, k.
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    batch_size : int or None
+        The unit of step sizes, in rows, and the rows of a mini-batch of ``fit``, at least: they grow to 1/32 of
+        the rows seen. None takes 2·k·(d + 1). `partial_fit` takes batches of any size.
+    learning_decay : float
+        κ in (0.5, 1]: how fast steps fall, for rows that all come from one distribution.
+    learning_offset : float
+        At least 1: makes early steps smaller.
+    half_life : float or None
+        Rows after which a row counts half, for streams that drift: the steps stay as large as they are, and
+        ``learning_decay`` has no meaning.
+    init_size : int or None
+        Rows that the start is found on. None takes 50·k, the first, for `partial_fit`, and a sample of 20,000
+        rows or 20·k·(d + 1), if that is more, for `fit`. A start given in full counts as that many rows.
+    max_iter : int
+        Passes of `fit` over the rows, after the one that draws the sample.
+    tol : float
+        With ``max_iter`` > 1, a tenth of the sample is held out: neither the start nor the passes see those
+        rows, and a pass that raises their mean log-likelihood by less is the last.
+    reg_covar : float
+        Added to the diagonal of every covariance.
+    init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"}
+        How to start on the sample, before EM on it. "auto" and "subsample" try k-means++ five times with short EM
+        runs.
+    weights_init : (k,), means_init : (k, d), precisions_init : as ``covariances_``
+        Parts of the start.
+    random_state : int, RandomState or None
+    warm_start : bool
+        `fit` goes on from the last fit, without a sample; its statistics count as before.
+    block_size : int or str
+        Bytes per block, at most (a larger stored chunk stays whole). Dask arrays keep their own row chunks.
+        `fit` holds some blocks in memory at once, four times these bytes in all.
+    nan_policy : {"raise", "omit"}
+        "omit" leaves rows with NaN out.
+    missing_chunks : {"raise", "fill"}
+        What to do where a Zarr store lacks a chunk; Zarr itself reads it as the fill value, silently.
+    checkpoint : None
+        Reserved.
+    verbose, verbose_interval : int
+        Print a line every ``verbose_interval`` passes.
+
+    Attributes
+    ----------
+    weights_ : (k,)
+    means_ : (k, d)
+    covariances_, precisions_, precisions_cholesky_ : full (k, d, d), tied (d, d), diag (k, d), spherical (k,)
+    n_samples_seen_ : int
+        Rows of positive weight learnt from, once for each pass.
+    n_batches_seen_ : int
+        Batches learnt from: calls of `partial_fit`, and mini-batches of `fit`.
+    effective_sample_size_ : float
+        1 / Σ a², with a the weight of each row in the statistics of total weight 1.
+    converged_ : bool
+        Whether `fit` stopped before ``max_iter`` passes.
+    n_iter_ : int
+        Passes of the last `fit`.
+    lower_bound_ : float
+        Mean log-likelihood of the last batch (in `fit`: of the last pass) under the parameters before it was
+        learnt.
+    lower_bounds_ : list of float
+        The same for each pass of `fit`.
+    n_passes_ : int
+        How often `fit` read the rows, the survey included.
+    n_features_in_ : int
+    feature_names_in_ : (d,) of str
+
+    Notes
+    -----
+    **Step sizes** count rows, so that ten batches of 10 rows and one of 100 move the statistics alike; a row of
+    weight 2 counts as two. With t = (rows before) / ``batch_size``, b rows get γ = 1 − (1 − (t +
+    ``learning_offset``)^−κ)^(b / ``batch_size``), or γ = 1 − 2^(−b / ``half_life``), and never less than in a
+    plain average over the effective rows before.
+
+    *Bias.* The start, and whatever was learnt with poor parameters, fades as Π(1 − γ): as exp(−t^(1−κ) / (1 −
+    κ)), and with a half-life as 2^(−rows / ``half_life``). A change of δ in a mean is h half-lives later a
+    difference of δ·2^−h, and covariances are inflated by δδᵀ·2^−h until then.
+
+    *Noise.* Statistics of steps γ over batches of b rows are as uncertain as those of b·(2 − γ)/γ rows: with p
+    free parameters, the mean log-likelihood of new rows lies p·γ / (2·b·(2 − γ)) below its best. With a half-
+    life that is the floor, p·ln 2 / (4·``half_life``) for small steps. With falling steps the statistics, never
+    the parameters, are averaged in addition, each with a weight that grows as (rows)³, so that 94 % of it lie in
+    the last half (Polyak & Juditsky 1992; Shamir & Zhang 2013): the gap falls to about twice p / (2n), that of
+    maximum likelihood on n rows.
+
+    **What keeps it sound.** Each component's covariance is that of its rows and d + 1 more, spread as all rows
+    are about their own means: a prior that vanishes as the effective rows grow (Fraley & Raftery 2007). A
+    component of less than one effective row, and of less than a tenth of an equal share, is dead: it takes half
+    of the heaviest component, their means part by one standard deviation along the feature that varies most
+    there, and a warning names it. A batch of zero weight changes nothing. A batch that is refused leaves the
+    model exactly as it was.
+
+    **Order.** `fit` visits blocks in a random order that is even over the data, several at a time, and draws each
+    mini-batch from all of those, so rows may be stored sorted. `partial_fit` learns in the order it is given.
+
+    The start of a stream is found on 50·k rows; where that is poor, a larger ``init_size`` helps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from daskgmm import MiniBatchGaussianMixture
+    >>> random = np.random.default_rng(0)
+    >>> model = MiniBatchGaussianMixture(2, random_state=0)
+    >>> for _ in range(20):
+    ...     model = model.partial_fit(random.normal(size=(50, 1)) + random.choice([0, 9], size=(50, 1)))
+    >>> sorted(model.means_[:, 0].round())
+    [np.float64(0.0), np.float64(9.0)]
+    >>> model.n_samples_seen_, model.n_batches_seen_
+    (1000, 20)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
+        "learning_offset": [Interval(Real, 1.0, None, closed="left")],
+        "half_life": [Interval(Real, 0.0, None, closed="neither"), None],
+        "init_size": [Interval(Integral, 1, None, closed="left"), None],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "init_params": [StrOptions(INIT_PARAMS)],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "block_size": [Interval(Integral, 1, None, closed="left"), str],
+        "nan_policy": [StrOptions({"raise", "omit"})],
+        "missing_chunks": [StrOptions({"raise", "fill"})],
+        "checkpoint": "no_validation",
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    _waiting: Waiting | None = None
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        batch_size: int | None = None,
+        learning_decay: float = 0.6,
+        learning_offset: float = 2.0,
+        half_life: float | None = None,
+        init_size: int | None = None,
+        max_iter: int = 1,
+        tol: float = 1e-4,
+        reg_covar: float = 1e-6,
+        init_params: str = "auto",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        block_size: int | str = "64 MiB",
+        nan_policy: str = "raise",
+        missing_chunks: str = "raise",
+        checkpoint: Any = None,
+        verbose: int = 0,
+        verbose_interval: int = 1,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.batch_size = batch_size
+        self.learning_decay = learning_decay
+        self.learning_offset = learning_offset
+        self.half_life = half_life
+        self.init_size = init_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.block_size = block_size
+        self.nan_policy = nan_policy
+        self.missing_chunks = missing_chunks
+        self.checkpoint = checkpoint
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+
+    def _run(self, attribute: str) -> Stepwise:
+        run = self._result(attribute).online
+        assert run is not None
+        return run
+
+    @property
+    def n_samples_seen_(self) -> int:
+        """Rows of positive weight learnt from, once for each pass; those waiting for the start included."""
+        waiting = self._waiting
+        return len(waiting.x) if waiting is not None else self._run("n_samples_seen_").n_rows
+
+    @property
+    def n_batches_seen_(self) -> int:
+        """Batches learnt from."""
+        return self._run("n_batches_seen_").n_batches
+
+    @property
+    def effective_sample_size_(self) -> float:
+        """Effective number of rows in the statistics."""
+        return self._run("effective_sample_size_").effective_rows
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of features, known from the first batch on."""
+        waiting = self._waiting
+        return super().n_features_in_ if waiting is None else int(waiting.x.shape[1])
+
+    @property
+    def feature_names_in_(self) -> Array:
+        """Column names of the rows, from the first batch on; only there for data frames whose names are
+        strings."""
+        waiting = self._waiting
+        if waiting is None or waiting.feature_names is None:
+            return super().feature_names_in_
+        return waiting.feature_names
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn from stored rows: one pass that draws the sample of the start, then ``max_iter`` passes or fewer.
+
+        Parameters
+        ----------
+        X : (n, d)
+            Rows, of any kind that `GaussianMixture` reads.
+        y : ignored
+        sample_weight : (n,), optional
+            Weights >= 0; a row of weight 2 counts as two rows.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError
+            A ``ValueError`` that names the block: NaN or infinity, bad weights, fewer rows than components,
+            missing chunks. The estimator stays as it was.
+        FileNotFoundError
+            If a path holds no Zarr array.
+
+        Warns
+        -----
+        UserWarning
+            If a component died and was placed anew.
+        """
+        return self._fit(X, sample_weight, self._watcher())
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, then `predict` the same rows: lazily, where `predict` is."""
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.
+
+        Before that, queries raise ``NotFittedError``. Another thread may predict meanwhile: it sees the model
+        before the batch, or after it.
+
+        Parameters
+        ----------
+        X : (b, d)
+            Rows, of any number and kind that `fit` reads; chunked rows are one batch, too.
+        y : ignored
+        sample_weight : (b,), optional
+            Weights >= 0; a row of weight 2 counts as two rows.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError
+            As in `fit`. The model stays exactly as it was before the batch.
+        CollapseError
+            A `DataError`: with ``reg_covar=0``, the first rows span no covariance that is positive definite.
+
+        Warns
+        -----
+        UserWarning
+            If a component died and was placed anew.
+        """
+        self._check()
+        fitted, waiting = vars(self).get("_fitted"), self._waiting
+        names = feature_names(X)
+        if fitted is not None or waiting is not None:
+            _check_feature_names(self, getattr(X, "_meta", X), reset=False)
+        rows = self._rows(X, sample_weight)
+        self._check_width(rows)
+        engine = engine_for(rows)
+        if fitted is None:
+            after = self._wait(engine, rows, names)
+            if isinstance(after, Waiting):
+                self._waiting = after
+                return self
+        else:
+            run = step(engine, rows, self._resumed(rows), self._rule(rows.n_features), rows)
+            seen = fitted.next_row + (rows.n_rows or 0)
+            after = replace(
+                fitted, mixture=run.published, online=run, lower_bound=run.bound, converged=False, next_row=seen
+            )
+        self._fitted = after
+        self._waiting = None
+        return self
+
+    def _check(self) -> None:
+        self._validate_params()
+        if self.checkpoint is not None:
+            raise NotImplementedError("checkpoint is reserved for a later version; leave it None.")
+
+    def _check_width(self, rows: Rows) -> None:
+        if hasattr(self, "n_features_in_") and rows.n_features != self.n_features_in_:
+            raise DataError(
+                f"X has {rows.n_features} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input."
+            )
+
+    def _watcher(self) -> Progress:
+        return Verbose(self.verbose_interval) if self.verbose else Silent()
+
+    def _rule(self, d: int) -> StepRule:
+        size = self.batch_size or 2 * self.n_components * (d + 1)
+        return StepRule(size, self.learning_decay, self.learning_offset, self.half_life)
+
+    def _resumed(self, rows: Rows) -> Stepwise:
+        """The last run, to go on from."""
+        run = self._run("means_")
+        wanted = (self.n_components, rows.n_features, STRUCTURES[self.covariance_type])
+        found = (*run.mixture.means.shape, type(run.mixture.covariance))
+        if wanted != found:
+            raise DataError(
+                "To go on needs the shape of the last fit: (n_components, n_features, covariance_type) were "
+                f"{(*found[:2], found[2].name)}, now {(*wanted[:2], wanted[2].name)}."
+            )
+        return replace(run, reg_covar=self.reg_covar)
+
+    def _given(self, start: Start, rows: Rows) -> Stepwise | None:
+        """A run from a start that is given in full."""
+        if start.weights is None or start.means is None or start.covariance is None:
+            return None
+        mixture = Mixture(start.weights, start.means, start.covariance)
+        count = self.init_size or sample_size(*mixture.means.shape)
+        return Stepwise.implied(mixture, min(count, rows.n_rows or count), self.reg_covar)
+
+    def _wait(self, engine: Engine, rows: Rows, names: Array | None) -> Fitted | Waiting:
+        """Keep rows of a stream; seed the model once there are enough, and learn from the rest of the batch."""
+        start, rule = read_start(self, rows.n_features), self._rule(rows.n_features)
+        if (run := self._given(start, rows)) is not None:
+            return _streamed(step(engine, rows, run, rule, rows), names, rows.n_rows or 0)
+        k, structure = self.n_components, STRUCTURES[self.covariance_type]
+        size = max(k, self.init_size or ROWS_PER_COMPONENT * k)
+        waiting = self._waiting or Waiting(np.empty((0, rows.n_features)), np.empty(0), names)
+        head: Head = engine.reduce(rows, HeadOf(size - len(waiting.x)))
+        waiting = waiting.with_batch(head.x, head.weight, rows.n_rows or 0)
+        if len(waiting.x) < size:
+            return waiting
+        weight = None if (waiting.weight == 1).all() else waiting.weight
+        survey = survey_of(waiting.x, weight, structure, k)
+        random = check_random_state(self.random_state)
+        run = begin(survey, structure, k, self.init_params, start, random, self.reg_covar)
+        run = replace(run, n_rows=size, n_batches=waiting.n_batches - 1)
+        last: tuple[int, int] = tuple(head.places[-1].tolist())
+        return _streamed(step(engine, rows, run, rule, rows, last), waiting.feature_names, waiting.next_row)
+
+    def _fit(self, X: Any, sample_weight: Any, progress: Progress) -> Self:
+        """`fit`, watched by ``progress``. Nothing of the estimator changes before the last lines."""
+        self._check()
+        names = feature_names(X)
+        rows = self._rows(X, sample_weight)
+        start, engine, held, n_passes = read_start(self, rows.n_features), engine_for(rows), None, 0
+        random = check_random_state(self.random_state)
+        run = self._resumed(rows) if self.warm_start and hasattr(self, "_fitted") else self._given(start, rows)
+        if run is None:
+            run, held = self._started(rows, engine, start, random, progress)
+            n_passes = 1
+        chosen = Selection(out=() if held is None else positions(held))
+        how = Passes(self.max_iter, self.tol, WINDOW_BLOCKS * parse_bytes(self.block_size), held)
+        run, told = passes(engine, rows, run, self._rule(rows.n_features), chosen, how, random, progress)
+        self._fitted = Fitted(
+            run.published,
+            told.n_iter,
+            told.converged,
+            told.lower_bound,
+            told.trace,
+            n_passes + told.n_iter,
+            names,
+            run,
+            rows.n_rows or 0,
+        )
+        self._waiting = None
+        return self
+
+    def _started(
+        self, rows: Rows, engine: Engine, start: Start, random: np.random.RandomState, progress: Progress
+    ) -> tuple[Stepwise, RowSample | None]:
+        """Survey the rows, and find a start on the sample; with more passes than one, hold part of it out."""
+        progress.stage("survey")
+        k, d, structure = self.n_components, rows.n_features, STRUCTURES[self.covariance_type]
+        size = max(k, self.init_size or sample_size(k, d))
+        surveyor = Surveyor(structure, k, int(random.randint(2**31)), Threshold(size))
+        survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
+        check_counts(survey.overall, k, weighted=rows.weight is not None)
+        progress.stage("seeding")
+        held = None
+        if self.max_iter > 1 and len(survey.sample.rows) >= MIN_HELD:
+            survey, held = hold_out(survey)
+        return begin(survey, structure, k, self.init_params, start, random, self.reg_covar), held
+
+    def _extend(self, X: Any, sample_weight: Any, first: int, last: int, progress: Progress) -> Self:
+        """Learn from stored rows ``first`` to ``last``, each once, in the mini-batches of `fit`."""
+        self._check()
+        rows = self._rows(X, sample_weight)
+        self._check_width(rows)
+        engine, random = engine_for(rows), check_random_state(self.random_state)
+        how = Passes(1, 0.0, WINDOW_BLOCKS * parse_bytes(self.block_size))
+        rule, chosen = self._rule(rows.n_features), Selection(first, last)
+        run, told = passes(engine, rows, self._resumed(rows), rule, chosen, how, random, progress)
+        last_fit = replace(self._fitted, mixture=run.published, online=run, lower_bound=told.lower_bound)
+        self._fitted = replace(last_fit, next_row=last)
+        return self
+
+    @classmethod
+    def from_parameters(cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full") -> Self:
+        """A fitted estimator with these parameters, such as those of a `GaussianMixture`, to go on from.
+
+        They count as the 50·k rows that a stream begins with: `partial_fit` moves them from there, and `fit` with
+        ``warm_start=True``.
+
+        Parameters
+        ----------
+        weights : (k,) >= 0, summing to 1
+        means : (k, d)
+        covariances : in the shape of ``covariances_`` for ``covariance_type``
+        covariance_type : {"full", "tied", "diag", "spherical"}
+
+        Raises
+        ------
+        ValueError
+            If shapes differ, weights do not sum to 1, or a covariance is not symmetric and positive definite.
+        """
+        mixture = check_mixture(weights, means, covariances, covariance_type)
+        model = cls(mixture.n_components, covariance_type=covariance_type)
+        run = Stepwise.implied(mixture, ROWS_PER_COMPONENT * mixture.n_components, 0.0)
+        model._fitted = Fitted(mixture, 0, False, -np.inf, (), 0, online=run)
+        return model
+
+    def save(self, path: str | Path) -> None:
+        """Write settings, parameters, statistics and counts to one ``.npz`` file, whole or not at all.
+
+        What is loaded from it learns on as this model would, bit for bit. Settings that are neither numbers,
+        strings nor small arrays are left at their defaults: a RandomState.
+        """
+        check_is_fitted(self)
+        save(self, self._fitted, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file that `save` wrote, bit for bit.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is no model that this version reads.
+        """
+        settings, fitted = load(cls.__name__, path)
+        model = cls(**settings)
+        model._fitted = fitted
+        return model
+
+
+def _streamed(run: Stepwise, names: Array | None, next_row: int) -> Fitted:
+    """What a stream leaves behind."""
+    return Fitted(run.published, 0, False, run.bound, (), 0, names, run, next_row)

@@ -1,0 +1,245 @@
+"""An online fit as a value: every batch moves the statistics a step, and the parameters follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import expm1, inf, log, log1p
+from typing import Self
+
+import numpy as np
+
+from daskgmm.errors import CollapseError
+from daskgmm.fit.blas import one_thread
+from daskgmm.model.mixture import Mixture
+from daskgmm.model.statistics import Statistics
+
+POWER = 3  # of the rows seen, in the weight that the average gives to the statistics at that time
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """How large a step is: a function of rows, never of calls.
+
+    With t = (rows before) / ``batch_size``, a batch of b rows gets
+    γ = 1 − (1 − (t + offset)^−decay)^(b / batch_size) (Liang & Klein 2009; Hoffman, Blei & Bach 2010, for full
+    batches), or γ = 1 − 2^(−b / half_life).
+    """
+
+    batch_size: float
+    decay: float
+    offset: float
+    half_life: float | None
+
+    def step(self, before: float, rows: float) -> float:
+        """γ in (0, 1] for ``rows`` rows after ``before`` rows."""
+        if self.half_life is not None:
+            return -expm1(-log(2) * rows / self.half_life)
+        full = (before / self.batch_size + self.offset) ** -self.decay
+        return 1.0 if full >= 1 else -expm1(rows / self.batch_size * log1p(-full))
+
+    def share(self, before: float, rows: float) -> float:
+        """How far the average moves: all the way with a half-life, else so that old statistics hardly count.
+
+        The weight of the statistics at n rows grows as n^3, so that those of the last half have 94 % of it:
+        averaging over a suffix without knowing where the data ends (polynomial decay: Shamir & Zhang 2013).
+        """
+        return 1.0 if self.half_life is not None else 1 - (before / (before + rows)) ** (POWER + 1)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Sums of squares of row weights: in the statistics, in their average, and of the two together.
+
+    With a_i the weight of row i in statistics of total weight 1, 1 / Σ a_i² is the effective number of rows (Kish
+    1965).
+    """
+
+    now: float
+    mixed: float
+    average: float
+
+    def step(self, gamma: float, share: float, batch: float) -> Spread:
+        """After a step ``gamma``, with ``batch`` the sum of the new rows' squared shares of their batch."""
+        now = (1 - gamma) ** 2 * self.now + gamma**2 * batch
+        old = (1 - gamma) * self.mixed
+        mixed = (1 - share) * old + share * now
+        return Spread(now, mixed, (1 - share) ** 2 * self.average + 2 * share * (1 - share) * old + share**2 * now)
+
+
+@dataclass(frozen=True, eq=False)
+class Stepwise:
+    """An online fit: all that it knows, in memory that does not grow.
+
+    Attributes
+    ----------
+    mixture : Mixture
+        Parameters of the next E-step.
+    statistics : Statistics
+        Of total weight 1: s ← (1 − γ)·s + γ·batch (Cappé & Moulines 2009).
+    average : Statistics
+        Of the statistics over the later part of the rows: what `published` is the M-step of.
+    spread : Spread
+    clock : float
+        Weight of all rows so far, those of the start included: what step sizes depend on.
+    n_rows, n_batches : int
+        Rows of positive weight and batches learnt from, the start's rows left out.
+    reg_covar : float
+    bound : float
+        Mean log-likelihood of the last batch under the parameters before it was learnt.
+    reseeded : tuple of int
+        Components that the last step placed anew.
+    """
+
+    mixture: Mixture
+    statistics: Statistics
+    average: Statistics
+    spread: Spread
+    clock: float
+    reg_covar: float
+    n_rows: int = 0
+    n_batches: int = 0
+    bound: float = -inf
+    reseeded: tuple[int, ...] = ()
+
+    @classmethod
+    def begin(cls, mixture: Mixture, statistics: Statistics, rows: float, reg_covar: float) -> Self:
+        """Start from statistics that count as ``rows`` rows."""
+        s = replace(statistics.scaled(1 / statistics.total_weight), n_rows=0)
+        mixture = steady(mixture, s, rows, reg_covar)
+        return cls(mixture, s, s, Spread(1 / rows, 1 / rows, 1 / rows), rows, reg_covar)
+
+    @classmethod
+    def implied(cls, mixture: Mixture, rows: float, reg_covar: float) -> Self:
+        """Start from the statistics that rows of this mixture would have."""
+        return cls.begin(mixture, _implied(mixture), rows, reg_covar)
+
+    @cached_property
+    def published(self) -> Mixture:
+        """The parameters to show and to predict with."""
+        if self.average is self.statistics:
+            return self.mixture
+        with one_thread():
+            return steady(self.mixture, self.average, self.effective_rows, self.reg_covar)
+
+    @property
+    def effective_rows(self) -> float:
+        """Effective number of rows in the statistics that are published, 1 / Σ a_i²."""
+        return 1 / self.spread.average
+
+    @property
+    def finite(self) -> bool:
+        """Whether all sums and parameters are numbers."""
+        s = self.statistics
+        parts = (s.shift, s.scatter, self.mixture.means, self.mixture.covariance.factor)
+        return all(bool(np.isfinite(part).all()) for part in parts)
+
+    def advance(self, batch: Statistics, squares: float, rule: StepRule) -> Stepwise:
+        """One step: blend the statistics, update the parameters, place dead components anew.
+
+        Parameters
+        ----------
+        batch : Statistics
+            Of ``mixture`` on new rows.
+        squares : float
+            Sum of their squared weights.
+        rule : StepRule
+        """
+        rows = batch.total_weight
+        if not rows > 0:
+            return replace(self, n_batches=self.n_batches + 1, reseeded=())
+        even = squares / rows**2
+        # The start counts as rows, too: none of them may weigh more than a row now.
+        gamma = max(rule.step(self.clock, rows), self.spread.now / (self.spread.now + even))
+        share = rule.share(self.clock, rows)
+        s = blend(self.statistics, batch.scaled(1 / rows), gamma, self.mixture)
+        after = replace(
+            self,
+            statistics=s,
+            spread=self.spread.step(gamma, share, even),
+            clock=self.clock + rows,
+            n_rows=self.n_rows + batch.n_rows,
+            n_batches=self.n_batches + 1,
+            bound=batch.log_likelihood / rows,
+            reseeded=(),
+        )
+        with one_thread():
+            mixture = steady(self.mixture, s, 1 / after.spread.now, self.reg_covar)
+        if dead := after._dead():
+            return after._reseeded(mixture, dead)
+        average = s if share == 1 else blend(self.average, s, share, self.mixture)
+        return replace(after, mixture=mixture, average=average)
+
+    def _dead(self) -> list[int]:
+        """Components with less than one effective row, and less than a tenth of an equal share."""
+        share = self.statistics.weight / self.statistics.weight.sum()
+        few = share < self.spread.now
+        few &= share < 0.1 / len(share)
+        return [int(j) for j in np.flatnonzero(few)]
+
+    def _reseeded(self, mixture: Mixture, dead: list[int]) -> Stepwise:
+        """Each dead component takes half of the heaviest; the average begins again."""
+        for component in dead:
+            mixture = _split(mixture, component)
+        s = replace(_implied(mixture), log_likelihood=self.statistics.log_likelihood)
+        now = self.spread.now
+        return replace(
+            self, mixture=mixture, statistics=s, average=s, spread=Spread(now, now, now), reseeded=tuple(dead)
+        )
+
+
+def blend(old: Statistics, new: Statistics, share: float, near: Mixture) -> Statistics:
+    """``(1 − share)·old + share·new``, about the means of ``near``."""
+    both = old.scaled(1 - share).about(near.means) + new.scaled(share).about(near.means)
+    return replace(both, n_rows=0)  # a count has no share
+
+
+def steady(mixture: Mixture, s: Statistics, rows: float, reg_covar: float) -> Mixture:
+    """M-step from statistics of ``rows`` effective rows that no batch can break.
+
+    To each component d + 1 rows are added that lie about its own mean as all rows lie about theirs: the mode
+    under an inverse Wishart prior (Fraley & Raftery 2007). They keep a component of few rows from collapsing,
+    and vanish as ``rows`` grows. Weights and means stay those of the rows. Where even the covariance of all rows
+    about their means is singular, which ``reg_covar`` > 0 prevents, covariances stay as they were.
+    """
+    total = s.weight.sum()
+    extra = (mixture.n_features + 1) * total / rows
+    centred = s.about(s.means)
+    filled = replace(
+        centred,
+        weight=s.weight + extra,
+        shift=np.zeros_like(s.shift),
+        scatter=s.structure.shrunk(centred.scatter, s.weight, extra),
+    )
+    try:
+        found = mixture.maximise(filled, reg_covar)
+    except CollapseError:
+        return Mixture(s.weight / total, s.means, mixture.covariance)
+    return Mixture(s.weight / total, found.means, found.covariance)
+
+
+def _implied(mixture: Mixture) -> Statistics:
+    """Statistics of total weight 1 whose M-step is ``mixture``."""
+    share = mixture.weights / mixture.weights.sum()
+    shift = np.zeros_like(mixture.means)
+    scatter = mixture.covariance.scatter(share)
+    return Statistics(type(mixture.covariance), mixture.means, share, shift, scatter, 0.0, 1.0, 0)
+
+
+def _split(mixture: Mixture, component: int) -> Mixture:
+    """``component`` takes half the weight of the heaviest, which keeps its covariance in both halves.
+
+    The two means part by one standard deviation along the feature in which the heaviest varies most.
+    """
+    k, d = mixture.means.shape
+    heavy = int(np.argmax(mixture.weights))
+    variance = mixture.covariance.variances(mixture.covariance.values, k, d)[heavy]
+    delta = np.zeros(d)
+    delta[np.argmax(variance)] = 0.5 * np.sqrt(variance.max())
+    order = np.arange(k)
+    order[component] = heavy
+    weights, means = mixture.weights[order], mixture.means[order]
+    means[component] += delta
+    means[heavy] -= delta
+    weights[[component, heavy]] = weights[heavy] / 2
+    return Mixture(weights / weights.sum(), means, mixture.covariance.take(order))
