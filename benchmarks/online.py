@@ -298,7 +298,9 @@ def more_passes(seeds: int) -> Iterator[Row]:
             true = truth(k, d, scale, random)
             x, held = draw(true, 10**5, random)[0], draw(true, 10**6, random)[0]
             models = [MiniBatchGaussianMixture(k, random_state=seed, max_iter=i, tol=0).fit(x) for i in (1, 2, 5)]
-            gaps.append([(mean_log(true, held) - mean_log(fitted(m), held)) / true.n_parameters * 2e5 for m in models])
+            gaps.append(
+                [(mean_log(true, held) - mean_log(fitted(m), held)) / true.n_parameters * 2e5 for m in models]
+            )
         one, two, five = np.median(gaps, axis=0)
         yield name, f"{one:.2f}, {two:.2f}, {five:.2f} p/2n", "1, 2, 5 passes"
 
