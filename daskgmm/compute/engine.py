@@ -14,11 +14,13 @@ from operator import add
 from typing import Any, Protocol, Self, TypeVar
 from uuid import uuid4
 
+import dask
 import dask.base
 import dask.threaded
 import distributed
 from dask.callbacks import Callback
 from dask.delayed import Delayed
+from dask.system import CPU_COUNT
 
 from daskgmm.compute.rows import Block, Rows
 
@@ -81,10 +83,12 @@ class Engine:
         rows: Blocks,
         function: Callable[[Block], M],
         report: Callable[[int, int], None] | None = None,
+        span: int | None = None,
     ) -> M:
         """``function`` of every block, added up. ``report`` is told blocks done and blocks in all."""
         name = f"daskgmm-{uuid4().hex}"
-        span = 1 if rows.graph else self.span
+        if span is None:
+            span = 1 if rows.graph else self.span
         # Names are strings that no other key can equal; the function is in the graph once.
         graph: dict[Hashable, Any] = {**rows.graph, name: function}
         root = (name, 0, rows.n_blocks)
@@ -92,6 +96,18 @@ class Engine:
         with _Watch(name, span, rows.n_blocks, report):
             result: M = self.get(graph, root)
         return result
+
+    def held_span(self, n_blocks: int) -> int:
+        """Blocks per task where `hold` has them in this process: two tasks for each thread; one on a client."""
+        if self.on_client:
+            return 1
+        threads = dask.config.get("num_workers", None) or CPU_COUNT
+        return 1 << max(1, n_blocks // (2 * threads)).bit_length() - 1
+
+    @property
+    def on_client(self) -> bool:
+        """Whether a client's workers compute."""
+        return isinstance(getattr(self.get, "__self__", None), distributed.Client)
 
     def hold(self, rows: Blocks, tasks: Mapping[str, Any]) -> dict[str, Any]:
         """Evaluate tasks that may refer to ``rows.graph``; what a graph must hold to refer to their values.
@@ -150,7 +166,6 @@ class _Watch(Callback):
 def engine_for(rows: Rows) -> Engine:
     """Threads for rows in memory, else the scheduler that Dask would take; an explicit setting wins."""
     get = dask.base.get_scheduler()
-    on_client = isinstance(getattr(get, "__self__", None), distributed.Client)
-    if get is None or (rows.in_memory and on_client and not rows.graph):
+    if get is None or (rows.in_memory and Engine(get).on_client and not rows.graph):
         get = dask.threaded.get
     return Engine(get)

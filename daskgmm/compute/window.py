@@ -163,13 +163,14 @@ def _parts(rows: Rows, blocks: Sequence[int]) -> list[Array]:
 def _deal(chosen: Selection, seed: int, part: int, *blocks: Block) -> Hand:
     """The chosen rows of some blocks in the order of `_shuffled`."""
     picked = [chosen.of(block) for block in blocks]
-    x = _joined([b.x if len(p) == len(b.x) else b.x[p] for b, p in zip(blocks, picked, strict=True)])
+    x = _joined([b.x if len(p) == len(b.x) else b.x.take(p, axis=0) for b, p in zip(blocks, picked, strict=True)])
     weight = None
     if any(block.weight is not None for block in blocks):
         pairs = zip(blocks, picked, strict=True)
         weight = _joined([np.ones(len(p)) if b.weight is None else b.weight[p] for b, p in pairs])
     order = _shuffled(len(x), np.random.Generator(np.random.Philox(key=[seed, 1 + part])))
-    return Hand(x[order], None if weight is None else weight[order])
+    # `take` is several times as fast as an index.
+    return Hand(x.take(order, axis=0), None if weight is None else weight[order])
 
 
 def _joined(parts: list[Array]) -> Array:

@@ -20,7 +20,7 @@ from daskgmm.fit.stepwise import StepRule, Stepwise
 from daskgmm.fit.survey import RowSample
 from daskgmm.model.mixture import Mixture
 
-GROWTH = 1 / 32  # rows of a mini-batch, as a share of the rows learnt before
+GROWTH = 1 / 20  # rows of a mini-batch, as a share of the rows learnt before
 BEGINNING = (-1, -1)  # before every row of every block
 
 
@@ -63,7 +63,8 @@ def step(
     UserWarning
         If a component died.
     """
-    found, squares = engine.reduce(batch, Expectation(run.mixture, after))
+    span = engine.held_span(batch.n_blocks) if batch is not rows else None
+    found, squares = engine.reduce(batch, Expectation(run.mixture, after), span=span)
     if not np.isfinite(found.log_likelihood + squares):
         engine.reduce(rows, Expectations((run.mixture,)))  # names the block
     learnt = run.advance(found, squares, rule)
