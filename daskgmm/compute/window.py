@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -117,6 +117,14 @@ class Window:
     def batch(self, first: int, last: int) -> MiniBatch:
         """The rows ``first`` to ``last`` of the window, in the order in which they were dealt."""
         return MiniBatch(self.graph, list(self.graph), first, last, self.n_rows)
+
+
+def finer(rows: Rows, block_bytes: int) -> Rows:
+    """The same rows in blocks of at most so many bytes, where their source can be cut: many fit in a window."""
+    chunks = rows.x.plan(block_bytes)
+    if rows.n_rows is None or len(chunks) <= rows.n_blocks:
+        return rows
+    return replace(rows, x=rows.x.cut(chunks), weight=None if rows.weight is None else rows.weight.cut(chunks))
 
 
 def windows(rows: Rows, chosen: Selection, window_bytes: int, seed: int) -> list[list[int]]:

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_feature_names, check_is_fitted
 from daskgmm._typing import Array
 from daskgmm.compute.engine import Engine, engine_for
 from daskgmm.compute.rows import Rows, feature_names
-from daskgmm.compute.window import Selection
+from daskgmm.compute.window import Selection, finer
 from daskgmm.errors import DataError
 from daskgmm.estimators.base import BaseMixture, Fitted
 from daskgmm.estimators.gaussian_mixture import INIT_PARAMS
@@ -34,7 +34,8 @@ from daskgmm.model.mixture import Mixture
 
 ROWS_PER_COMPONENT = 50  # kept to seed a stream
 MIN_HELD = 100  # rows of the sample, below which none is held out
-WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once
+WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once,
+WINDOW_PIECES = 64  # read in so many pieces from all over the data, where its chunks allow
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class MiniBatchGaussianMixture(BaseMixture):
         Number of components, k.
     covariance_type : {"full", "tied", "diag", "spherical"}
     batch_size : int or None
-        The unit of step sizes, in rows, and the rows of a mini-batch of ``fit``, at least: they grow to 1/32 of
+        The unit of step sizes, in rows, and the rows of a mini-batch of ``fit``, at least: they grow to 1/20 of
         the rows seen. None takes 2·k·(d + 1). `partial_fit` takes batches of any size.
     learning_decay : float
         κ in (0.5, 1]: how fast steps fall, for rows that all come from one distribution.
@@ -389,6 +390,10 @@ class MiniBatchGaussianMixture(BaseMixture):
                 f"{self.n_features_in_} features as input."
             )
 
+    def _window_rows(self, X: Any, sample_weight: Any) -> Rows:
+        """Rows in blocks of which many fit in a window."""
+        return finer(self._rows(X, sample_weight), WINDOW_BLOCKS * parse_bytes(self.block_size) // WINDOW_PIECES)
+
     def _watcher(self) -> Progress:
         return Verbose(self.verbose_interval) if self.verbose else Silent()
 
@@ -408,20 +413,19 @@ class MiniBatchGaussianMixture(BaseMixture):
             )
         return replace(run, reg_covar=self.reg_covar)
 
-    def _given(self, start: Start, rows: Rows) -> Stepwise | None:
-        """A run from a start that is given in full."""
+    def _given(self, start: Start, count: int) -> Stepwise | None:
+        """A run from a start that is given in full, and counts as ``init_size`` or so many rows."""
         if start.weights is None or start.means is None or start.covariance is None:
             return None
         mixture = Mixture(start.weights, start.means, start.covariance)
-        count = self.init_size or sample_size(*mixture.means.shape)
-        return Stepwise.implied(mixture, min(count, rows.n_rows or count), self.reg_covar)
+        return Stepwise.implied(mixture, self.init_size or count, self.reg_covar)
 
     def _wait(self, engine: Engine, rows: Rows, names: Array | None) -> Fitted | Waiting:
         """Keep rows of a stream; seed the model once there are enough, and learn from the rest of the batch."""
         start, rule = read_start(self, rows.n_features), self._rule(rows.n_features)
-        if (run := self._given(start, rows)) is not None:
-            return _streamed(step(engine, rows, run, rule, rows), names, rows.n_rows or 0)
         k, structure = self.n_components, STRUCTURES[self.covariance_type]
+        if (run := self._given(start, ROWS_PER_COMPONENT * k)) is not None:
+            return _streamed(step(engine, rows, run, rule, rows), names, rows.n_rows or 0)
         size = max(k, self.init_size or ROWS_PER_COMPONENT * k)
         waiting = self._waiting or Waiting(np.empty((0, rows.n_features)), np.empty(0), names)
         head: Head = engine.reduce(rows, HeadOf(size - len(waiting.x)))
@@ -440,10 +444,14 @@ class MiniBatchGaussianMixture(BaseMixture):
         """`fit`, watched by ``progress``. Nothing of the estimator changes before the last lines."""
         self._check()
         names = feature_names(X)
-        rows = self._rows(X, sample_weight)
+        rows = self._window_rows(X, sample_weight)
         start, engine, held, n_passes = read_start(self, rows.n_features), engine_for(rows), None, 0
         random = check_random_state(self.random_state)
-        run = self._resumed(rows) if self.warm_start and hasattr(self, "_fitted") else self._given(start, rows)
+        if self.warm_start and hasattr(self, "_fitted"):
+            run = self._resumed(rows)
+        else:
+            count = sample_size(self.n_components, rows.n_features)
+            run = self._given(start, min(count, rows.n_rows or count))
         if run is None:
             run, held = self._started(rows, engine, start, random, progress)
             n_passes = 1
@@ -483,7 +491,7 @@ class MiniBatchGaussianMixture(BaseMixture):
     def _extend(self, X: Any, sample_weight: Any, first: int, last: int, progress: Progress) -> Self:
         """Learn from stored rows ``first`` to ``last``, each once, in the mini-batches of `fit`."""
         self._check()
-        rows = self._rows(X, sample_weight)
+        rows = self._window_rows(X, sample_weight)
         self._check_width(rows)
         engine, random = engine_for(rows), check_random_state(self.random_state)
         how = Passes(1, 0.0, WINDOW_BLOCKS * parse_bytes(self.block_size))

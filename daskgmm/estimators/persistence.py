@@ -153,9 +153,14 @@ def _online(
         reference, weight, shift, scatter = (arrays[f"{title}_{name}"] for name in SUMS)
         totals = arrays[f"{title}_totals"].tolist()
         both.append(Statistics(structure, reference, weight, shift, scatter, totals[0], totals[1], 0))
-    shapes = [arrays["means"].shape, mixture.means.shape, *(s.reference.shape for s in both)]
-    scatters = [mixture.covariance.values.shape, *(s.scatter.shape for s in both)]
-    if len(set(shapes)) > 1 or set(scatters) != {structure.shape(*shapes[0])}:
+    k, d = arrays["means"].shape
+    covariance = mixture.covariance
+    found = [
+        {mixture.weights.shape, *(s.weight.shape for s in both)},
+        {mixture.means.shape, *(s.reference.shape for s in both), *(s.shift.shape for s in both)},
+        {covariance.values.shape, covariance.factor.shape, *(s.scatter.shape for s in both)},
+    ]
+    if found != [{(k,)}, {(k, d)}, {structure.shape(k, d)}]:
         raise ValueError("The arrays disagree in shape.")
     return Stepwise(mixture, both[0], both[1], spread, **counts), next_row
 
