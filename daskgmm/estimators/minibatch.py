@@ -142,16 +142,17 @@ class MiniBatchGaussianMixture(BaseMixture):
     ``learning_offset``)^−κ)^(b / ``batch_size``), or γ = 1 − 2^(−b / ``half_life``), and never less than in a
     plain average over the effective rows before.
 
-    *Bias.* The start, and whatever was learnt with poor parameters, fades as Π(1 − γ): as exp(−t^(1−κ) / (1 −
-    κ)), and with a half-life as 2^(−rows / ``half_life``). A change of δ in a mean is h half-lives later a
-    difference of δ·2^−h, and covariances are inflated by δδᵀ·2^−h until then.
+    *Bias.* The start, and whatever was learnt with poor parameters, fades from the statistics as Π(1 − γ): as
+    exp(−t^(1−κ) / (1 − κ)), and with a half-life as 2^(−rows / ``half_life``); more slowly where components
+    overlap, as EM itself does. A jump of a mean by δ leaves, h half-lives later, a difference of δ·2^−h, and a
+    covariance that is too large by δδᵀ·2^−h·(1 − 2^−h).
 
     *Noise.* Statistics of steps γ over batches of b rows are as uncertain as those of b·(2 − γ)/γ rows: with p
-    free parameters, the mean log-likelihood of new rows lies p·γ / (2·b·(2 − γ)) below its best. With a half-
-    life that is the floor, p·ln 2 / (4·``half_life``) for small steps. With falling steps the statistics, never
-    the parameters, are averaged in addition, each with a weight that grows as (rows)³, so that 94 % of it lie in
-    the last half (Polyak & Juditsky 1992; Shamir & Zhang 2013): the gap falls to about twice p / (2n), that of
-    maximum likelihood on n rows.
+    free parameters, the mean log-likelihood of new rows lies p·γ / (2·b·(2 − γ)) below its best. With a
+    half-life that is the floor, p·ln 2 / (4·``half_life``) for small steps. With falling steps the statistics, never
+    the parameters, are averaged in addition, each with a weight that grows with the rows before it, so that the
+    last half has 75 % of it and the first tenth 1 % (Polyak & Juditsky 1992; Lacoste-Julien, Schmidt & Bach
+    2012): where components are apart, the gap falls to 4/3 of p / (2n), that of maximum likelihood on n rows.
 
     **What keeps it sound.** Each component's covariance is that of its rows and d + 1 more, spread as all rows
     are about their own means: a prior that vanishes as the effective rows grow (Fraley & Raftery 2007). A
@@ -451,10 +452,11 @@ class MiniBatchGaussianMixture(BaseMixture):
             run = self._resumed(rows)
         else:
             count = sample_size(self.n_components, rows.n_features)
-            run = self._given(start, min(count, rows.n_rows or count))
-        if run is None:
-            run, held = self._started(rows, engine, start, random, progress)
-            n_passes = 1
+            given = self._given(start, min(count, rows.n_rows or count))
+            if given is None:
+                given, held = self._started(rows, engine, start, random, progress)
+                n_passes = 1
+            run = given
         chosen = Selection(out=() if held is None else positions(held))
         how = Passes(self.max_iter, self.tol, WINDOW_BLOCKS * parse_bytes(self.block_size), held)
         run, told = passes(engine, rows, run, self._rule(rows.n_features), chosen, how, random, progress)

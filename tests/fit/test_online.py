@@ -87,12 +87,12 @@ def test_steps_are_shares(offset: float, decay: float) -> None:
         assert 0 < rule.share(before + 1, rows) <= 1
 
 
-def test_the_average_weighs_the_cube_of_the_rows() -> None:
-    # c_1 (1 - c_2) (1 - c_3) ... is the share of the first: of ∫ 4 u³ du over its rows.
+def test_the_average_weighs_statistics_by_the_rows_before() -> None:
+    # c_1 (1 - c_2) (1 - c_3) ... is the share of the first: of ∫ 2 u du over its rows.
     edges = np.array([100, 130, 400, 1000.0])
     shares = [RULE.share(a, b - a) for a, b in itertools.pairwise(edges)]
     kept = np.append(np.cumprod([1 - c for c in shares[:0:-1]])[::-1], 1.0)
-    np.testing.assert_allclose(shares * kept, np.diff(edges**4) / 1000**4, rtol=1e-12)
+    np.testing.assert_allclose(shares * kept, np.diff(edges**2) / 1000**2, rtol=1e-12)
 
 
 @pytest.mark.parametrize("half_life", [None, 300.0])
