@@ -1,4 +1,4 @@
-"""The command line: ``daskgmm fit | predict | score | info``, also reachable as ``dask gmm``."""
+"""The command line: ``daskgmm fit | update | predict | score | info``, also reachable as ``dask gmm``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import daskgmm
 from daskgmm.cli.failure import EXIT_CODES, Commands
 from daskgmm.cli.fit import fit
 from daskgmm.cli.queries import info, predict, score
+from daskgmm.cli.update import update
 
 __all__ = ["main"]
 
@@ -23,5 +24,5 @@ def main() -> None:
     """
 
 
-for _command in (fit, predict, score, info):
+for _command in (fit, update, predict, score, info):
     main.add_command(_command)

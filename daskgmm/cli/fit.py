@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -12,10 +13,13 @@ from daskgmm.cli import display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES, NOT_CONVERGED
 from daskgmm.errors import DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import read_start
 
 SMALL = ("weights_init", "means_init", "precisions_init")
 ROWWISE = ("labels_init", "responsibilities_init")
+# What batch and online estimators both have, in one sense.
+SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks")
 # What a warm start takes the place of.
 STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance_type")
 
@@ -24,6 +28,7 @@ STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance
 @options.data
 @click.option("--out", required=True, metavar="OUT", help="File to write the model to: .npz.")
 @options.estimator
+@options.online
 @options.weights
 @options.store
 @options.overwrite
@@ -43,6 +48,7 @@ def fit(
     array: str | None,
     storage: tuple[tuple[str, Any], ...],
     warm_start: str | None,
+    online: bool,
     overwrite: bool,
     as_json: bool,
     verbose: bool,
@@ -55,14 +61,14 @@ def fit(
     .npy files; labels, responsibilities and weights are read in step with the rows, never whole.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    _check(given, warm_start)
+    _check(given, warm_start, online)
     output.check_file(out, overwrite)
     rowwise = [given.get(name) for name in ROWWISE]
     places = inputs.Places.of(storage, data, weights, *rowwise, *(given.get(name) for name in SMALL))
     x = places.open(inputs.join(data, array))
     given |= {name: places.whole(given[name]) for name in SMALL if name in given}
     given |= {name: places.rowwise(given[name]) for name in ROWWISE if name in given}
-    model = _estimator(given, warm_start, x.shape)
+    model = _estimator(given, warm_start, online, x.shape)
 
     began = perf_counter()
     with display.fitting(verbose, verbose_interval) as progress:
@@ -71,7 +77,7 @@ def fit(
     # A warm start is of this command, not of the model.
     model.set_params(warm_start=False).save(out)
     output.show(_result(model, out, x.shape[0], seconds), as_json)
-    if model.max_iter > 0 and not model.converged_:
+    if not online and model.max_iter > 0 and not model.converged_:
         click.echo(
             f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is "
             f"written. To go on: --warm-start {out}",
@@ -80,8 +86,12 @@ def fit(
         raise click.exceptions.Exit(NOT_CONVERGED)
 
 
-def _check(given: dict[str, Any], warm_start: str | None) -> None:
+def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:
     """Refuse options that do not go together."""
+    known = (MiniBatchGaussianMixture if online else GaussianMixture)._get_param_names()
+    if clash := [name for name in given if name not in known]:
+        option = clash[0].replace("_", "-")
+        raise click.UsageError(f"--{option} has no meaning {'with' if online else 'without'} --online.")
     if warm_start is None and "n_components" not in given:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     if clash := [name for name in STARTS if warm_start is not None and name in given]:
@@ -91,13 +101,18 @@ def _check(given: dict[str, Any], warm_start: str | None) -> None:
         raise click.UsageError("Give --labels-init or --responsibilities-init, not both.")
 
 
-def _estimator(given: dict[str, Any], warm_start: str | None, shape: tuple[int, ...]) -> GaussianMixture:
+def _estimator(
+    given: dict[str, Any], warm_start: str | None, online: bool, shape: tuple[int, ...]
+) -> inputs.Model:
     """The estimator to fit, its parameters checked."""
+    kind: type[inputs.Model] = MiniBatchGaussianMixture if online else GaussianMixture
+    model: inputs.Model
     if warm_start is None:
-        model = GaussianMixture(**given)
+        model = kind(**given)
     else:
         cold = dict.fromkeys(SMALL)  # the start of the fit before
-        model = inputs.load_model(warm_start).set_params(**cold, **given, warm_start=True)
+        model = _as(kind, inputs.load_model(warm_start))
+        model.set_params(**cold, **given, warm_start=True)
     try:
         model._validate_params()
     except InvalidParameterError as error:
@@ -110,7 +125,18 @@ def _estimator(given: dict[str, Any], warm_start: str | None, shape: tuple[int, 
     return model
 
 
-def _result(model: GaussianMixture, out: str, n_rows: int, seconds: float) -> dict[str, Any]:
+def _as(kind: type[inputs.Model], model: inputs.Model) -> inputs.Model:
+    """A model as one of this kind, with its parameters and the settings that mean the same to both."""
+    if isinstance(model, kind):
+        return model
+    parts = (model.weights_, model.means_, model.covariances_, model.covariance_type)
+    own: inputs.Model = kind.from_parameters(*parts)
+    own.set_params(**{name: getattr(model, name) for name in SHARED})
+    own._fitted = replace(own._fitted, feature_names=model._fitted.feature_names)
+    return own
+
+
+def _result(model: inputs.Model, out: str, n_rows: int, seconds: float) -> dict[str, Any]:
     return {
         "out": out,
         "n_rows": n_rows,
@@ -121,5 +147,6 @@ def _result(model: GaussianMixture, out: str, n_rows: int, seconds: float) -> di
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
         "log_likelihood": float(model.lower_bound_),
+        **output.learnt(model),
         "seconds": round(seconds, 3),
     }

@@ -15,8 +15,13 @@ from daskgmm._typing import Array
 from daskgmm.compute.inputs import open_array
 from daskgmm.errors import DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+from daskgmm.estimators.persistence import kind
 
 FILE_URL = "file://"
+
+Model = GaussianMixture | MiniBatchGaussianMixture
+ESTIMATORS: dict[str, type[Model]] = {c.__name__: c for c in (GaussianMixture, MiniBatchGaussianMixture)}
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,11 @@ def join(place: str, array: str | None) -> str:
     return place if array is None else f"{place.rstrip('/')}/{array.strip('/')}"
 
 
-def load_model(place: str) -> GaussianMixture:
-    """Read a saved model."""
+def load_model(place: str) -> Model:
+    """Read a saved model, of either kind."""
+    estimator = ESTIMATORS.get(kind(place) or "", GaussianMixture)
     try:
-        return GaussianMixture.load(Path(place))
+        return estimator.load(Path(place))
     except OSError as error:
         raise DataError(f"The model {place} cannot be read: {error.strerror}.") from error
     except ValueError as error:

@@ -11,13 +11,14 @@ from dask.utils import parse_bytes
 
 from daskgmm.cli.failure import VERBOSE
 from daskgmm.estimators.gaussian_mixture import INIT_PARAMS, GaussianMixture
+from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.model.covariance import STRUCTURES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 CONSTANTS = {"True": True, "False": False, "None": None}
-DEFAULTS: dict[str, Any] = GaussianMixture().get_params()
+DEFAULTS: dict[str, Any] = MiniBatchGaussianMixture().get_params() | GaussianMixture().get_params()
 
 
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -147,7 +148,12 @@ estimator = together(
         type=click.FloatRange(0),
         help="Added to the diagonal of every covariance.",
     ),
-    _parameter("--max-iter", type=click.IntRange(0), help="EM iterations; 0 keeps the start."),
+    _parameter(
+        "--max-iter",
+        type=click.IntRange(0),
+        default=f"{DEFAULTS['max_iter']}; online 1",
+        help="EM iterations, 0 keeps the start; online, passes.",
+    ),
     _parameter("--n-init", type=click.IntRange(1), help="Starts, of which the best wins."),
     _parameter("--init-params", type=click.Choice(sorted(INIT_PARAMS)), help="How to find a start."),
     _parameter("--weights-init", metavar="PATH", help="Proportions (k,) to start from."),
@@ -170,4 +176,21 @@ estimator = together(
         help="Go on from a saved model: its parameters, and its settings unless given here.",
     ),
     _reading(),
+)
+
+online = together(
+    click.option("--online", is_flag=True, help="Learn in one pass (or --max-iter) from mini-batches."),
+    _parameter("--batch-size", type=click.IntRange(1), help="Online: rows of a mini-batch, at least."),
+    _parameter(
+        "--learning-decay",
+        type=click.FloatRange(0.5, 1, min_open=True),
+        help="Online: how fast steps fall.",
+    ),
+    _parameter("--learning-offset", type=click.FloatRange(1), help="Online: makes early steps smaller."),
+    _parameter(
+        "--half-life",
+        type=click.FloatRange(0, min_open=True),
+        help="Online: rows after which a row counts half, instead.",
+    ),
+    _parameter("--init-size", type=click.IntRange(1), help="Online: rows that the start is found on."),
 )

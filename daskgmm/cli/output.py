@@ -18,7 +18,8 @@ import zarr
 from zarr.core.sync import sync
 from zarr.errors import NodeNotFoundError
 
-from daskgmm.cli.inputs import FILE_URL, is_url
+from daskgmm.cli.inputs import FILE_URL, Model, is_url
+from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 
 Result = Mapping[str, Any]
 
@@ -33,6 +34,18 @@ def show(result: Result, as_json: bool) -> None:
     for name, value in result.items():
         lines = _lines(value, 79 - width)
         click.echo(f"{name.replace('_', ' '):<{width}}" + ("\n" + " " * width).join(lines))
+
+
+def learnt(model: Model) -> Result:
+    """What an online model has learnt; nothing for others."""
+    if not isinstance(model, MiniBatchGaussianMixture):
+        return {}
+    return {
+        "n_samples_seen": model.n_samples_seen_,
+        "n_batches_seen": model.n_batches_seen_,
+        "effective_sample_size": float(model.effective_sample_size_),
+        "next_row": model._fitted.next_row,
+    }
 
 
 def check_file(out: str, overwrite: bool) -> None:

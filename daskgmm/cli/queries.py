@@ -17,7 +17,6 @@ from dask.system import CPU_COUNT
 
 from daskgmm.cli import display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES
-from daskgmm.estimators.gaussian_mixture import GaussianMixture
 
 
 @click.command(epilog=EXIT_CODES)
@@ -141,6 +140,7 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
     names = fitted.feature_names
     result = {
         "model": model,
+        "estimator": type(mixture).__name__,
         "n_components": fitted.mixture.n_components,
         "n_features": fitted.mixture.n_features,
         "covariance_type": type(fitted.mixture.covariance).name,
@@ -149,6 +149,7 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
         "n_iter": fitted.n_iter,
         "n_passes": fitted.n_passes,
         "log_likelihood": float(fitted.lower_bound),
+        **output.learnt(mixture),
         "weights": fitted.mixture.weights.tolist(),
         "feature_names": None if names is None else list(names),
         "settings": settings,
@@ -156,10 +157,10 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
     output.show(result, as_json)
 
 
-def _model(place: str, reading: dict[str, Any]) -> GaussianMixture:
+def _model(place: str, reading: dict[str, Any]) -> inputs.Model:
     """A saved model that reads rows as told here, else as in its fit."""
     given = {name: value for name, value in reading.items() if value is not None}
-    model: GaussianMixture = inputs.load_model(place).set_params(**given)
+    model: inputs.Model = inputs.load_model(place).set_params(**given)
     return model
 
 

@@ -148,8 +148,8 @@ class MiniBatchGaussianMixture(BaseMixture):
     covariance that is too large by δδᵀ·2^−h·(1 − 2^−h).
 
     *Noise.* Statistics of steps γ over batches of b rows are as uncertain as those of b·(2 − γ)/γ rows: with p
-    free parameters, the mean log-likelihood of new rows lies p·γ / (2·b·(2 − γ)) below its best. With a
-    half-life that is the floor, p·ln 2 / (4·``half_life``) for small steps. With falling steps the statistics, never
+    free parameters, the mean log-likelihood of new rows lies p·γ / (2·b·(2 − γ)) below its best. With a half-
+    life that is the floor, p·ln 2 / (4·``half_life``) for small steps. With falling steps the statistics, never
     the parameters, are averaged in addition, each with a weight that grows with the rows before it, so that the
     last half has 75 % of it and the first tenth 1 % (Polyak & Juditsky 1992; Lacoste-Julien, Schmidt & Bach
     2012): where components are apart, the gap falls to 4/3 of p / (2n), that of maximum likelihood on n rows.
@@ -459,7 +459,10 @@ class MiniBatchGaussianMixture(BaseMixture):
             run = given
         chosen = Selection(out=() if held is None else positions(held))
         how = Passes(self.max_iter, self.tol, WINDOW_BLOCKS * parse_bytes(self.block_size), held)
+        before = run.clock
         run, told = passes(engine, rows, run, self._rule(rows.n_features), chosen, how, random, progress)
+        if run.clock == before:
+            raise DataError("Sample weights must contain at least one non-zero number.")
         self._fitted = Fitted(
             run.published,
             told.n_iter,
@@ -491,7 +494,10 @@ class MiniBatchGaussianMixture(BaseMixture):
         return begin(survey, structure, k, self.init_params, start, random, self.reg_covar), held
 
     def _extend(self, X: Any, sample_weight: Any, first: int, last: int, progress: Progress) -> Self:
-        """Learn from stored rows ``first`` to ``last``, each once, in the mini-batches of `fit`."""
+        """Learn from stored rows ``first`` to ``last``, each once, in the mini-batches of `fit`.
+
+        Those that weigh nothing count as learnt, too.
+        """
         self._check()
         rows = self._window_rows(X, sample_weight)
         self._check_width(rows)
@@ -499,8 +505,9 @@ class MiniBatchGaussianMixture(BaseMixture):
         how = Passes(1, 0.0, WINDOW_BLOCKS * parse_bytes(self.block_size))
         rule, chosen = self._rule(rows.n_features), Selection(first, last)
         run, told = passes(engine, rows, self._resumed(rows), rule, chosen, how, random, progress)
-        last_fit = replace(self._fitted, mixture=run.published, online=run, lower_bound=told.lower_bound)
-        self._fitted = replace(last_fit, next_row=last)
+        last_fit = replace(self._fitted, mixture=run.published, online=run, next_row=last, converged=False)
+        bound = told.lower_bound if np.isfinite(told.lower_bound) else last_fit.lower_bound
+        self._fitted = replace(last_fit, lower_bound=bound)
         return self
 
     @classmethod

@@ -59,6 +59,16 @@ def save(model: Any, fitted: Fitted, path: str | Path) -> None:
         raise
 
 
+def kind(path: str | Path) -> str | None:
+    """Name of the estimator in a file; None where that cannot be told, which `load` explains."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            name = json.loads(str(archive["header"]))["estimator"]
+    except Exception:  # whatever a damaged archive may raise
+        return None
+    return name if isinstance(name, str) else None
+
+
 def load(estimator: str, path: str | Path) -> tuple[dict[str, Any], Fitted]:
     """Settings and fitted state of a file that `save` wrote for this kind of estimator."""
     with open(path, "rb") as file:  # no such file, no permission: the system's own words

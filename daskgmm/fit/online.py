@@ -142,13 +142,11 @@ def passes(
                 total += after.bound * (after.clock - run.clock)
                 run = after
                 progress.blocks(done, rows.n_blocks)
-        if run.clock == clock:
-            raise DataError("Sample weights must contain at least one non-zero number.")
         before, score = score, how.score(run.published)
         told = replace(
             told,
             mixture=run.published,
-            trace=(*told.trace, total / (run.clock - clock)),
+            trace=(*told.trace, total / (run.clock - clock) if run.clock > clock else np.nan),
             converged=how.held is not None and score - before < how.tol,
         )
         progress.iteration([told])

@@ -1,0 +1,110 @@
+"""``daskgmm update``: more rows into a saved online model."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import click
+
+from daskgmm.cli import display, inputs, options, output
+from daskgmm.cli.failure import EXIT_CODES
+from daskgmm.errors import DataError
+from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+
+Span = tuple[int | None, int | None]
+
+
+def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span:
+    """``START:STOP``, either of which may be left out."""
+    if value is None:
+        return None, None
+    start, colon, stop = value.partition(":")
+    if not colon or not all(part == "" or part.isdecimal() for part in (start, stop)):
+        raise click.BadParameter(f"{value!r} is not of the form START:STOP.", ctx, param)
+    first, last = (int(part) if part else None for part in (start, stop))
+    if first is not None and last is not None and first >= last:
+        raise click.BadParameter(f"{value!r} holds no row.", ctx, param)
+    return first, last
+
+
+@click.command(epilog=EXIT_CODES)
+@options.model
+@options.data
+@click.option("--out", required=True, metavar="OUT", help="File to write the model to: .npz; may be MODEL.")
+@click.option(
+    "--rows",
+    metavar="START:STOP",
+    callback=_span,
+    help="Rows of DATA to learn from.  [default: from the row after the last one learnt to the end]",
+)
+@options.weights
+@options.store
+@options.reading
+@options.overwrite
+@options.json_output
+@options.log
+def update(
+    model: str,
+    data: str,
+    out: str,
+    rows: Span,
+    weights: str | None,
+    array: str | None,
+    storage: tuple[tuple[str, Any], ...],
+    overwrite: bool,
+    as_json: bool,
+    verbose: bool,
+    **reading: Any,
+) -> None:
+    """Learn from rows that were added to DATA since MODEL was saved, and save it to OUT.
+
+    MODEL comes from "fit --online", or from "update". It knows the next row of DATA, so rows that it
+    has learnt are never learnt twice: to repeat a command changes nothing.
+    """
+    output.check_file(out, overwrite)
+    places = inputs.Places.of(storage, data, weights)
+    learner = _learner(model, {name: value for name, value in reading.items() if value is not None})
+    x = places.open(inputs.join(data, array))
+    first, last = _pending(rows, learner._fitted.next_row, x.shape[0], data)
+    began = perf_counter()
+    if first < last:
+        with display.fitting(verbose, 1) as progress:
+            learner._extend(x, places.rowwise(weights), first, last, progress)
+    learner.save(out)
+    result = {
+        "out": out,
+        "first_row": first,
+        "n_rows": last - first,
+        "log_likelihood": float(learner.lower_bound_),
+        **output.learnt(learner),
+        "seconds": round(perf_counter() - began, 3),
+    }
+    output.show(result, as_json)
+
+
+def _learner(place: str, reading: dict[str, Any]) -> MiniBatchGaussianMixture:
+    """The saved model, which must be one that can learn on."""
+    model = inputs.load_model(place)
+    if not isinstance(model, MiniBatchGaussianMixture):
+        raise DataError(
+            f"{place} holds a {type(model).__name__}: only models of fit --online learn on. To make one of it: "
+            f"fit --online --warm-start {place}"
+        )
+    learner: MiniBatchGaussianMixture = model.set_params(**reading)
+    return learner
+
+
+def _pending(rows: Span, learnt: int, n: int, data: str) -> tuple[int, int]:
+    """The rows to learn from: those asked for that were not learnt before."""
+    first, last = rows[0] if rows[0] is not None else learnt, rows[1] if rows[1] is not None else n
+    if last > n or (rows == (None, None) and learnt > n):
+        raise DataError(f"{data} has {n} rows, and {max(last, learnt)} are asked for or learnt already.")
+    if first < learnt:
+        click.echo(f"Rows before {learnt} were learnt already, and are left out.", err=True)
+    if first > learnt:
+        click.echo(f"Rows {learnt} to {first} are passed over.", err=True)
+    first = max(first, learnt)
+    if first >= last:
+        click.echo("There is nothing new to learn.", err=True)
+    return first, max(first, last)
