@@ -157,8 +157,8 @@ def rate(seeds: int) -> Iterator[Row]:
 
 
 def sorted_rows(seeds: int) -> Iterator[Row]:
-    """Rows sorted by component in a store, against the same rows shuffled; own seeding; n = 1e6."""
-    for name, (k, d, scale, _) in list(ONE_PASS.items())[:1]:
+    """Rows sorted by component in a store, against the same rows shuffled; from EM on 20,000 rows, n = 1e6."""
+    for name, (k, d, scale, _) in ONE_PASS.items():
         gaps = []
         for seed in range(seeds):
             random = np.random.default_rng(seed)
@@ -290,17 +290,19 @@ def timed(function: Callable[[Any], Any], argument: Any) -> float:
 
 
 def more_passes(seeds: int) -> Iterator[Row]:
-    """What further passes gain, from the library's own seeding, n = 1e5: why one is the default."""
+    """What further passes gain, from EM on 20,000 rows, n = 1e6: why one is the default."""
     for name, (k, d, scale, _) in ONE_PASS.items():
         gaps = []
         for seed in range(seeds):
             random = np.random.default_rng(seed)
             true = truth(k, d, scale, random)
-            x, held = draw(true, 10**5, random)[0], draw(true, 10**6, random)[0]
-            models = [MiniBatchGaussianMixture(k, random_state=seed, max_iter=i, tol=0).fit(x) for i in (1, 2, 5)]
-            gaps.append(
-                [(mean_log(true, held) - mean_log(fitted(m), held)) / true.n_parameters * 2e5 for m in models]
-            )
+            x, held = draw(true, 10**6, random)[0], draw(true, 10**6, random)[0]
+            start = start_of(batch_em(x[:20_000], true))
+            models = [
+                MiniBatchGaussianMixture(k, random_state=seed, max_iter=i, **start).fit(x) for i in (1, 2, 5)
+            ]
+            best, unit = mean_log(true, held), true.n_parameters / 2e6
+            gaps.append([(best - mean_log(fitted(m), held)) / unit for m in models])
         one, two, five = np.median(gaps, axis=0)
         yield name, f"{one:.2f}, {two:.2f}, {five:.2f} p/2n", "1, 2, 5 passes"
 

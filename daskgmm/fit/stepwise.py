@@ -85,7 +85,8 @@ class Stepwise:
         Rows of positive weight and batches learnt from, the start's rows left out.
     reg_covar : float
     bound : float
-        Mean log-likelihood of the last batch under the parameters before it was learnt.
+        Mean log-likelihood of the last batch under the parameters before it was learnt; at the start, of the
+        sample.
     reseeded : tuple of int
         Components that the last step placed anew.
     """
@@ -106,12 +107,12 @@ class Stepwise:
         """Start from statistics that count as ``rows`` rows."""
         s = replace(statistics.scaled(1 / statistics.total_weight), n_rows=0)
         mixture = steady(mixture, s, rows, reg_covar)
-        return cls(mixture, s, s, Spread(1 / rows, 1 / rows, 1 / rows), rows, reg_covar)
+        return cls(mixture, s, s, Spread(1 / rows, 1 / rows, 1 / rows), rows, reg_covar, bound=s.log_likelihood)
 
     @classmethod
     def implied(cls, mixture: Mixture, rows: float, reg_covar: float) -> Self:
         """Start from the statistics that rows of this mixture would have."""
-        return cls.begin(mixture, _implied(mixture), rows, reg_covar)
+        return replace(cls.begin(mixture, _implied(mixture), rows, reg_covar), bound=-inf)
 
     @cached_property
     def published(self) -> Mixture:

@@ -296,6 +296,7 @@ def test_a_degenerate_start_is_refused_and_waits() -> None:
         found.partial_fit(np.ones((100, D)))
     found.partial_fit(X[:100])
     assert found.n_samples_seen_ == 100
+    np.testing.assert_allclose(found.lower_bound_, found.score(X[:100]), atol=0.05)  # of the start, as yet
 
 
 @pytest.mark.parametrize("kind", KINDS)
