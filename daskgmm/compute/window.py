@@ -6,8 +6,8 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,29 +51,39 @@ class Selection:
         return np.flatnonzero(kept)
 
 
-@dataclass(frozen=True, eq=False)
-class Hand:
-    """Rows of some blocks, in random order, with their weights."""
+class Dealt(NamedTuple):
+    """Rows of one block in random order, with their weights."""
 
     x: Array
     weight: Array | None
 
-    def __len__(self) -> int:
-        return len(self.x)
+    def cut(self, first: int, last: int, total: int) -> Dealt:
+        """This block's share of rows ``first`` to ``last`` of ``total`` in all blocks."""
+        rows = slice(len(self.x) * first // total, len(self.x) * last // total)
+        return Dealt(self.x[rows], None if self.weight is None else self.weight[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Hand:
+    """The rows of some blocks that one task of a mini-batch draws from."""
+
+    blocks: tuple[Dealt, ...]
 
     def cut(self, first: int, last: int, total: int, index: int) -> Block:
-        """This hand's share of rows ``first`` to ``last`` of ``total``; shares of all hands make the mini-
-        batch."""
-        rows = slice(len(self) * first // total, len(self) * last // total)
-        return Block(self.x[rows], None if self.weight is None else self.weight[rows], None, index, None)
+        """Their share of rows ``first`` to ``last`` of ``total`` in all hands, as one block."""
+        cuts = [block.cut(first, last, total) for block in self.blocks]
+        x = np.concatenate([cut.x for cut in cuts])
+        if all(cut.weight is None for cut in cuts):
+            return Block(x, None, None, index, None)
+        weights = [np.ones(len(cut.x)) if cut.weight is None else cut.weight for cut in cuts]
+        return Block(x, np.concatenate(weights), None, index, None)
 
 
 @dataclass(frozen=True, eq=False)
 class MiniBatch:
     """Blocks of one mini-batch: a share of every hand."""
 
-    graph: Mapping[Any, Any]
-    keys: Sequence[str]
+    hands: Mapping[str, Any]
     first: int
     last: int
     total: int
@@ -81,11 +91,19 @@ class MiniBatch:
     @property
     def n_blocks(self) -> int:
         """Number of hands."""
-        return len(self.keys)
+        return len(self.hands)
+
+    @cached_property
+    def graph(self) -> Mapping[str, Any]:
+        """Where the hands lie, if not in this process."""
+        return {key: hand for key, hand in self.hands.items() if not isinstance(hand, Hand)}
 
     def task(self, index: int) -> tuple[Any, ...]:
         """Dask task that evaluates to the share of one hand."""
-        return partial(Hand.cut, first=self.first, last=self.last, total=self.total, index=index), self.keys[index]
+        key, hand = list(self.hands.items())[index]
+        cut = partial(Hand.cut, first=self.first, last=self.last, total=self.total, index=index)
+        # A hand that is here goes along with its task: a key of its own would cost as much as a task.
+        return (cut, key) if key in self.graph else (partial(cut, hand),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +112,11 @@ class Window:
 
     Attributes
     ----------
-    graph : the hands, or where they lie.
+    hands : by name, or where they lie.
     n_rows : rows in all of them.
     """
 
-    graph: Mapping[str, Any]
+    hands: Mapping[str, Any]
     n_rows: int
 
     @classmethod
@@ -107,16 +125,15 @@ class Window:
         parts = _parts(rows, blocks)
         name = f"daskgmm-{uuid.uuid4().hex}"
         tasks = {
-            f"{name}-{i}": (partial(_deal, chosen, seed, i), *(rows.task(block) for block in part))
+            f"{name}-{i}": (_hand, *((_deal, chosen, seed, rows.task(block)) for block in part))
             for i, part in enumerate(parts)
         }
-        graph = engine.hold(rows, tasks)
-        whole = MiniBatch(graph, list(graph), 0, 1, 1)
-        return cls(graph, engine.reduce(whole, _count))
+        hands = engine.hold(rows, tasks)
+        return cls(hands, engine.reduce(MiniBatch(hands, 0, 1, 1), _count))
 
     def batch(self, first: int, last: int) -> MiniBatch:
         """The rows ``first`` to ``last`` of the window, in the order in which they were dealt."""
-        return MiniBatch(self.graph, list(self.graph), first, last, self.n_rows)
+        return MiniBatch(self.hands, first, last, self.n_rows)
 
 
 def finer(rows: Rows, block_bytes: int) -> Rows:
@@ -168,21 +185,17 @@ def _parts(rows: Rows, blocks: Sequence[int]) -> list[Array]:
     return np.array_split(np.asarray(blocks), min(len(blocks), wanted))
 
 
-def _deal(chosen: Selection, seed: int, part: int, *blocks: Block) -> Hand:
-    """The chosen rows of some blocks in the order of `_shuffled`."""
-    picked = [chosen.of(block) for block in blocks]
-    x = _joined([b.x if len(p) == len(b.x) else b.x.take(p, axis=0) for b, p in zip(blocks, picked, strict=True)])
-    weight = None
-    if any(block.weight is not None for block in blocks):
-        pairs = zip(blocks, picked, strict=True)
-        weight = _joined([np.ones(len(p)) if b.weight is None else b.weight[p] for b, p in pairs])
-    order = _shuffled(len(x), np.random.Generator(np.random.Philox(key=[seed, 1 + part])))
+def _hand(*blocks: Dealt) -> Hand:
+    return Hand(blocks)
+
+
+def _deal(chosen: Selection, seed: int, block: Block) -> Dealt:
+    """The chosen rows of a block in the order of `_shuffled`."""
+    rows = chosen.of(block)
+    random = np.random.Generator(np.random.Philox(key=[seed, 1 + block.index]))
+    order = rows[_shuffled(len(rows), random)]
     # `take` is several times as fast as an index.
-    return Hand(x.take(order, axis=0), None if weight is None else weight[order])
-
-
-def _joined(parts: list[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return Dealt(block.x.take(order, axis=0), None if block.weight is None else block.weight.take(order))
 
 
 def _shuffled(n: int, random: np.random.Generator) -> Array:
