@@ -150,7 +150,7 @@ class Stepwise:
             return replace(self, n_batches=self.n_batches + 1, reseeded=())
         even = squares / rows**2
         # The start counts as rows, too: none of them may weigh more than a row now.
-        gamma = max(rule.step(self.clock, rows), self.spread.now / (self.spread.now + even))
+        gamma = max(rule.step(self.clock, rows), rows / (rows + 1 / self.spread.now))
         share = rule.share(self.clock, rows)
         s = blend(self.statistics, batch.scaled(1 / rows), gamma, self.mixture)
         after = replace(

@@ -105,7 +105,7 @@ def test_effective_rows_by_the_definition(half_life: float | None) -> None:
         after = learnt(run, rows_of(size, size), rule, weight)
         gamma = max(
             rule.step(run.clock, weight.sum()),
-            (now**2).sum() / ((now**2).sum() + (weight**2).sum() / weight.sum() ** 2),
+            weight.sum() / (weight.sum() + 1 / (now**2).sum()),
         )
         share = rule.share(run.clock, weight.sum())
         now = np.append((1 - gamma) * now, gamma * weight / weight.sum())
@@ -132,7 +132,7 @@ def test_one_step_is_the_blend_of_moments(kind: str) -> None:
     run, x = begun(kind), rows_of(1, 40)
     after = learnt(run, x)
     gamma = RULE.step(100, 40)
-    assert gamma > 0.01 / (0.01 + 1 / 40)
+    assert gamma > 40 / 140
     batch = run.mixture.expectation(x)
     weight = (1 - gamma) * run.statistics.weight + gamma * batch.weight / 40
     means = (1 - gamma) * run.statistics.weight[:, None] * run.statistics.means
@@ -185,6 +185,13 @@ def test_rows_of_weight_two_count_twice() -> None:
     # A repeated row is two for the effective number, a heavy one is not: the prior differs, and nothing else.
     np.testing.assert_allclose(one.statistics.weight, other.statistics.weight, rtol=1e-12)
     np.testing.assert_allclose(one.mixture.means, other.mixture.means, rtol=1e-12)
+
+
+def test_rows_that_hardly_weigh_hardly_count() -> None:
+    run, x = begun(), rows_of(3, 30)
+    after = learnt(run, x, weight=np.full(30, 1e-9))
+    np.testing.assert_allclose(after.mixture.means, run.mixture.means, atol=1e-7)
+    assert after.clock > run.clock
 
 
 def test_a_batch_of_no_weight_changes_nothing() -> None:
