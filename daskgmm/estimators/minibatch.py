@@ -173,9 +173,9 @@ class MiniBatchGaussianMixture(BaseMixture):
     >>> random = np.random.default_rng(0)
     >>> model = MiniBatchGaussianMixture(2, random_state=0)
     >>> for _ in range(20):
-    ...     model = model.partial_fit(random.normal(size=(50, 1)) + random.choice([0, 9], size=(50, 1)))
+    ...     model = model.partial_fit(random.normal(size=(50, 1)) + random.choice([1, 9], size=(50, 1)))
     >>> sorted(model.means_[:, 0].round())
-    [np.float64(0.0), np.float64(9.0)]
+    [np.float64(1.0), np.float64(9.0)]
     >>> model.n_samples_seen_, model.n_batches_seen_
     (1000, 20)
     """
