@@ -52,15 +52,17 @@ class Selection:
 
 
 class Dealt(NamedTuple):
-    """Rows of one block in random order, with their weights."""
+    """Rows of one block with their weights, and the order in which they are dealt."""
 
     x: Array
     weight: Array | None
+    order: Array
 
-    def cut(self, first: int, last: int, total: int) -> Dealt:
+    def cut(self, first: int, last: int, total: int) -> tuple[Array, Array | None]:
         """This block's share of rows ``first`` to ``last`` of ``total`` in all blocks."""
-        rows = slice(len(self.x) * first // total, len(self.x) * last // total)
-        return Dealt(self.x[rows], None if self.weight is None else self.weight[rows])
+        rows = self.order[len(self.order) * first // total : len(self.order) * last // total]
+        # `take` is several times as fast as an index.
+        return self.x.take(rows, axis=0), None if self.weight is None else self.weight.take(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +74,10 @@ class Hand:
     def cut(self, first: int, last: int, total: int, index: int) -> Block:
         """Their share of rows ``first`` to ``last`` of ``total`` in all hands, as one block."""
         cuts = [block.cut(first, last, total) for block in self.blocks]
-        x = np.concatenate([cut.x for cut in cuts])
-        if all(cut.weight is None for cut in cuts):
+        x = np.concatenate([rows for rows, _ in cuts])
+        if all(weight is None for _, weight in cuts):
             return Block(x, None, None, index, None)
-        weights = [np.ones(len(cut.x)) if cut.weight is None else cut.weight for cut in cuts]
+        weights = [np.ones(len(rows)) if weight is None else weight for rows, weight in cuts]
         return Block(x, np.concatenate(weights), None, index, None)
 
 
@@ -193,9 +195,7 @@ def _deal(chosen: Selection, seed: int, block: Block) -> Dealt:
     """The chosen rows of a block in the order of `_shuffled`."""
     rows = chosen.of(block)
     random = np.random.Generator(np.random.Philox(key=[seed, 1 + block.index]))
-    order = rows[_shuffled(len(rows), random)]
-    # `take` is several times as fast as an index.
-    return Dealt(block.x.take(order, axis=0), None if block.weight is None else block.weight.take(order))
+    return Dealt(block.x, block.weight, rows[_shuffled(len(rows), random)])
 
 
 def _shuffled(n: int, random: np.random.Generator) -> Array:

@@ -274,6 +274,28 @@ def test_a_dead_component_is_placed_anew(kind: str) -> None:
     np.testing.assert_allclose(found, MEANS, atol=0.6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_prior_is_of_rows_that_spread_as_all_do(kind: str) -> None:
+    m = mixture(kind)
+    s = m.expectation(rows_of(5, 300))
+    centred = s.about(s.means)
+    found = steady(m, s, 60, 0.0).covariance.values
+    if kind == "tied":
+        np.testing.assert_allclose(found, centred.scatter / 300, rtol=1e-12)
+        return
+    within = centred.scatter.sum(axis=0) / 300
+    extra = (D + 1) * 300 / 60  # three of sixty effective rows
+    for j in range(K):
+        wanted = (centred.scatter[j] + extra * within) / (s.weight[j] + extra)
+        np.testing.assert_allclose(found[j], wanted, rtol=1e-12)
+
+
+def test_few_effective_rows_alone_kill_nothing() -> None:
+    run = learnt(begun(rows=2), rows_of(0, 2), StepRule(1, 0.6, 2.0, 1.0))
+    assert run.mixture.weights.min() < run.spread.now  # less than one effective row
+    assert run.reseeded == ()
+
+
 def test_rare_is_not_dead() -> None:
     m = mixture()
     rare = Mixture(np.array([0.6, 0.395, 0.005]), m.means, m.covariance)
