@@ -270,6 +270,11 @@ def test_values_too_large_are_refused() -> None:
     with pytest.raises(DataError, match=r"too large|infinity"):
         found.partial_fit(np.full((3, D), 1e200))
     assert state(found) == before
+    found.partial_fit(np.full((3, D), 1e100))  # absurd, but not too large
+    before = state(found)
+    with pytest.raises(DataError, match="too large"):  # the density is a number now, the scatter is not
+        found.partial_fit(np.full((3, D), 1e155))
+    assert state(found) == before
 
 
 def test_a_failed_fit_leaves_the_model_as_it_was() -> None:

@@ -178,6 +178,14 @@ def test_far_from_zero_nothing_is_lost(kind: str) -> None:
         np.testing.assert_allclose(b.covariance.values, a.covariance.values, rtol=1e-6, atol=1e-8)
 
 
+def test_the_reference_follows_a_stream() -> None:
+    run, rule = begun(), StepRule(50, 0.6, 2.0, 100.0)
+    for i in range(400):
+        run = learnt(run, rows_of(i, 50) + 0.5 * i, rule)
+    for s in (run.statistics, run.average):
+        assert np.abs(s.reference - s.means).max() < 2  # of 200 that the stream has moved
+
+
 def test_rows_of_weight_two_count_twice() -> None:
     x = rows_of(3, 30)
     one, other = learnt(begun(), x, weight=np.full(30, 2.0)), learnt(begun(), np.repeat(x, 2, axis=0))
