@@ -285,8 +285,7 @@ class MiniBatchGaussianMixture(BaseMixture):
 
     @property
     def feature_names_in_(self) -> Array:
-        """Column names of the rows, from the first batch on; only there for data frames whose names are
-        strings."""
+        """Column names, from the first batch on; only there for data frames whose names are all strings."""
         waiting = self._waiting
         if waiting is None or waiting.feature_names is None:
             return super().feature_names_in_
