@@ -20,3 +20,11 @@ class CollapseError(DataError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class CheckpointError(DataError):
+    """A checkpoint of other data or settings, a damaged one, or one that another fit is writing."""
+
+
+class ClusterLostError(RuntimeError):
+    """No worker or no scheduler is left to go on with; a fit with a checkpoint can be resumed."""

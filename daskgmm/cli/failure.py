@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 import click
 from sklearn.exceptions import ConvergenceWarning
 
-from daskgmm.errors import DataError
+from daskgmm.errors import ClusterLostError, DataError
 
 NOT_CONVERGED = 3  # the others are of exceptions; 2 is click's own
 
@@ -22,12 +24,13 @@ Exit codes:
   2  wrong usage, or an output that is in the way
   3  not converged; the model is written
   4  bad data: an input that is missing, unreadable or unfit
-  5  interrupted
+  5  interrupted, or the cluster was lost; with --checkpoint, run the same command again
 
 An output appears under its name only once it is whole.
 """
 
 VERBOSE = "daskgmm.verbose"
+CHECKPOINT = "daskgmm.checkpoint"
 
 
 class Unexpected(click.ClickException):
@@ -53,12 +56,14 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _plain_warnings():
+            with _terminable(), _plain_warnings():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            raise Interrupted("Interrupted.") from None
+            raise Interrupted(f"Interrupted.{_resumable(ctx)}") from None
+        except ClusterLostError as error:
+            raise Interrupted(f"{error}{_resumable(ctx)}") from error
         except (DataError, FileNotFoundError) as error:
             raise BadData(str(error)) from error
         except Exception as error:
@@ -68,6 +73,24 @@ class Commands(click.Group):
             else:
                 told += "\nRun again with --verbose to see where."
             raise Unexpected(told) from error
+
+
+def _resumable(ctx: click.Context) -> str:
+    place = ctx.meta.get(CHECKPOINT)
+    return f" The same command goes on from {place}." if place else ""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Take SIGTERM, which batch systems send, as Ctrl-C. Only the main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -10,14 +10,12 @@ import click
 from sklearn.utils._param_validation import InvalidParameterError
 
 from daskgmm.cli import display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES, NOT_CONVERGED
+from daskgmm.cli.failure import CHECKPOINT, EXIT_CODES, NOT_CONVERGED
 from daskgmm.errors import DataError
-from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.estimators.gaussian_mixture import ROWWISE, SMALL, GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import read_start
 
-SMALL = ("weights_init", "means_init", "precisions_init")
-ROWWISE = ("labels_init", "responsibilities_init")
 # What batch and online estimators both have, in one sense.
 SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks")
 # What a warm start takes the place of.
@@ -70,12 +68,14 @@ def fit(
     given |= {name: places.rowwise(given[name]) for name in ROWWISE if name in given}
     model = _estimator(given, warm_start, online, x.shape)
 
+    ctx = click.get_current_context()
+    ctx.meta[CHECKPOINT] = model.checkpoint
     began = perf_counter()
     with display.fitting(verbose, verbose_interval) as progress:
         model._fit(x, places.rowwise(weights), progress)
     seconds = perf_counter() - began
-    # A warm start is of this command, not of the model.
-    model.set_params(warm_start=False).save(out)
+    # A warm start and a checkpoint are of this command, not of the model.
+    model.set_params(warm_start=False, checkpoint=None).save(out)
     output.show(_result(model, out, x.shape[0], seconds), as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         click.echo(
@@ -92,6 +92,8 @@ def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:
     if clash := [name for name in given if name not in known]:
         option = clash[0].replace("_", "-")
         raise click.UsageError(f"--{option} has no meaning {'with' if online else 'without'} --online.")
+    if online and "checkpoint" in given:
+        raise click.UsageError("--checkpoint has no meaning with --online yet.")
     if warm_start is None and "n_components" not in given:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     if clash := [name for name in STARTS if warm_start is not None and name in given]:
@@ -110,9 +112,9 @@ def _estimator(
     if warm_start is None:
         model = kind(**given)
     else:
-        cold = dict.fromkeys(SMALL)  # the start of the fit before
+        cold = dict.fromkeys((*SMALL, "checkpoint"))  # the start of the fit before
         model = _as(kind, inputs.load_model(warm_start))
-        model.set_params(**cold, **given, warm_start=True)
+        model.set_params(**(cold | given), warm_start=True)
     try:
         model._validate_params()
     except InvalidParameterError as error:

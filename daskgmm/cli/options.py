@@ -175,6 +175,11 @@ estimator = together(
         metavar="MODEL",
         help="Go on from a saved model: its parameters, and its settings unless given here.",
     ),
+    _parameter(
+        "--checkpoint",
+        metavar="PATH",
+        help="File that holds where the fit stands after every pass; the same command goes on from it.",
+    ),
     _reading(),
 )
 

@@ -8,7 +8,7 @@ whatever ``span``, the number of consecutive blocks that one task works through.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add
 from typing import Any, Protocol, Self, TypeVar
@@ -34,6 +34,7 @@ class Monoid(Protocol):
 
 
 M = TypeVar("M", bound=Monoid)
+T = TypeVar("T")
 
 
 class Bundle(tuple[Any, ...]):
@@ -58,7 +59,7 @@ class Blocks(Protocol):
         """Dask task that evaluates to block ``index``."""
 
 
-def _apply(function: Callable[[Block], M], block: Block) -> M:
+def _apply(function: Callable[[Block], T], block: Block) -> T:
     return function(block)
 
 
@@ -119,6 +120,13 @@ class Engine:
         parts = [Delayed(key, graph) for key in tasks]
         held = dask.base.persist(*parts, scheduler=self.get, optimize_graph=False)
         return {key: part.dask[key] for key, part in zip(tasks, held, strict=True)}
+
+    def each(self, rows: Rows, function: Callable[[Block], T], blocks: Sequence[int]) -> list[T]:
+        """``function`` of some blocks, each by itself."""
+        name = f"daskgmm-{uuid4().hex}"
+        graph: dict[Hashable, Any] = {**rows.graph, name: function}
+        graph |= {(name, index): (_apply, name, rows.task(index)) for index in blocks}
+        return list(self.get(graph, [(name, index) for index in blocks]))
 
 
 def _subtree(

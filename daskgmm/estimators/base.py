@@ -14,6 +14,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.engine import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError
+from daskgmm.fit.run import Run
 from daskgmm.fit.score import Query, Score, Scorer
 from daskgmm.fit.stepwise import Stepwise
 from daskgmm.model.covariance import Covariance
@@ -33,6 +34,11 @@ class Fitted:
     feature_names: Array | None = None
     online: Stepwise | None = None
     next_row: int = 0
+
+
+def fitted(run: Run, passes: int, names: Array | None) -> Fitted:
+    """What a run leaves behind."""
+    return Fitted(run.mixture, run.n_iter, run.converged, run.lower_bound, run.trace, passes, names)
 
 
 class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

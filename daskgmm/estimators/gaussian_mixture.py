@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,9 +21,10 @@ from sklearn.utils.validation import check_is_fitted
 from daskgmm.compute.engine import Engine, engine_for
 from daskgmm.compute.rows import Rows, feature_names
 from daskgmm.errors import DataError
-from daskgmm.estimators.base import BaseMixture, Fitted
+from daskgmm.estimators.base import BaseMixture, Fitted, fitted
 from daskgmm.estimators.parameters import check_mixture, read_start
 from daskgmm.estimators.persistence import load, save
+from daskgmm.fit.checkpoint import Keeper, State, array_digest, digests, keeping, layout
 from daskgmm.fit.checks import check_counts
 from daskgmm.fit.em import em
 from daskgmm.fit.progress import Progress, Silent, Verbose
@@ -30,6 +34,8 @@ from daskgmm.fit.survey import Survey, Surveyor, Threshold
 from daskgmm.model.covariance import STRUCTURES
 from daskgmm.model.mixture import Mixture
 
+SMALL = ("weights_init", "means_init", "precisions_init")
+ROWWISE = ("labels_init", "responsibilities_init")
 INIT_PARAMS = {"auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"}
 
 
@@ -75,8 +81,11 @@ class GaussianMixture(BaseMixture):
         "omit" leaves rows with NaN out.
     missing_chunks : {"raise", "fill"}
         What to do where a Zarr store lacks a chunk; Zarr itself reads it as the fill value, silently.
-    checkpoint : None
-        Reserved.
+    checkpoint : path or fsspec URL, or None
+        File that holds where the fit stands after every pass. `fit` goes on from a file of the same data and
+        settings, with the result of a fit that was never stopped; from a finished one it returns without
+        reading the rows. It is refused where shape, block plan or settings differ, or, in an unfinished fit, the
+        values of the first, middle or last block. Where ``random_state`` is no integer, the file's own goes on.
     verbose, verbose_interval : int
         Print a line every ``verbose_interval`` iterations.
 
@@ -137,7 +146,7 @@ class GaussianMixture(BaseMixture):
         "block_size": [Interval(Integral, 1, None, closed="left"), str],
         "nan_policy": [StrOptions({"raise", "omit"})],
         "missing_chunks": [StrOptions({"raise", "fill"})],
-        "checkpoint": "no_validation",
+        "checkpoint": [str, os.PathLike, None],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
     }
@@ -211,8 +220,12 @@ class GaussianMixture(BaseMixture):
             than components, missing chunks. The estimator stays as it was.
         CollapseError
             A `DataError`: a covariance is not positive definite in any run.
+        CheckpointError
+            A `DataError`: the checkpoint is of another fit, damaged, or in use.
         FileNotFoundError
-            If a path holds no Zarr array.
+            If a path holds no Zarr array, or the checkpoint's folder does not exist.
+        KeyboardInterrupt
+            After the best parameters so far have become the fitted attributes.
 
         Warns
         -----
@@ -231,21 +244,23 @@ class GaussianMixture(BaseMixture):
     def _fit(self, X: Any, sample_weight: Any, progress: Progress) -> Self:
         """`fit`, watched by ``progress``. Nothing of the estimator changes before the last line."""
         self._validate_params()
-        if self.checkpoint is not None:
-            raise NotImplementedError("checkpoint is reserved for a later version; leave it None.")
         names = feature_names(X)
         resumes = self.warm_start and hasattr(self, "_fitted")
         rows = self._rows(X, sample_weight, None if resumes else self._given_start())
         self._check_kind(rows)
         start = read_start(self, rows.n_features)
         engine = engine_for(rows)
-        if resumes:
-            runs, passes = [self._resumed(rows)], 0
-        else:
-            runs, passes = self._started(rows, engine, start, progress), 1
-        progress.stage("em")
-        runs, more = em(engine, rows, runs, progress)
-        run = best(runs)
+        identity = self._identity(rows, resumes)
+        with keeping(self.checkpoint, identity, lambda: digests(engine, rows)) as keeper:
+            try:
+                state = keeper.state or keeper.keep(self._begun(rows, resumes))
+                if not state.runs:
+                    state = self._started(rows, engine, start, state, keeper, progress)
+                state = self._advanced(rows, engine, state, keeper, progress)
+            except KeyboardInterrupt:
+                self._keep_best(keeper.state, names)
+                raise
+        run = best(state.runs)
         if self.max_iter > 0 and not run.converged:
             warnings.warn(
                 "Best performing initialization did not converge. Try different init parameters, or increase "
@@ -253,16 +268,85 @@ class GaussianMixture(BaseMixture):
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self._fitted = Fitted(
-            run.mixture,
-            run.n_iter,
-            run.converged,
-            run.lower_bound,
-            run.trace,
-            passes + more,
-            names,
-        )
+        self._fitted = fitted(run, state.passes, names)
         return self
+
+    def _identity(self, rows: Rows, resumes: bool) -> dict[str, Any]:
+        """What makes this fit differ from another: layout, and settings that are not of watching or reading."""
+        elsewhere = {"checkpoint", "verbose", "verbose_interval", "block_size", "nan_policy", *ROWWISE}
+        settings = {name: value for name, value in self.get_params().items() if name not in elsewhere}
+        for name in SMALL:
+            settings[name] = None if settings[name] is None else array_digest(settings[name])
+        # Other sources of random numbers are known by their state, which the checkpoint holds.
+        seed = settings["random_state"]
+        settings["random_state"] = int(seed) if isinstance(seed, Integral) else None
+        settings["warm_start"] = self._digest() if resumes else None
+        plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
+        return {"estimator": type(self).__name__, **plain, **layout(rows)}
+
+    def _digest(self) -> str:
+        """SHA-256 of the fitted parameters and what the next likelihood is compared with."""
+        last = self._fitted
+        parts = (last.mixture.weights, last.mixture.means, last.mixture.covariance.values, last.lower_bound)
+        return array_digest(np.array([array_digest(part) for part in parts]))
+
+    def _begun(self, rows: Rows, resumes: bool) -> State:
+        """The state before the first pass."""
+        if resumes:
+            return State({}, runs=(self._resumed(rows),))
+        return State(check_random_state(self.random_state).get_state(legacy=False))
+
+    def _started(
+        self, rows: Rows, engine: Engine, start: Start, state: State, keeper: Keeper, progress: Progress
+    ) -> State:
+        """Survey the rows, unless that is done, and seed the runs."""
+        random = check_random_state(self.random_state)
+        random.set_state(state.random)
+        progress.stage("survey")
+        # Drawn aside: where all rows are in the sample, the same seed gives scikit-learn's own start.
+        sample_seed = int(copy.deepcopy(random).randint(2**31))
+        survey = state.survey
+        if survey is None:
+            survey = self._survey(rows, engine, sample_seed, progress)
+            keeper.keep(replace(state, survey=survey, passes=1))
+        progress.stage("seeding")
+        mixtures = seed(
+            survey,
+            STRUCTURES[self.covariance_type],
+            self.n_components,
+            self.init_params,
+            start,
+            self.n_init,
+            random,
+            self.tol,
+            self.reg_covar,
+        )
+        # The sample has done its work: later files are small.
+        return keeper.keep(State(state.random, passes=1, runs=tuple(self._run(m) for m in mixtures)))
+
+    def _survey(self, rows: Rows, engine: Engine, sample_seed: int, progress: Progress) -> Survey:
+        """The first pass."""
+        k, d, structure = self.n_components, rows.n_features, STRUCTURES[self.covariance_type]
+        surveyor = Surveyor(structure, k, sample_seed, Threshold(sample_size(k, d)))
+        survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
+        check_counts(survey.overall, k, weighted=rows.weight is not None)
+        return survey
+
+    def _advanced(self, rows: Rows, engine: Engine, began: State, keeper: Keeper, progress: Progress) -> State:
+        """EM until all runs are done, kept after each iteration."""
+
+        def after(runs: Sequence[Run], more: int) -> State:
+            return replace(began, runs=tuple(runs), passes=began.passes + more)
+
+        progress.stage("em")
+        runs, more = em(engine, rows, began.runs, progress, lambda *found: keeper.keep(after(*found)))
+        return after(runs, more)
+
+    def _keep_best(self, state: State | None, names: Any) -> None:
+        """What an interrupted fit leaves: the best parameters so far, if a run has made a step."""
+        sound = [run for run in state.runs if run.failure is None and run.n_iter] if state else []
+        if state and sound:
+            self._fitted = fitted(best(sound), state.passes, names)
 
     def _given_start(self) -> Any:
         if self.labels_init is not None and self.responsibilities_init is not None:
@@ -275,22 +359,6 @@ class GaussianMixture(BaseMixture):
             name, ndim = ("responsibilities_init", 2) if self.labels_init is None else ("labels_init", 1)
             if len(rows.start.shape) != ndim:
                 raise DataError(f"{name} should be {ndim}-dimensional, got shape {rows.start.shape}.")
-
-    def _started(self, rows: Rows, engine: Engine, start: Start, progress: Progress) -> list[Run]:
-        """Survey the rows, and seed the runs."""
-        progress.stage("survey")
-        k, d, structure = self.n_components, rows.n_features, STRUCTURES[self.covariance_type]
-        random = check_random_state(self.random_state)
-        # Drawn aside: where all rows are in the sample, the same seed gives scikit-learn's own start.
-        sample_seed = int(copy.deepcopy(random).randint(2**31))
-        surveyor = Surveyor(structure, k, sample_seed, Threshold(sample_size(k, d)))
-        survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
-        check_counts(survey.overall, k, weighted=rows.weight is not None)
-        progress.stage("seeding")
-        mixtures = seed(
-            survey, structure, k, self.init_params, start, self.n_init, random, self.tol, self.reg_covar
-        )
-        return [self._run(mixture) for mixture in mixtures]
 
     def _run(self, mixture: Mixture, previous: float = -np.inf) -> Run:
         return Run(mixture, self.tol, self.max_iter, self.reg_covar, previous=previous)

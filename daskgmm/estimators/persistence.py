@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.estimators.base import Fitted
+from daskgmm.fit.archive import write
 from daskgmm.fit.stepwise import Spread, Stepwise
 from daskgmm.model.covariance import STRUCTURES, Covariance
 from daskgmm.model.mixture import Mixture
@@ -47,16 +47,7 @@ def save(model: Any, fitted: Fitted, path: str | Path) -> None:
         header["online"] = _counts(fitted.online) | {"next_row": fitted.next_row}
         arrays |= _online_arrays(fitted.online)
     arrays |= {name: np.asarray(settings[name], np.float64) for name in STARTS if settings.get(name) is not None}
-    aside = Path(f"{os.fspath(path)}.partial")
-    try:
-        with aside.open("wb") as file:
-            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    write(path, header, arrays)
 
 
 def kind(path: str | Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,10 +31,17 @@ class Expectations:
         return found
 
 
-def em(engine: Engine, rows: Rows, runs: Sequence[Run], progress: Progress) -> tuple[list[Run], int]:
+def em(
+    engine: Engine,
+    rows: Rows,
+    runs: Sequence[Run],
+    progress: Progress,
+    keep: Callable[[Sequence[Run], int], object] | None = None,
+) -> tuple[list[Run], int]:
     """Advance ``runs`` together until all are done; the runs and how often the rows were read.
 
-    A finished run drops out of the passes. Runs whose statistics would not fit together take turns.
+    ``keep`` gets both after each iteration: what a checkpoint goes on from. A finished run drops out of the
+    passes. Runs whose statistics would not fit together take turns.
     """
     rows = replace(rows, start=None)  # only the survey looks at it
     weighted = rows.weight is not None
@@ -47,6 +54,8 @@ def em(engine: Engine, rows: Rows, runs: Sequence[Run], progress: Progress) -> t
                 check_counts(statistics, len(statistics.weight), weighted)
                 runs[i] = runs[i].advance(statistics)
             passes += 1
+        if keep is not None:
+            keep(runs, passes)
         progress.iteration(runs)
     return runs, passes
 

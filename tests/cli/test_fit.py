@@ -77,7 +77,7 @@ def test_the_table_is_aligned(run: Run, data: str, out: Path) -> None:
 
 
 def test_every_parameter_of_the_estimator_is_an_option() -> None:
-    reserved = {"acceleration", "checkpoint"}
+    reserved = {"acceleration"}
     assert set(GaussianMixture().get_params()) - reserved <= {p.name for p in fit_command.params}
 
 

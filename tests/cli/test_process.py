@@ -80,6 +80,31 @@ def test_an_interrupt_signal_leaves_no_model(data: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.timeout(100)
+def test_a_terminated_command_goes_on_where_it_was(data: str, tmp_path: Path) -> None:
+    place, whole, out = tmp_path / "c", tmp_path / "whole.npz", tmp_path / "out.npz"
+    words = ("fit", data, "-k", 3, "--seed", 0, "--tol", 0, "--max-iter", 300, "--verbose")
+    with start(*words, "--out", out, "--checkpoint", place) as process:
+        assert process.stderr is not None
+        try:
+            assert any(line.startswith("iteration 2") for line in process.stderr)
+            process.send_signal(signal.SIGTERM)
+            told, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, told) == (5, "")
+    assert errors.endswith(f"Error: Interrupted. The same command goes on from {place}.\n")
+    assert not out.exists()
+    runner = CliRunner()
+    for file, more in ((out, ("--checkpoint", str(place))), (whole, ())):
+        result = runner.invoke(main, [str(word) for word in (*words, "--out", file, *more)])
+        assert result.exit_code == 3, result.stderr
+    ours, theirs = GaussianMixture.load(out), GaussianMixture.load(whole)
+    assert ours.means_.tobytes() == theirs.means_.tobytes()
+    assert ours.lower_bounds_ == theirs.lower_bounds_
+    assert ours.checkpoint is None
+
+
 @pytest.mark.timeout(90)
 def test_a_terminal_shows_iterations_and_blocks(data: str, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()

@@ -250,8 +250,3 @@ def test_bad_parameters(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.fit(X)
     assert not hasattr(model, "means_")
-
-
-def test_checkpoint_is_refused_clearly(tmp_path: Any) -> None:
-    with pytest.raises(NotImplementedError, match="checkpoint"):
-        GaussianMixture(checkpoint=tmp_path / "c.npz").fit(X)

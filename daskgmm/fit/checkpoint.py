@@ -1,0 +1,286 @@
+"""Checkpoints: where a fit stands after each pass, in one file from which the same fit goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+
+from daskgmm._typing import Array
+from daskgmm.compute.engine import Engine
+from daskgmm.compute.rows import Block, Rows
+from daskgmm.errors import CheckpointError
+from daskgmm.fit import archive
+from daskgmm.fit.run import Run
+from daskgmm.fit.survey import Survey
+
+if sys.platform != "win32":
+    import fcntl
+
+FORMAT, VERSION = "daskgmm checkpoint", 1
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a fit stands. Nothing in it grows with the number of rows.
+
+    Attributes
+    ----------
+    random : dict
+        State of the random numbers when the fit began.
+    passes : int
+        How often the rows were read.
+    survey : Survey or None
+        What the first pass found, until the runs have begun.
+    runs : tuple of Run
+        Empty until seeded.
+    """
+
+    random: dict[str, Any]
+    passes: int = 0
+    survey: Survey | None = None
+    runs: tuple[Run, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether no pass is left."""
+        return bool(self.runs) and all(run.done for run in self.runs)
+
+
+archive.TYPES[State.__name__] = State
+
+
+class Keeper:
+    """Holds the last state of a fit, for whoever interrupts it."""
+
+    state: State | None = None
+
+    def keep(self, state: State) -> State:
+        """Take ``state`` as the one to go on from."""
+        self.state = state
+        return state
+
+
+class Checkpoint(Keeper):
+    """Writes each state to a file as well.
+
+    A file that cannot be written is a warning: the fit matters more, and the last whole file stays.
+    """
+
+    def __init__(self, place: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+        self.place = place
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))  # lists, as they come back
+        self.written: State | None = None
+
+    def keep(self, state: State) -> State:
+        super().keep(state)
+        self.flush()
+        return state
+
+    def flush(self) -> None:
+        """Write the last state, unless that is done."""
+        if self.state is None or self.state is self.written:
+            return
+        arrays: dict[str, Array] = {}
+        header = {"format": FORMAT, "version": VERSION, "identity": self.identity}
+        header["state"] = archive.pack(self.state, arrays)
+        try:
+            archive.write(self.place, header, arrays)
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint {os.fspath(self.place)} cannot be written: {error}. The fit goes on; "
+                "an older checkpoint stays as it was.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        else:
+            self.written = self.state
+
+
+@contextmanager
+def keeping(
+    place: str | os.PathLike[str] | None, identity: Mapping[str, Any], digests: Callable[[], list[str]]
+) -> Iterator[Keeper]:
+    """Where to keep states: with the one to go on from, if ``place`` has one.
+
+    Parameters
+    ----------
+    place : path or fsspec URL, or None
+        None keeps them in memory alone.
+    identity : mapping
+        Layout and settings of this fit, by name, as JSON.
+    digests : callable
+        Hashes of some of the rows. Called only where the fit is not finished: a finished one is returned
+        without a look at the rows.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is of another fit (it lists the differences), damaged, or in use.
+    FileNotFoundError
+        If the folder does not exist.
+    """
+    if place is None:
+        yield Keeper()
+        return
+    with ExitStack() as stack:
+        stack.enter_context(_locked(place))
+        checkpoint, found = Checkpoint(place, identity), _read(place)
+        if found is None or not found[1].done:
+            checkpoint.identity["digests"] = digests()
+        if found is not None:
+            there, checkpoint.state = found
+            _compare(place, there, checkpoint.identity)
+            checkpoint.written = checkpoint.state
+        # An interrupt may have struck in the middle of a write.
+        stack.callback(checkpoint.flush)
+        yield checkpoint
+
+
+def layout(rows: Rows) -> dict[str, Any]:
+    """Shape, types and block plan of some rows, and what belongs to them, as JSON."""
+    sources = {"X": rows.x, "sample_weight": rows.weight, "start": rows.start}
+    plan: list[list[int | None]] = []
+    for size in rows.chunks:
+        known = None if size != size else int(size)
+        if plan and plan[-1][0] == known:
+            plan[-1][1] += 1  # type: ignore[operator]
+        else:
+            plan.append([known, 1])
+    told: dict[str, Any] = {
+        f"{name}'s {what}": None if source is None else value(source)
+        for name, source in sources.items()
+        for what, value in (("columns", lambda s: list(s.shape[1:])), ("dtype", lambda s: s.dtype.str))
+    }
+    return {**told, "rows": rows.n_rows, "blocks [rows, how many]": plan, "omit_nan": rows.omit_nan}
+
+
+def digests(engine: Engine, rows: Rows) -> list[str]:
+    """SHA-256 of the first, the middle and the last block, with their weights and starts."""
+    chosen = sorted({0, rows.n_blocks // 2, rows.n_blocks - 1}) if rows.n_blocks else []
+    return engine.each(rows, digest, chosen)
+
+
+def digest(block: Block) -> str:
+    """SHA-256 of a block's values."""
+    found = hashlib.sha256()
+    for values in (block.x, block.weight, block.start):
+        if values is not None:
+            found.update(array_digest(values).encode())
+    return found.hexdigest()
+
+
+def array_digest(values: Any) -> str:
+    """SHA-256 of an array's shape, type and values."""
+    values = np.ascontiguousarray(values)
+    found = hashlib.sha256(f"{values.shape} {values.dtype.str}".encode())
+    found.update(values.data.cast("B") if values.size else b"")
+    return found.hexdigest()
+
+
+def _read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], State] | None:
+    """Identity and state in a file; None where there is none."""
+    try:
+        header, arrays = archive.read(place)
+        if header["format"] != FORMAT:
+            raise KeyError(header["format"])
+        if header["version"] > VERSION:
+            raise CheckpointError(
+                f"{os.fspath(place)} has checkpoint version {header['version']}, this daskgmm reads up to "
+                f"{VERSION}. Update it."
+            )
+        state = archive.unpack(header["state"], arrays)
+        if not isinstance(state, State):
+            raise TypeError(type(state))
+        return header["identity"], state
+    except FileNotFoundError:
+        return None
+    except CheckpointError:
+        raise
+    except OSError as error:
+        if not _damaged(error):
+            raise
+        raise _unreadable(place) from error
+    except Exception as error:  # whatever a damaged archive may raise
+        raise _unreadable(place) from error
+
+
+def _damaged(error: OSError) -> bool:
+    return error.errno is None  # not of the system, but of who tried to make sense of the bytes
+
+
+def _unreadable(place: str | os.PathLike[str]) -> CheckpointError:
+    return CheckpointError(
+        f"{os.fspath(place)} is not a checkpoint of a daskgmm fit, or it is damaged. Name another file, or "
+        "delete it."
+    )
+
+
+def _compare(place: str | os.PathLike[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another fit; values that ``here`` lacks are not compared."""
+    names = [name for name in here if name not in there or there[name] != here[name]]
+    if names:
+        listed = "; ".join(
+            "the rows: their values differ"
+            if name == "digests"
+            else f"{name}: {_short(there.get(name))} there, {_short(here[name])} now"
+            for name in names
+        )
+        raise CheckpointError(
+            f"The checkpoint {os.fspath(place)} is of another fit. {listed}. "
+            "Fit what it is of, name another file, or delete it."
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@contextmanager
+def _locked(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Refuse a second writer on the same local file; the kernel frees the lock when a process dies."""
+    fs, path = archive.locate(place)
+    if not isinstance(fs, LocalFileSystem) or sys.platform == "win32":
+        yield
+        return
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {Path(path).parent} for the checkpoint.")
+    lock = f"{path}.lock"
+    handle = _take(lock, path)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            Path(lock).unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _take(lock: str, path: str) -> int | None:
+    """Handle of the lock; None where nothing can be written, as then nobody writes."""
+    while True:
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:  # the first write will tell
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise CheckpointError(f"Another fit is writing the checkpoint {path}.") from None
+        except OSError:  # a file system without locks
+            return handle
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                return handle
+        os.close(handle)  # whoever held it has just removed it: take the new one
