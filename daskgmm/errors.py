@@ -28,3 +28,11 @@ class CheckpointError(DataError):
 
 class ClusterLostError(RuntimeError):
     """No worker or no scheduler is left to go on with; a fit with a checkpoint can be resumed."""
+
+
+class WorkersKilledError(ClusterLostError):
+    """Workers died each time they tried the same blocks: most often these need more memory than they have."""
+
+
+class BlockTooLargeError(ValueError):
+    """A block of rows that does not fit in the memory of a worker."""

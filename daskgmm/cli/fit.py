@@ -9,7 +9,7 @@ from typing import Any
 import click
 from sklearn.utils._param_validation import InvalidParameterError
 
-from daskgmm.cli import display, inputs, options, output
+from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import CHECKPOINT, EXIT_CODES, NOT_CONVERGED
 from daskgmm.errors import DataError
 from daskgmm.estimators.gaussian_mixture import ROWWISE, SMALL, GaussianMixture
@@ -32,6 +32,7 @@ STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance
 @options.overwrite
 @options.json_output
 @options.log
+@cluster.options
 @click.option(
     "--verbose-interval",
     type=click.IntRange(1),
@@ -58,6 +59,7 @@ def fit(
     DATA is the path or URL of a Zarr array of shape (n, d). Weights and starts are Zarr arrays or
     .npy files; labels, responsibilities and weights are read in step with the rows, never whole.
     """
+    where = {name: settings.pop(name) for name in cluster.NAMES}
     given = {name: value for name, value in settings.items() if value is not None}
     _check(given, warm_start, online)
     output.check_file(out, overwrite)
@@ -71,7 +73,7 @@ def fit(
     ctx = click.get_current_context()
     ctx.meta[CHECKPOINT] = model.checkpoint
     began = perf_counter()
-    with display.fitting(verbose, verbose_interval) as progress:
+    with cluster.running(**where), display.fitting(verbose, verbose_interval) as progress:
         model._fit(x, places.rowwise(weights), progress)
     seconds = perf_counter() - began
     # A warm start and a checkpoint are of this command, not of the model.

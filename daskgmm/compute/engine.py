@@ -8,7 +8,10 @@ whatever ``span``, the number of consecutive blocks that one task works through.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import add
 from typing import Any, Protocol, Self, TypeVar
@@ -21,8 +24,12 @@ import distributed
 from dask.callbacks import Callback
 from dask.delayed import Delayed
 from dask.system import CPU_COUNT
+from dask.utils import format_bytes, parse_timedelta
+from distributed.comm.core import CommClosedError
+from distributed.scheduler import KilledWorker
 
 from daskgmm.compute.rows import Block, Rows
+from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
 
 
 class Monoid(Protocol):
@@ -32,6 +39,11 @@ class Monoid(Protocol):
         """Merge with the result of later rows."""
         ...
 
+
+# Limits to waits, in the configuration under daskgmm.timeouts.
+TIMEOUTS = {"no-workers": "5 minutes", "scheduler": "1 minute"}
+POLL = 1.0  # seconds between looks at a cluster that has not answered yet
+HOLDS = 0.8  # of its memory: from there on a worker pauses (distributed.worker.memory.pause)
 
 M = TypeVar("M", bound=Monoid)
 T = TypeVar("T")
@@ -63,6 +75,12 @@ def _apply(function: Callable[[Block], T], block: Block) -> T:
     return function(block)
 
 
+def _name(function: Any) -> str:
+    """A fresh name that the dashboard shows without its digits."""
+    kind = getattr(function, "__name__", type(function).__name__).strip("<>").lower()
+    return f"daskgmm-{kind}-{uuid4().hex}"
+
+
 @dataclass(frozen=True)
 class Engine:
     """Runs one pass.
@@ -87,7 +105,7 @@ class Engine:
         span: int | None = None,
     ) -> M:
         """``function`` of every block, added up. ``report`` is told blocks done and blocks in all."""
-        name = f"daskgmm-{uuid4().hex}"
+        name = _name(function)
         if span is None:
             span = 1 if rows.graph else self.span
         # Names are strings that no other key can equal; the function is in the graph once.
@@ -95,8 +113,13 @@ class Engine:
         root = (name, 0, rows.n_blocks)
         graph[root] = _subtree(graph, rows, name, span, 0, rows.n_blocks)
         with _Watch(name, span, rows.n_blocks, report):
-            result: M = self.get(graph, root)
-        return result
+            (result,) = self._evaluate(graph, [root])
+        return result  # type: ignore[no-any-return]
+
+    def _evaluate(self, graph: Mapping[Hashable, Any], keys: list[Hashable]) -> list[Any]:
+        """Values of some keys; on a client, with a limit to every wait."""
+        client = self.client
+        return list(self.get(graph, keys)) if client is None else _gather(client, graph, keys)
 
     def held_span(self, n_blocks: int) -> int:
         """Blocks per task where `hold` has them in this process: two tasks for each thread; one on a client."""
@@ -108,7 +131,13 @@ class Engine:
     @property
     def on_client(self) -> bool:
         """Whether a client's workers compute."""
-        return isinstance(getattr(self.get, "__self__", None), distributed.Client)
+        return self.client is not None
+
+    @property
+    def client(self) -> distributed.Client | None:
+        """Whose workers compute."""
+        owner = getattr(self.get, "__self__", None)
+        return owner if isinstance(owner, distributed.Client) else None
 
     def hold(self, rows: Blocks, tasks: Mapping[str, Any]) -> dict[str, Any]:
         """Evaluate tasks that may refer to ``rows.graph``; what a graph must hold to refer to their values.
@@ -123,10 +152,10 @@ class Engine:
 
     def each(self, rows: Rows, function: Callable[[Block], T], blocks: Sequence[int]) -> list[T]:
         """``function`` of some blocks, each by itself."""
-        name = f"daskgmm-{uuid4().hex}"
+        name = _name(function)
         graph: dict[Hashable, Any] = {**rows.graph, name: function}
         graph |= {(name, index): (_apply, name, rows.task(index)) for index in blocks}
-        return list(self.get(graph, [(name, index) for index in blocks]))
+        return self._evaluate(graph, [(name, index) for index in blocks])
 
 
 def _subtree(
@@ -176,4 +205,121 @@ def engine_for(rows: Rows) -> Engine:
     get = dask.base.get_scheduler()
     if get is None or (rows.in_memory and Engine(get).on_client and not rows.graph):
         get = dask.threaded.get
-    return Engine(get)
+    engine = Engine(get)
+    if engine.client is not None:
+        _check_fit(engine.client, rows)
+    return engine
+
+
+def _seconds(timeout: str) -> float:
+    return float(parse_timedelta(dask.config.get(f"daskgmm.timeouts.{timeout}", TIMEOUTS[timeout])))
+
+
+def _gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list[Hashable]) -> list[Any]:
+    """Compute keys of a graph on a client; what a cluster can do to it is a `ClusterLostError`."""
+    _wait_for_workers(client)
+    try:
+        futures = client.get(graph, keys, sync=False)
+        try:
+            _wait(client, futures)
+            values = _collect(client, futures)
+        finally:
+            for future in futures:  # after an error or an interrupt the workers are not to go on
+                future.release()
+        return list(values)
+    except KilledWorker as error:
+        raise WorkersKilledError(
+            f"{error.allowed_failures + 1} workers in turn died on the task {error.task}; the last was "
+            f"{error.last_worker.address}. Most often a block needs more memory than the worker has: use a "
+            "smaller block_size, fewer threads per worker or workers with more memory, and read the worker's log."
+        ) from error
+    except (CancelledError, CommClosedError) as error:
+        raise ClusterLostError(f"The scheduler {_address(client)} lost the work: {error}.") from error
+
+
+def _collect(client: distributed.Client, futures: list[Any]) -> Any:
+    """Values of finished futures; raises what a failed one did."""
+    if any(future.status != "finished" for future in futures):
+        return client.gather(futures)  # raises at once
+    limit = _seconds("no-workers")  # the values are small, but their worker may be gone meanwhile, and all others
+
+    async def gather() -> Any:
+        return await client.gather(futures, asynchronous=True)
+
+    try:
+        return client.sync(gather, callback_timeout=limit)
+    except TimeoutError as error:
+        raise ClusterLostError(
+            f"The scheduler {_address(client)} has not handed over a result for {limit:g} s "
+            "(daskgmm.timeouts.no-workers)."
+        ) from error
+
+
+def _wait(client: distributed.Client, futures: list[Any]) -> None:
+    """Return when all are finished or one has failed; raise once the cluster has been gone for too long."""
+    seen = time.monotonic()
+    while True:
+        with suppress(TimeoutError), client.as_current():  # it may be nobody's default
+            distributed.wait(futures, timeout=POLL)
+            return
+        if any(future.status in ("error", "cancelled", "lost") for future in futures):
+            return
+        seen = _last_seen(client, seen)
+
+
+def _wait_for_workers(client: distributed.Client) -> None:
+    """Return once a worker is there."""
+    seen = began = time.monotonic()
+    while (seen := _last_seen(client, seen)) == began:
+        time.sleep(0.1)
+
+
+def _last_seen(client: distributed.Client, seen: float) -> float:
+    """Now, if a worker is there; `ClusterLostError` where none has been for as long as the timeouts allow."""
+    limit, silent = _seconds("no-workers"), _seconds("scheduler")
+    try:
+        if client.status in ("closing", "closed") or client.scheduler is None:
+            raise CommClosedError("the client is closed")
+        workers = client.sync(client.scheduler.ncores, callback_timeout=max(POLL, silent))
+    except (OSError, TimeoutError) as error:
+        if client.status in ("closing", "closed") or time.monotonic() - seen > silent:
+            raise ClusterLostError(
+                f"The scheduler {_address(client)} has not answered for {silent:g} s "
+                f"(daskgmm.timeouts.scheduler): {error}."
+            ) from error
+        return seen
+    if workers:
+        return time.monotonic()
+    if time.monotonic() - seen > limit:
+        raise ClusterLostError(
+            f"The scheduler {_address(client)} has had no worker for {limit:g} s (daskgmm.timeouts.no-workers). "
+            "Start some, and fit again."
+        )
+    return seen
+
+
+def _address(client: distributed.Client) -> str:
+    return str(client.scheduler.address) if client.scheduler else "?"
+
+
+def _check_fit(client: distributed.Client, rows: Rows) -> None:
+    """Refuse what workers can never do: read this process's memory, hold a block larger than their own."""
+    if not _address(client).startswith("inproc"):
+        for title in rows.in_driver:
+            raise DataError(
+                f"{title} is a Zarr array in the memory of this process, which workers cannot read. Write it to a "
+                "store that they can, or fit without a client."
+            )
+    if client.scheduler is None or not rows.block_bytes:
+        return
+    try:
+        found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_seconds("scheduler"))
+    except (OSError, TimeoutError) as error:
+        raise ClusterLostError(f"The scheduler {_address(client)} does not answer: {error}.") from error
+    for address, worker in found["workers"].items():
+        limit = worker.get("memory_limit") or 0
+        if limit and rows.block_bytes > HOLDS * limit:
+            raise BlockTooLargeError(
+                f"The largest block takes {format_bytes(rows.block_bytes)}, and the worker {address} has "
+                f"{format_bytes(limit)}. Use a smaller block_size or smaller chunks, or workers with more memory."
+            )

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block, assemble, differ
 from daskgmm.compute.inputs import as_source, feature_names
-from daskgmm.compute.sources import Chunks, Constant, InMemory, Source, row_bytes
+from daskgmm.compute.sources import Chunks, Constant, InMemory, Source, Stored, row_bytes
 from daskgmm.errors import DataError
 
 __all__ = ["Block", "Rows", "as_rows", "feature_names"]
@@ -74,6 +74,18 @@ class Rows:
     def n_blocks(self) -> int:
         """Number of blocks."""
         return len(self.chunks)
+
+    @cached_property
+    def block_bytes(self) -> int:
+        """Bytes of the largest block as stored, with what goes with its rows; 0 where sizes are unknown."""
+        most = max((n for n in self.chunks if not math.isnan(n)), default=0)
+        return int(most) * sum(row_bytes(s) for s in (self.x, self.weight, self.start) if s is not None)
+
+    @property
+    def in_driver(self) -> list[str]:
+        """Which of the sources are Zarr arrays in the memory of this process."""
+        named = {"X": self.x, "sample_weight": self.weight, "the start": self.start}
+        return [name for name, s in named.items() if isinstance(s, Stored) and s.in_driver]
 
     @cached_property
     def n_rows(self) -> int | None:

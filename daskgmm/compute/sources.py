@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import mmap
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import accumulate, product
+from socket import gethostname
 from typing import Any, Protocol, TypeAlias
 
 import dask.array as da
@@ -16,6 +18,7 @@ import zarr
 from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
 from daskgmm._typing import Array
 from daskgmm.errors import DataError
@@ -23,6 +26,7 @@ from daskgmm.errors import DataError
 Chunks: TypeAlias = tuple[float, ...]
 """Rows per chunk: integers, or NaN where a Dask array does not know them."""
 
+RETRIES = (0.1, 0.5, 2.0)  # seconds before each new try to read a block
 _SMALL = 2**20  # bytes: below this, handling a block costs more than computing on it
 
 
@@ -134,6 +138,11 @@ class Stored(_Cut):
     fill_missing: bool
 
     @property
+    def in_driver(self) -> bool:
+        """Whether the store lies in the memory of this process."""
+        return isinstance(self.array.store, MemoryStore)
+
+    @property
     def shape(self) -> tuple[float, ...]:
         return self.array.shape
 
@@ -224,7 +233,18 @@ def _whole_units(fit: int, unit: int) -> int:
 
 
 def _read(array: zarr.Array[Any], rows: slice, fill_missing: bool) -> Array:
-    """Read rows of a Zarr array."""
+    """Read rows of a Zarr array, again where the system fails to."""
+    for pause in RETRIES:
+        try:
+            return _read_once(array, rows, fill_missing)
+        except (FileNotFoundError, PermissionError):  # these do not pass
+            raise
+        except OSError:
+            time.sleep(pause)
+    return _read_once(array, rows, fill_missing)
+
+
+def _read_once(array: zarr.Array[Any], rows: slice, fill_missing: bool) -> Array:
     values = _buffer((rows.stop - rows.start, *array.shape[1:]), np.dtype(array.dtype))
     everything = (slice(None),) * (array.ndim - 1)
     array.get_basic_selection(
@@ -253,6 +273,11 @@ def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
         if not (_is_fill(values[place][:1], fill) and _is_fill(values[place], fill)):
             continue
         key, stored = _look_up(array, chunk)
+        if not stored and not sync(_is_there(array)):
+            raise DataError(
+                f"{array.store_path} cannot be opened on {gethostname()}: no Zarr array is there, or not any "
+                "more. Every worker needs the data under the same path or URL."
+            )
         if not stored:
             raise DataError(
                 f"Chunk {key} of {array.store_path} is not in the store. Either it was never "
@@ -260,6 +285,11 @@ def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
                 'store by default (write with config={"write_empty_chunks": True} to have it stored). '
                 'Set missing_chunks="fill" to read it as the fill value.'
             )
+
+
+async def _is_there(array: zarr.Array[Any]) -> bool:
+    """Whether the store holds the array's metadata."""
+    return await (array.store_path / ("zarr.json" if array.metadata.zarr_format == 3 else ".zarray")).exists()
 
 
 def _look_up(array: zarr.Array[Any], chunk: tuple[int, ...]) -> tuple[str, bool]:

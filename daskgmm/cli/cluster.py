@@ -1,0 +1,112 @@
+"""Where a command's passes run: threads of this process, or the workers of a Dask scheduler."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import dask
+from dask.utils import parse_timedelta
+from distributed import Client, LocalCluster
+from distributed.security import Security
+
+from daskgmm.cli.options import Decorator, together
+from daskgmm.errors import ClusterLostError
+
+
+def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A duration, such as "30s"; kept as written."""
+    if value is not None:
+        try:
+            parse_timedelta(value)
+        except (KeyError, ValueError):
+            raise click.BadParameter(f"{value!r} is no duration, such as 30s.", ctx, param) from None
+    return value
+
+
+FILE = click.Path(exists=True, dir_okay=False)
+
+# The options about TLS have the names that `dask scheduler` and `dask worker` give them.
+options: Decorator[Any] = together(
+    click.option("--scheduler", metavar="ADDRESS", help="Run on the workers of this Dask scheduler."),
+    click.option(
+        "--scheduler-file", metavar="FILE", help="The same, found in the file that `dask scheduler` wrote."
+    ),
+    click.option(
+        "--local", metavar="N", type=click.IntRange(1), help="Run on N worker processes, started for the command."
+    ),
+    click.option("--tls-ca-file", type=FILE, help="CA certificate(s) of the cluster, in PEM format."),
+    click.option("--tls-cert", type=FILE, help="Own certificate, in PEM format."),
+    click.option("--tls-key", type=FILE, help="Own private key, in PEM format."),
+    click.option(
+        "--scheduler-timeout",
+        metavar="TIME",
+        callback=_time,
+        help="How long a scheduler may be silent, such as 30s.  [default: 1 minute]",
+    ),
+    click.option(
+        "--no-workers-timeout",
+        metavar="TIME",
+        callback=_time,
+        help="How long there may be no worker.  [default: 5 minutes]",
+    ),
+)
+
+
+@contextmanager
+def running(
+    scheduler: str | None,
+    scheduler_file: str | None,
+    local: int | None,
+    tls_ca_file: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    scheduler_timeout: str | None,
+    no_workers_timeout: str | None,
+) -> Iterator[None]:
+    """The client that the options ask for, as the current one; none leaves threads."""
+    if sum(place is not None for place in (scheduler, scheduler_file, local)) > 1:
+        raise click.UsageError("Give one of --scheduler, --scheduler-file and --local.")
+    timeouts = {"scheduler": scheduler_timeout, "no-workers": no_workers_timeout}
+    tls = {"tls_ca_file": tls_ca_file, "tls_client_cert": tls_cert, "tls_client_key": tls_key}
+    with ExitStack() as stack:
+        given = {f"daskgmm.timeouts.{name}": value for name, value in timeouts.items() if value is not None}
+        stack.enter_context(dask.config.set(given))
+        if local is not None:
+            cluster = LocalCluster(n_workers=local, threads_per_worker=1, dashboard_address=":0")
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        elif scheduler is not None or scheduler_file is not None:
+            client = stack.enter_context(_connected(scheduler, scheduler_file, tls))
+        else:
+            if any(tls.values()):
+                raise click.UsageError("The options about TLS need --scheduler or --scheduler-file.")
+            yield
+            return
+        stack.enter_context(client.as_current())
+        yield
+
+
+NAMES = tuple(inspect.signature(running).parameters)
+
+
+def _connected(address: str | None, file: str | None, tls: dict[str, str | None]) -> Client:
+    """A client of a scheduler that is there."""
+    secure = any(tls.values())
+    security = Security(require_encryption=True, **tls) if secure else None
+    timeout = parse_timedelta(dask.config.get("daskgmm.timeouts.scheduler", "1 minute"))
+    began = time.monotonic()
+    while file is not None and not Path(file).is_file():  # Dask itself would wait for ever
+        if time.monotonic() - began > timeout:
+            raise ClusterLostError(f"No Dask scheduler has written the file {file} within {timeout:g} s.")
+        time.sleep(0.1)
+    try:
+        return Client(address, scheduler_file=file, security=security, timeout=timeout, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        hint = "" if secure else " If it asks for TLS, give --tls-ca-file, --tls-cert and --tls-key."
+        raise ClusterLostError(f"No Dask scheduler answers at {address or file}: {error}.{hint}") from error

@@ -1,0 +1,248 @@
+"""What can go wrong on a cluster: the fit ends with the same bits, or with a typed error within its time."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from distributed import Client, LocalCluster, worker_client
+from zarr.storage import LocalStore
+
+from daskgmm import GaussianMixture
+from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
+from daskgmm.fit.progress import Silent
+
+RANDOM = np.random.default_rng(0)
+X = np.concatenate([RANDOM.normal(size=(2000, 4)), RANDOM.normal(3.0, size=(2000, 4))])
+SETTINGS: dict[str, Any] = {"n_components": 3, "random_state": 0, "tol": 0.0, "max_iter": 15}
+SHORT = {"daskgmm.timeouts.no-workers": "2s", "daskgmm.timeouts.scheduler": "2s"}
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.filterwarnings("ignore:Best performing initialization"),
+]
+
+
+def bits(model: GaussianMixture) -> tuple[Any, ...]:
+    return (model.means_.tobytes(), model.covariances_.tobytes(), model.lower_bounds_, model.n_passes_)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = str(tmp_path_factory.mktemp("faults") / "x.zarr")
+    array = zarr.create_array(place, shape=X.shape, chunks=(250, 4), dtype=X.dtype)
+    array[...] = X
+    return place
+
+
+@pytest.fixture(scope="module")
+def expected(data: str) -> tuple[Any, ...]:
+    return bits(fit(data))
+
+
+def fit(x: Any, watch: Any = None, **settings: Any) -> GaussianMixture:
+    return GaussianMixture(**(SETTINGS | {"block_size": 8000} | settings))._fit(x, None, watch or Silent())
+
+
+@contextmanager
+def cluster(workers: int = 2, current: bool = True, **settings: Any) -> Iterator[Any]:
+    """A cluster of processes under nannies, and its client as the current one."""
+    settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"} | settings
+    with (
+        ExitStack() as stack,
+        LocalCluster(n_workers=workers, **settings) as local,
+        Client(local, timeout=30, set_as_default=False) as client,
+    ):
+        if current:
+            stack.enter_context(client.as_current())
+        yield client
+
+
+def kill(client: Any, many: int = 1) -> None:
+    """SIGKILL worker processes; their nannies start new ones."""
+    pids = [w.pid for w in client.cluster.workers.values()]
+    for pid in pids[:many]:
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+
+
+class At(Silent):
+    """Calls something once, at one iteration."""
+
+    def __init__(self, iteration: int, what: Any) -> None:
+        self.left, self.what = iteration, what
+
+    def iteration(self, runs: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.what()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Any]:
+    with cluster(current=False) as client:  # other tests are to run on threads meanwhile
+        yield client
+
+
+@pytest.fixture
+def two(running: Any) -> Iterator[Any]:
+    """The client of two workers, as the current one."""
+    with running.as_current():
+        yield running
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.timeout(600)
+def test_a_killed_worker_changes_no_bit(times: int, data: str, expected: Any) -> None:
+    moments = random.Random(0)
+    for _ in range(times):
+        # A new cluster: a nanny whose worker dies as it starts may give up.
+        with cluster() as client:
+            # In the middle of some iteration: a timer, started by one.
+            timer = threading.Timer(moments.uniform(0, 0.15), kill, (client,))
+            assert bits(fit(data, At(moments.randint(1, 12), timer.start))) == expected
+            timer.join()  # it may come after the fit
+
+
+def test_all_workers_killed_under_nannies(two: Any, data: str, expected: Any) -> None:
+    two.wait_for_workers(2, timeout=60)
+    assert bits(fit(data, At(4, lambda: kill(two, 2)))) == expected
+
+
+@pytest.mark.slow
+def test_a_worker_that_joins_late_changes_no_bit(data: str, expected: Any) -> None:
+    with cluster(1) as client:
+        assert bits(fit(data, At(3, lambda: client.cluster.scale(2)))) == expected
+
+
+def test_workers_gone_for_good_are_an_error_and_the_fit_goes_on_later(
+    data: str, expected: Any, tmp_path: Path
+) -> None:
+    place = tmp_path / "c"
+    with cluster() as client, dask.config.set(SHORT):
+
+        def gone() -> None:
+            client.cluster.scale(0)
+
+        began = time.monotonic()
+        with pytest.raises(ClusterLostError, match=r"no worker for 2 s \(daskgmm.timeouts.no-workers\)"):
+            fit(data, At(4, gone), checkpoint=place)
+        assert time.monotonic() - began < 60  # "never" is what this guards against
+    assert bits(fit(data, checkpoint=place)) == expected
+
+
+def test_no_workers_from_the_start(data: str) -> None:
+    with cluster(0), dask.config.set(SHORT), pytest.raises(ClusterLostError, match="has had no worker for 2 s"):
+        fit(data)
+
+
+def test_a_scheduler_that_goes_is_an_error_and_the_fit_goes_on_later(
+    data: str, expected: Any, tmp_path: Path
+) -> None:
+    place = tmp_path / "c"
+    # The client, as it closes, tries for so long to connect again.
+    connect = {"distributed.comm.timeouts.connect": "3s"}
+    with dask.config.set(SHORT | connect), cluster(2, processes=False, protocol="tcp") as client:
+
+        def gone() -> None:
+            client.cluster.sync(client.cluster.scheduler.close)
+
+        with pytest.raises(ClusterLostError, match="scheduler"):
+            fit(data, At(4, gone), checkpoint=place)
+    assert bits(fit(data, checkpoint=place)) == expected
+
+
+def test_workers_that_die_on_every_try_are_an_error() -> None:
+    def deadly(block: Any) -> Any:
+        if len(block):  # not while Dask guesses the result
+            os.kill(os.getpid(), signal.SIGKILL)
+        return block
+
+    x = da.from_array(X, chunks=(2000, 4)).map_blocks(deadly, dtype=X.dtype, meta=X[:0])
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        cluster(1),
+        pytest.raises(WorkersKilledError, match="smaller block_size"),
+    ):
+        fit(x)
+
+
+def test_a_block_larger_than_a_worker_is_refused_before_it_is_read() -> None:
+    x = da.zeros((10**6, 100), chunks=(10**6, 100))
+    with cluster(1, memory_limit="500 MB"), pytest.raises(BlockTooLargeError, match=r"762\.94 MiB.*block_size"):
+        fit(x)
+
+
+def test_a_store_in_the_memory_of_the_driver_is_refused() -> None:
+    array = zarr.create_array({}, shape=X.shape, chunks=(1000, 4), dtype=X.dtype)
+    array[...] = X
+    with cluster(1), pytest.raises(DataError, match="X is a Zarr array in the memory of this process"):
+        fit(array)
+
+
+def test_a_path_that_workers_cannot_open_is_an_error(data: str, tmp_path: Path) -> None:
+    place = tmp_path / "gone.zarr"
+    shutil.copytree(data, place)
+    array = zarr.open_array(place, mode="r")
+    shutil.rmtree(place)  # as on a machine that does not share the file system
+    with cluster(1), pytest.raises(DataError, match=r"gone.zarr cannot be opened on .*same path or URL"):
+        fit(array)
+
+
+class Flaky(LocalStore):
+    """A store that fails one read in twenty."""
+
+    reads = 0
+
+    async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+        if key.startswith("c/"):
+            Flaky.reads += 1
+            if Flaky.reads % 20 == 0:
+                raise OSError("the network is not there")
+        return await super().get(key, *arguments, **options)
+
+
+def test_reads_that_fail_now_and_then_change_no_bit(data: str, expected: Any) -> None:
+    Flaky.reads = 0
+    assert bits(fit(zarr.open_array(Flaky(data), mode="r"))) == expected
+    assert Flaky.reads > 16 * 16  # some were tried again
+
+
+def test_bad_data_is_not_tried_again(tmp_path: Path) -> None:
+    place = str(tmp_path / "bad.zarr")
+    array = zarr.create_array(place, shape=X.shape, chunks=X.shape, dtype=X.dtype)
+    array[...] = np.where(np.arange(len(X))[:, None] == 3, np.nan, X)
+    Flaky.reads = 0
+    with pytest.raises(DataError, match=r"NaN: block 0, row\(s\) 3"):
+        fit(zarr.open_array(Flaky(place), mode="r"))
+    assert Flaky.reads == 1
+
+
+def test_a_fit_inside_a_task(two: Any, data: str, expected: Any) -> None:
+    def job() -> Any:
+        with worker_client():
+            return bits(fit(data))
+
+    assert two.submit(job).result(timeout=100) == expected
+
+
+def test_an_interrupt_frees_the_cluster(two: Any, data: str) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, At(3, stop))
+    assert two.submit(sum, [1, 2]).result(timeout=30) == 3
