@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import signal
 import threading
 import traceback
@@ -61,6 +63,8 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
+            # Reads that were under way are dropped as the process ends, which asyncio would call an error.
+            atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
             raise Interrupted(f"Interrupted.{_resumable(ctx)}") from None
         except ClusterLostError as error:
             raise Interrupted(f"{error}{_resumable(ctx)}") from error
