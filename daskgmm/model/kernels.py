@@ -11,17 +11,19 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
   tile of one component stays in the first- or second-level cache. No ``(n, k)`` or ``(n, d, d)`` array exists.
 - Triangular products take four rows by four columns at a time: 16 multiplications for 8 loads. So the ``d`` of
   ``means``, ``factor`` and the sums is a multiple of four there: `width`, zeros beyond the features of ``x``.
+  Fewer than four features are taken one by one.
 - Rows of zero weight are never looked at: NaN there is allowed.
 - Where features are many, what cannot matter is left out: a component whose density at a row is below ``2**-110``
   of another's may get none there, and a share below ``2**-110`` of the component's sum over the tile none in its
   sums. That is less than ``eps`` of any sum while rows lie within 1e8 standard deviations of their component.
 - Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses
   digits to the distance between components.
-- The dtype of ``factor`` is that of the products: float64, or float32 where the caller has shown that to be
-  safe. Differences, log-densities and sums over tiles are float64. A sum over ``n`` rows has a relative error
-  of at most ``TILE * eps(dtype) + n / TILE * eps(float64)`` of the sum of magnitudes.
+- ``means``, ``factor`` and ``offset`` have the dtype of the work within a tile: float64, or float32 where the
+  caller has shown that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows
+  has a relative error of at most ``TILE * eps(dtype) + n / TILE * eps(float64)`` of the sum of magnitudes.
+  What float32 cannot hold of a mean is in the offset, so that no digit of the means is lost.
 - ``_exp`` and ``_log`` are written out so that they vectorise. The relative error of ``_exp`` is at most
-  ``(|argument| + 4) * eps``, what the rounding of its argument costs already; ``_log`` is exact to
+  ``(|argument| + 4) * eps(dtype)``, what the rounding of its argument costs already; ``_log`` is exact to
   ``4 * eps`` times its result plus one.
 - Floating-point contraction and reassociation are allowed, assumptions about NaN and infinity are not: bad
   values come out as bad values. Reassociation is fixed when an entry point is compiled, and helpers are
@@ -73,7 +75,7 @@ def inlined(function: F) -> F:
 
 def width(d: int, triangular: bool) -> int:
     """Features with the zeros that the layout asks for."""
-    return d + -d % 4 if triangular else d
+    return d + -d % 4 if triangular and d >= 4 else d
 
 
 @inlined
@@ -82,7 +84,7 @@ def _check(x: Array, weight: Array, means: Array, packed: Array) -> None:
     d = means.shape[1]
     if x.shape[1] > d or packed.shape[-1] != d or packed.shape[1] != d or len(weight) != len(x):
         raise ValueError("x, weight, means and the factor or scatter disagree in shape.")
-    if packed.ndim == 3 and d % 4 != 0:
+    if packed.ndim == 3 and d > 4 and d % 4 != 0:
         raise ValueError("Triangular layouts need a multiple of four features; see width().")
 
 
@@ -90,9 +92,14 @@ def _check(x: Array, weight: Array, means: Array, packed: Array) -> None:
 def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
     """Copy rows from ``first`` on into ``tile`` (d, TILE), features as rows; zeros where the weight is zero."""
     rows: int = min(tile.shape[1], x.shape[0] - first)
-    for t in range(rows):
+    if x.shape[1] < 4:  # a loop over so few costs more than their copies
         for j in range(x.shape[1]):
-            tile[j, t] = x[first + t, j]
+            for t in range(rows):
+                tile[j, t] = x[first + t, j]
+    else:
+        for t in range(rows):
+            for j in range(x.shape[1]):
+                tile[j, t] = x[first + t, j]
     for t in range(rows):
         if weight[first + t] == 0.0:
             tile[:, t] = 0.0
@@ -102,9 +109,9 @@ def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
 
 
 @inlined
-def _centre(tile: Array, mean: Array, centred: Array) -> None:
-    """``centred = tile - mean``, the difference taken in float64."""
-    for j in range(len(tile)):
+def _centre(tile: Array, mean: Array, d: int, centred: Array) -> None:
+    """``centred = tile - mean`` of the first d features."""
+    for j in range(d):
         for t in range(tile.shape[1]):
             centred[j, t] = tile[j, t] - mean[j]
 
@@ -145,12 +152,27 @@ def _corner(f: Array, i: int, c: Array, n: int, lines: Array, out: Array) -> Non
 
 
 @inlined
-def _distance(centred: Array, factor: Array, start: int, stop: int, n: int, lines: Array, out: Array) -> None:
-    """``out[t] = |factor[start:stop] @ centred[:, t]|**2`` for the first n columns."""
+def _distance(
+    centred: Array, factor: Array, offset: Array, start: int, stop: int, n: int, lines: Array, out: Array
+) -> None:
+    """``out[t] = |factor[start:stop] @ centred[:, t] - offset[start:stop]|**2`` for the first n columns."""
     out[:n] = 0.0
-    if factor.ndim == 2:
+    if factor.ndim == 2 and len(factor) < 4:
+        for i in range(start, stop):
+            line = lines[0]
+            line[:n] = -offset[i]
+            for j in range(i):
+                a = factor[i, j]
+                for t in range(n):
+                    line[t] += a * centred[j, t]
+            a = factor[i, i]
+            for t in range(n):
+                z = line[t] + a * centred[i, t]
+                out[t] += z * z
+    elif factor.ndim == 2:
         for i in range(start, stop, 4):
-            lines[:, :n] = 0.0
+            for step in range(4):
+                lines[step, :n] = -offset[i + step]
             for j in range(0, i, 4):
                 _product(factor[i : i + 4], j, centred, n, lines)
             _corner(factor[i : i + 4], i, centred, n, lines, out)
@@ -158,7 +180,7 @@ def _distance(centred: Array, factor: Array, start: int, stop: int, n: int, line
         for j in range(start, stop):
             a = factor[j]
             for t in range(n):
-                z = a * centred[j, t]
+                z = a * centred[j, t] - offset[j]
                 out[t] += z * z
 
 
@@ -208,7 +230,12 @@ def _scatter(centred: Array, share: Array, n: int, lines: Array, shift: Array, s
     lower triangle (what falls above within blocks of four is right, too), or its diagonal.
     """
     d = len(centred)
-    if scatter.ndim == 2:
+    if scatter.ndim == 2 and d < 4:
+        for i in range(d):
+            shift[i] += _weigh(share, centred[i], n, lines[0])
+            for j in range(i + 1):
+                scatter[i, j] += _dot(lines[0], centred[j], n)
+    elif scatter.ndim == 2:
         for i in range(0, d, 4):
             for step in range(4):
                 shift[i + step] += _weigh(share, centred[i + step], n, lines[step])
@@ -240,12 +267,12 @@ def _accumulate(
         total[j] += weight
         n = share.shape[1]
         if len(tile) >= MANY_FEATURES:
-            n = _select(share[j], NEGLIGIBLE * weight, index)
+            n = _select(share[j], share.dtype.type(NEGLIGIBLE * weight), index)
         if n == 0:
             continue
         m = n
         if n == share.shape[1]:
-            _centre(tile, reference[j], centred)
+            _centre(tile, reference[j], len(tile), centred)
         else:
             m = _gather(tile, reference[j], index, n, centred)
             for t in range(n):  # index[t] >= t
@@ -286,6 +313,7 @@ def _log_joint(
     tile: Array,
     means: Array,
     factor: Array,
+    offset: Array,
     log_norm: Array,
     centred: Array,
     lines: Array,
@@ -293,21 +321,26 @@ def _log_joint(
     index: Array,
     nearest: Array,
     logits: Array,
-) -> None:
-    """``logits[j, t] = log(weight_j N(x_t; component j))``, or less where that is negligible beside another.
+) -> float:
+    """``logits[j, t] + base = log(weight_j N(x_t; component j))``, or less where that is negligible beside
+    another; returns ``base``.
 
     A squared distance only grows with the features. So where they are many, half of them (a quarter of the work)
     are looked at first, and the rest where the density that they leave possible still counts.
     """
     d = len(tile)
     half = d // 8 * 4 if factor.ndim == 3 and d >= 2 * MANY_FEATURES and len(means) > 1 else d
+    n = tile.shape[1]
+    base: float = log_norm.max()  # in float64, so that what stays in the products' precision is small
     for j in range(len(means)):
-        _centre(tile, means[j], centred)
-        _distance(centred, factor[min(j, len(factor) - 1)], 0, half, tile.shape[1], lines, logits[j])
-        for t in range(logits.shape[1]):
-            logits[j, t] = log_norm[j] - 0.5 * logits[j, t]
+        _centre(tile, means[j], half, centred)
+        _distance(centred, factor[min(j, len(factor) - 1)], offset[j], 0, half, n, lines, logits[j])
+        norm, scale = logits.dtype.type(log_norm[j] - base), logits.dtype.type(-0.5)
+        for t in range(n):
+            logits[j, t] = norm + scale * logits[j, t]
     if half < d:
-        _finish(tile, means, factor, half, centred, lines, work, index, nearest, logits)
+        _finish(tile, means, factor, offset, half, centred, lines, work, index, nearest, logits)
+    return base
 
 
 @inlined
@@ -315,6 +348,7 @@ def _finish(
     tile: Array,
     means: Array,
     factor: Array,
+    offset: Array,
     half: int,
     centred: Array,
     lines: Array,
@@ -343,7 +377,7 @@ def _finish(
             if n == 0:
                 continue
             m = _gather(tile, means[j], index, n, centred)
-            _distance(centred, factor[min(j, len(factor) - 1)], half, d, m, lines, rest)
+            _distance(centred, factor[min(j, len(factor) - 1)], offset[j], half, d, m, lines, rest)
             for t in range(n):
                 logits[j, index[t]] -= 0.5 * rest[t]
             if sweep == 0:
@@ -363,29 +397,35 @@ def _likeliest(logits: Array, peak: Array, label: Array) -> None:
 
 
 @inlined
-def _exp(x: Array, bits: Array, out: Array) -> None:
-    """``out = exp(x)`` for x <= 0: x = m·log 2 + r, Taylor's polynomial of r, m into the exponent's bits."""
-    scale = bits.view(np.float64)
+def _exp(x: Array, peak: Array, bits: Array, scale: Array, wide: bool, out: Array) -> None:
+    """``out = exp(x - peak)`` for x <= peak: x - peak = m·log 2 + r, Taylor's polynomial of r, m into the
+    exponent's bits. ``scale`` is ``bits`` seen as floating-point numbers, and ``wide`` whether in float64.
+    """
+    real = out.dtype.type
+    lowest = real(-708.0 if wide else -87.0)  # below lies no normal number; NaN stays NaN
     for t in range(len(x)):
-        v = -708.0 if x[t] < -708.0 else x[t]  # below lies no normal number; NaN stays NaN
-        m = np.floor(v * (1.0 / LN2) + 0.5)
-        r = v - m * LN2
-        p = 1.0 / 6227020800.0
-        p = p * r + 1.0 / 479001600.0
-        p = p * r + 1.0 / 39916800.0
-        p = p * r + 1.0 / 3628800.0
-        p = p * r + 1.0 / 362880.0
-        p = p * r + 1.0 / 40320.0
-        p = p * r + 1.0 / 5040.0
-        p = p * r + 1.0 / 720.0
-        p = p * r + 1.0 / 120.0
-        p = p * r + 1.0 / 24.0
-        p = p * r + 1.0 / 6.0
-        p = p * r + 0.5
-        p = p * r + 1.0
-        p = p * r + 1.0
-        out[t] = 0.0 if x[t] < -708.0 else p
-        bits[t] = np.int64(np.int32(m) + 1023) << 52
+        u = x[t] - peak[t]
+        v = lowest if u < lowest else u
+        m = np.floor(v * real(1.0 / LN2) + real(0.5))
+        r = v - m * real(LN2)
+        p = real(1.0 / 5040.0)
+        if wide:
+            p = real(1.0 / 6227020800.0)
+            p = p * r + real(1.0 / 479001600.0)
+            p = p * r + real(1.0 / 39916800.0)
+            p = p * r + real(1.0 / 3628800.0)
+            p = p * r + real(1.0 / 362880.0)
+            p = p * r + real(1.0 / 40320.0)
+            p = p * r + real(1.0 / 5040.0)
+        p = p * r + real(1.0 / 720.0)
+        p = p * r + real(1.0 / 120.0)
+        p = p * r + real(1.0 / 24.0)
+        p = p * r + real(1.0 / 6.0)
+        p = p * r + real(0.5)
+        p = p * r + real(1.0)
+        p = p * r + real(1.0)
+        out[t] = real(0.0) if u < lowest else p
+        bits[t] = np.int64(np.int32(m) + 1023) << 52 if wide else (np.int32(m) + 127) << 23
     for t in range(len(x)):
         out[t] *= scale[t]
 
@@ -420,8 +460,8 @@ def _log(x: Array, bits: Array, out: Array) -> None:
 
 
 @inlined
-def _softmax(logits: Array, work: Array, bits: Array, density: Array, resp: Array) -> None:
-    """Responsibilities (k, TILE) of joint log-densities, which get lost; ``density``: their log-sum-exp."""
+def _softmax(logits: Array, base: float, work: Array, bits: Array, density: Array, resp: Array) -> None:
+    """Responsibilities (k, TILE), yet to be divided by their sum ``work[1]``, and ``density``, the log-sum-exp."""
     k, n = logits.shape
     peak, total = work[0], work[1]
     peak[:] = logits[0]
@@ -429,19 +469,28 @@ def _softmax(logits: Array, work: Array, bits: Array, density: Array, resp: Arra
         for t in range(n):
             peak[t] = logits[j, t] if logits[j, t] > peak[t] else peak[t]
     total[:] = 0.0
+    zero, lowest = logits.dtype.type(0.0), logits.dtype.type(-np.inf)
     for t in range(n):  # a row that is infinitely far from all components: density 0, not NaN
-        peak[t] = 0.0 if peak[t] == -np.inf else peak[t]
+        peak[t] = zero if peak[t] == lowest else peak[t]
     for j in range(k):
-        for t in range(n):
-            logits[j, t] -= peak[t]
-        _exp(logits[j], bits, resp[j])
+        if resp.itemsize == 8:
+            _exp(logits[j], peak, bits, bits.view(np.float64), True, resp[j])
+        else:
+            _exp(logits[j], peak, bits.view(np.int32), bits.view(np.float32), False, resp[j])
         for t in range(n):
             total[t] += resp[j, t]
     _log(total, bits, density)
     for t in range(n):
-        density[t] = -np.inf if total[t] == 0.0 else density[t] + peak[t]
-        total[t] = 0.0 if total[t] == 0.0 else 1.0 / total[t]
-    for j in range(k):
+        density[t] = -np.inf if total[t] == zero else density[t] + (base + peak[t])
+
+
+@inlined
+def _scale(resp: Array, numerator: Array, total: Array) -> None:
+    """``resp *= numerator / total``, and 0 where that has no meaning: no weight, or no density."""
+    n = len(total)
+    for t in range(n):
+        total[t] = numerator[t] / total[t] if numerator[t] != 0.0 and total[t] != 0.0 else 0.0
+    for j in range(len(resp)):
         for t in range(n):
             resp[j, t] *= total[t]
 
@@ -452,6 +501,7 @@ def expectation(
     weight: Array,
     means: Array,
     factor: Array,
+    offset: Array,
     log_norm: Array,
     log_likelihood: Array,
     total: Array,
@@ -466,6 +516,7 @@ def expectation(
     weight : (n,) row weights, >= 0
     means : (k, width) also the reference that ``shift`` and ``scatter`` are taken about
     factor : (s, width, width) lower triangular, or (s, d): the transposed Cholesky factor of the precision
+    offset : (k, width) factor times what the true means have beyond ``means``
     log_norm : (k,) log weight plus log normalising constant
     log_likelihood, total, shift, scatter : (1,), (k,), (k, width), like ``factor``: added to in place; only
         lower triangles count
@@ -476,10 +527,9 @@ def expectation(
     tile = np.zeros((d, TILE), x.dtype)
     centred = np.empty((d, TILE), factor.dtype)
     lines = np.empty((4, TILE), factor.dtype)
-    share = np.empty((k, TILE), factor.dtype)
-    logits = np.empty((k, TILE))
-    resp = np.empty((k, TILE))
-    work = np.empty((2, TILE))
+    logits = np.empty((k, TILE), factor.dtype)
+    resp = np.empty((k, TILE), factor.dtype)
+    work = np.empty((2, TILE), factor.dtype)
     bits = np.empty(TILE, np.int64)
     density = np.empty(TILE)
     row_weight = np.zeros(TILE)
@@ -487,17 +537,15 @@ def expectation(
     summed = log_likelihood[0]
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
-        _log_joint(tile, means, factor, log_norm, centred, lines, work, index, bits, logits)
-        _softmax(logits, work, bits, density, resp)
+        base = _log_joint(tile, means, factor, offset, log_norm, centred, lines, work, index, bits, logits)
+        _softmax(logits, base, work, bits, density, resp)
         row_weight[:rows] = weight[first : first + rows]
         row_weight[rows:] = 0.0
         # Selected, not multiplied: what was not looked at may have any density.
         for t in range(TILE):
             summed += row_weight[t] * density[t] if row_weight[t] != 0.0 else 0.0
-        for j in range(k):
-            for t in range(TILE):
-                share[j, t] = row_weight[t] * resp[j, t] if row_weight[t] != 0.0 else 0.0
-        _accumulate(tile, share, means, centred, lines, index, total, shift, scatter)
+        _scale(resp, row_weight, work[1])
+        _accumulate(tile, resp, means, centred, lines, index, total, shift, scatter)
     log_likelihood[0] = summed
 
 
@@ -535,6 +583,7 @@ def posterior(
     weight: Array,
     means: Array,
     factor: Array,
+    offset: Array,
     log_norm: Array,
     labels: Array,
     density: Array,
@@ -546,23 +595,24 @@ def posterior(
     tile = np.zeros((d, TILE), x.dtype)
     centred = np.empty((d, TILE), factor.dtype)
     lines = np.empty((4, TILE), factor.dtype)
-    logits = np.empty((k, TILE))
-    found = np.empty((k, TILE))
-    work = np.empty((2, TILE))
+    logits = np.empty((k, TILE), factor.dtype)
+    found = np.empty((k, TILE), factor.dtype)
+    work = np.empty((2, TILE), factor.dtype)
     bits = np.empty(TILE, np.int64)
     index = np.empty(TILE, np.int64)
-    line = np.empty(TILE)
+    line, ones = np.empty(TILE), np.ones(TILE)
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
-        _log_joint(tile, means, factor, log_norm, centred, lines, work, index, bits, logits)
+        base = _log_joint(tile, means, factor, offset, log_norm, centred, lines, work, index, bits, logits)
         if len(labels):
             _likeliest(logits, work[0], bits)
             labels[first : first + rows] = bits[:rows]
         if len(density) or len(resp):
-            _softmax(logits, work, bits, line, found)
+            _softmax(logits, base, work, bits, line, found)
         if len(density):
             density[first : first + rows] = line[:rows]
         if len(resp):
+            _scale(found, ones, work[1])
             for t in range(rows):
                 for j in range(k):
                     resp[first + t, j] = found[j, t]

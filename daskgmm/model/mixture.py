@@ -179,17 +179,17 @@ class Mixture:
         return {name: getattr(self, name) for name in ("weights", "means", "covariance")}
 
     @cached_property
-    def _double(self) -> tuple[Array, Array, Array]:
-        """Means, factor and log normaliser, as the kernels read them."""
+    def _double(self) -> tuple[Array, Array, Array, Array]:
+        """Means, factor, offset and log normaliser, as the kernels read them."""
         k, d = self.means.shape
         with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
             log_norm = np.log(self.weights) - 0.5 * d * np.log(2 * np.pi)
         log_norm = log_norm + self.covariance.half_log_det(d)
         means = _packed_means(self.means, type(self.covariance))
-        return means, self.covariance.kernel_factor(k, d), log_norm
+        return means, self.covariance.kernel_factor(k, d), np.zeros_like(means), log_norm
 
     @cached_property
-    def _single(self) -> tuple[Array, Array, Array] | None:
+    def _single(self) -> tuple[Array, Array, Array, Array] | None:
         """The same for float32 products; None where they could cost more than some 1e-5 per feature.
 
         A standardised value z_i = Σ_j f_ij·(x_j − m_j) is off by (d + 2)·eps·Σ_j |f_ij|·|x_j − m_j|: correlated
@@ -200,10 +200,14 @@ class Mixture:
         in_range = variances.min() > 1e-24 and variances.max() < 1e24  # squares and their sums stay normal
         if not in_range or self.covariance.amplification(k, d) > 32:
             return None
-        means, factor, log_norm = self._double
-        return means, factor.astype(np.float32), log_norm
+        means, factor, _, log_norm = self._double
+        # Rows are measured from means that float32 holds; what these leave out comes back in the offset.
+        near = means.astype(np.float32)
+        beyond = (means - near)[..., None]
+        offset = (factor @ beyond)[..., 0] if factor.ndim == 3 else factor * beyond[..., 0]
+        return near, factor.astype(np.float32), offset.astype(np.float32), log_norm
 
-    def _packed(self, x: Array, weight: Array | None) -> tuple[Array, Array, Array]:
+    def _packed(self, x: Array, weight: Array | None) -> tuple[Array, Array, Array, Array]:
         """The packed parameters, in the precision that these rows and weights allow."""
         if x.dtype.kind != "f" or x.dtype.itemsize != 4 or self._single is None:
             return self._double
@@ -219,12 +223,13 @@ class Mixture:
             return self._expected(x, weight, self._double)  # some row is out of float32's range
         return found
 
-    def _expected(self, x: Array, weight: Array | None, packed: tuple[Array, Array, Array]) -> Statistics:
+    def _expected(self, x: Array, weight: Array | None, packed: tuple[Array, Array, Array, Array]) -> Statistics:
         structure = type(self.covariance)
         sums = _sums(structure, *self.means.shape)
         for tile, w in _tiles(x, weight):
             kernels.expectation(tile, w, *packed, *sums)
-        return _statistics(structure, self.means, sums, x, weight)
+        reference = packed[0][:, : self.n_features].astype(np.float64)
+        return _statistics(structure, reference, sums, x, weight)
 
     def maximise(self, statistics: Statistics, reg_covar: float = 0.0) -> Mixture:
         """M-step: the parameters that maximise the expected log-likelihood, then ``reg_covar`` added.

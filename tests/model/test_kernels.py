@@ -35,17 +35,18 @@ def draw(n: int, d: int, k: int, layout: str, dtype: Any = np.float64) -> dict[s
         "weight": random.choice([0.0, 0.5, 2.0], size=n),
         "means": means,
         "factor": factor,
+        "offset": np.where(np.arange(w) < d, random.normal(size=(k, w)), 0.0),
         "log_norm": random.normal(size=k),
     }
 
 
-def naive(x: Any, weight: Any, means: Any, factor: Any, log_norm: Any) -> Any:
+def naive(x: Any, weight: Any, means: Any, factor: Any, offset: Any, log_norm: Any) -> Any:
     """The same sums row by row, with NumPy."""
     k, d = len(means), x.shape[1]
     factor = np.broadcast_to(factor, (k, *factor.shape[1:]))
     matrices = factor[:, :d, :d] if factor.ndim == 3 else np.stack([np.diag(f) for f in factor])
     centred = x[None].astype(np.float64) - means[:, None, :d]  # (k, n, d)
-    z = np.einsum("kij,knj->kni", matrices, centred)
+    z = np.einsum("kij,knj->kni", matrices, centred) - offset[:, None, :d]
     joint = log_norm[:, None] - 0.5 * (z**2).sum(axis=2)
     peak = joint.max(axis=0)
     density = peak + np.log(np.exp(joint - peak).sum(axis=0))
@@ -137,7 +138,7 @@ def test_posterior_fills_what_is_asked_for(layout: str, n: int, asked: str) -> N
 
 def test_the_first_of_equals_is_the_label() -> None:
     arrays = draw(10, 2, 3, "diagonal")
-    arrays["means"][:], arrays["factor"][:], arrays["log_norm"][:] = 0.0, 1.0, 0.5
+    arrays["means"][:], arrays["factor"][:], arrays["offset"][:], arrays["log_norm"][:] = 0.0, 1.0, 0.0, 0.5
     labels = np.full(10, -7)
     kernels.posterior(*arrays.values(), labels, np.empty(0), np.empty((0, 3)))
     np.testing.assert_array_equal(labels, 0)
@@ -166,20 +167,32 @@ def test_moments_of_given_responsibilities(layout: str, n: int) -> None:
     np.testing.assert_allclose(scatter, expected, rtol=0, atol=atol)
 
 
-def test_exponential_and_logarithm() -> None:
-    # Contract: (|argument| + 4)·eps for exp of what is not above 0, 4·eps·(result + 1) for log from 1 on.
+@pytest.mark.parametrize(("dtype", "integer", "lowest"), [("f8", "i8", 707), ("f4", "i4", 86)])
+def test_exponential(dtype: str, integer: str, lowest: float) -> None:
+    # Contract: (|argument| + 4)·eps of what is not above 0.
     random = np.random.default_rng(0)
-    x = -np.concatenate([[0.0, 1e-300, 1e-17], random.uniform(0, 707, 5000), random.exponential(1, 5000)])
-    out, bits = np.empty_like(x), np.empty(len(x), np.int64)
-    kernels._exp(x, bits, out)
-    exact = np.exp(x.astype(np.longdouble))
-    assert np.all(abs(out / exact - 1) <= (abs(x) + 4) * EPS)
-    assert out[0] == 1.0
-    far = np.array([-745.0, -1e4, -1e10, -1e19, -1e300, -np.inf, np.nan])
-    out = np.empty_like(far)
-    kernels._exp(far, np.empty(len(far), np.int64), out)
+    parts = [[0.0, 1e-30, 1e-17], random.uniform(0, lowest, 5000), random.exponential(1, 5000)]
+    peak = random.normal(size=10003).astype(dtype)
+    x = (peak - np.concatenate(parts)).astype(dtype)
+
+    def exp(x: Any, peak: Any) -> Any:
+        out, bits = np.empty_like(x), np.empty(len(x), integer)
+        kernels._exp(x, peak, bits, bits.view(dtype), dtype == "f8", out)
+        return out
+
+    out = exp(x, peak)
+    argument = (x - peak).astype(np.longdouble)
+    assert np.all(abs(out / np.exp(argument) - 1) <= (abs(argument) + 4) * np.finfo(dtype).eps)
+    assert exp(peak, peak).tolist() == [1.0] * len(peak)
+    far = np.array([-745.0, -1e4, -1e10, -1e19, -1e38, -np.inf, np.nan], dtype=dtype)
+    out = exp(far, np.zeros_like(far))
     assert np.all(np.isnan(out) == np.isnan(far))
-    assert np.all((out[:-1] >= 0) & (out[:-1] < 1e-300))
+    assert np.all(out[:-1] == 0)
+
+
+def test_logarithm() -> None:
+    # Contract: 4·eps·(result + 1) from 1 on.
+    random = np.random.default_rng(0)
     y = np.concatenate(
         [[1.0, np.nextafter(1, 2), 2.0, 1.5], random.uniform(1, 2000, 5000), 1 + random.uniform(size=5000)]
     )
@@ -223,6 +236,28 @@ def test_equal_blocks_give_equal_bits(layout: str) -> None:
     moved = {name: np.concatenate([a[:1], a])[1:] for name, a in arrays.items()}  # elsewhere in memory
     for a, b in zip(first, sums(moved), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("d", [1, 2, 3, 6, 24, 50])
+@pytest.mark.parametrize("centre", [0.0, 1e4])
+def test_products_in_float32(layout: str, d: int, centre: float) -> None:
+    """Off by float32's rounding of what is left once rows are centred, however far away they lie."""
+    exact = draw(2 * TILE + 17, d, 3, layout)
+    exact["means"][:, :d] += centre
+    exact["x"] = (0.5 * exact["x"] + exact["means"][np.arange(len(exact["x"])) % 3, :d]).astype(np.float32)
+    means, factor = exact["means"], exact["factor"]
+    near = means.astype(np.float32)
+    beyond = (means - near)[..., None]
+    exact["offset"] = (factor @ beyond)[..., 0] if factor.ndim == 3 else factor * beyond[..., 0]
+    single = exact | {name: exact[name].astype(np.float32) for name in ("means", "factor", "offset")}
+    joint, density, share, _ = naive(**(exact | {"offset": np.zeros_like(exact["offset"])}))
+    log_likelihood, total, *_ = sums(single)
+    # A distance of D is off by some d·eps·D, and the logarithm of a share by as much.
+    off = 4 * d * np.finfo(np.float32).eps * (1 + abs(joint).max())
+    weight = exact["weight"]
+    np.testing.assert_allclose(log_likelihood, weight @ density, rtol=0, atol=off * weight.sum())
+    np.testing.assert_allclose(total, share.sum(axis=1), rtol=0, atol=off * weight.sum())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
