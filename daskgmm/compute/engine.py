@@ -122,11 +122,11 @@ class Engine:
         return list(self.get(graph, keys)) if client is None else _gather(client, graph, keys)
 
     def held_span(self, n_blocks: int) -> int:
-        """Blocks per task where `hold` has them in this process: two tasks for each thread; one on a client."""
+        """Blocks per task where `hold` has them in this process: a task for each thread; one on a client."""
         if self.on_client:
             return 1
         threads = dask.config.get("num_workers", None) or CPU_COUNT
-        return 1 << max(1, n_blocks // (2 * threads)).bit_length() - 1
+        return 1 << max(1, n_blocks // threads).bit_length() - 1
 
     @property
     def on_client(self) -> bool:

@@ -58,11 +58,9 @@ class Dealt(NamedTuple):
     weight: Array | None
     order: Array
 
-    def cut(self, first: int, last: int, total: int) -> tuple[Array, Array | None]:
-        """This block's share of rows ``first`` to ``last`` of ``total`` in all blocks."""
-        rows = self.order[len(self.order) * first // total : len(self.order) * last // total]
-        # `take` is several times as fast as an index.
-        return self.x.take(rows, axis=0), None if self.weight is None else self.weight.take(rows)
+    def share(self, first: int, last: int, total: int) -> Array:
+        """Places of this block's share of rows ``first`` to ``last`` of ``total`` in all blocks."""
+        return self.order[len(self.order) * first // total : len(self.order) * last // total]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +71,17 @@ class Hand:
 
     def cut(self, first: int, last: int, total: int, index: int) -> Block:
         """Their share of rows ``first`` to ``last`` of ``total`` in all hands, as one block."""
-        cuts = [block.cut(first, last, total) for block in self.blocks]
-        x = np.concatenate([rows for rows, _ in cuts])
-        if all(weight is None for _, weight in cuts):
-            return Block(x, None, None, index, None)
-        weights = [np.ones(len(rows)) if weight is None else weight for rows, weight in cuts]
-        return Block(x, np.concatenate(weights), None, index, None)
+        shares = [block.share(first, last, total) for block in self.blocks]
+        ends = np.cumsum([len(rows) for rows in shares])
+        parts = [slice(end - len(rows), end) for rows, end in zip(shares, ends, strict=True)]
+        x = np.empty((ends[-1], self.blocks[0].x.shape[1]), np.result_type(*(block.x for block in self.blocks)))
+        weight = None if all(block.weight is None for block in self.blocks) else np.ones(ends[-1])
+        for block, rows, part in zip(self.blocks, shares, parts, strict=True):
+            # Several times as fast as an index; "clip" saves a copy, and no place is out of range.
+            block.x.take(rows, axis=0, out=x[part], mode="clip")
+            if weight is not None and block.weight is not None:
+                block.weight.take(rows, out=weight[part], mode="clip")
+        return Block(x, weight, None, index, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +187,7 @@ def _parts(rows: Rows, blocks: Sequence[int]) -> list[Array]:
     """Share out the blocks of a window among tasks: a function of the data, never of the workers."""
     size = _block_bytes(rows)
     wanted = PARTS if size is None else max(PARTS, int(len(blocks) * size // PART_BYTES))
+    wanted = 1 << wanted.bit_length() - 1  # a power of two falls into equal subtrees
     return np.array_split(np.asarray(blocks), min(len(blocks), wanted))
 
 
