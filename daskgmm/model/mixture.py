@@ -190,7 +190,7 @@ class Mixture:
 
     @cached_property
     def _single(self) -> tuple[Array, Array, Array, Array] | None:
-        """The same for float32 products; None where they could cost more than some 1e-5 per feature.
+        """The same for work in float32; None where it could cost more than some 1e-5 per feature.
 
         A standardised value z_i = Σ_j f_ij·(x_j − m_j) is off by (d + 2)·eps·Σ_j |f_ij|·|x_j − m_j|: correlated
         features cancel in it. That sum is about the `amplification` of the covariance, 1 without correlation.
