@@ -33,7 +33,8 @@ FIT = textwrap.dedent(
 
     if __name__ == "__main__":
         warnings.simplefilter("ignore")
-        store, block_size, task, out = sys.argv[1:]
+        store, block_size, task, out, kept = sys.argv[1:]
+        dask.config.set({"daskgmm.memory-limit": kept})
         small = zarr.open_array(store, mode="r")[:1000]
         model = GaussianMixture(4, block_size=block_size, max_iter=3, random_state=0)
         with dask.config.set(num_workers=2):
@@ -74,10 +75,10 @@ def make_store(path: Path, n_bytes: int) -> Path:
     return path
 
 
-def measure(tmp_path: Path, store: Path, block_mib: int, task: str = "fit") -> dict[str, int]:
+def measure(tmp_path: Path, store: Path, block_mib: int, task: str = "fit", kept: int = 0) -> dict[str, int]:
     script = tmp_path / "measure.py"
     script.write_text(FIT)
-    command = [sys.executable, script, store, f"{block_mib} MiB", task, tmp_path / "out.zarr"]
+    command = [sys.executable, script, store, f"{block_mib} MiB", task, tmp_path / "out.zarr", kept]
     ran = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=400, check=False)
     assert ran.returncode == 0, ran.stderr
     found: dict[str, int] = json.loads(ran.stdout.splitlines()[-1])
@@ -85,12 +86,12 @@ def measure(tmp_path: Path, store: Path, block_mib: int, task: str = "fit") -> d
     return found
 
 
-def promised(idle: int, block_mib: int, blocks: int) -> float:
-    """The contract, in bytes."""
+def promised(idle: int, block_mib: int, blocks: int, kept: int = 0) -> float:
+    """The contract, in bytes; beside each thread that computes, another one reads."""
     sample = sample_size(COMPONENTS, FEATURES) * FEATURES * 8
     statistics = 8 * COMPONENTS * (1 + FEATURES + FEATURES**2)
-    each = 3 * block_mib * MIB + (math.log2(blocks) + 2) * statistics + 50e6
-    return idle + 4 * sample + THREADS * each
+    each = 6 * block_mib * MIB + (math.log2(blocks) + 2) * statistics + 50e6
+    return idle + 4 * sample + THREADS * each + kept
 
 
 @pytest.mark.slow
@@ -115,3 +116,15 @@ def test_lazy_predict_holds_blocks_only(tmp_path: Path) -> None:
     store = make_store(tmp_path / "rows.zarr", 2048 * MIB)
     found = measure(tmp_path, store, block_mib, task="predict")
     assert found["peak"] <= promised(found["idle"], block_mib, blocks=2048 // block_mib)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's VmHWM")
+def test_rows_that_are_kept_stay_within_their_limit(tmp_path: Path) -> None:
+    block_mib, kept = 16, 512 * MIB
+    store = make_store(tmp_path / "rows.zarr", 2048 * MIB)
+    measure(tmp_path, store, block_mib)  # compiles
+    found = measure(tmp_path, store, block_mib, kept=kept)
+    assert found["peak"] <= promised(found["idle"], block_mib, blocks=2048 // block_mib, kept=kept)
+    assert found["peak"] >= found["idle"] + kept  # else nothing was tested

@@ -8,11 +8,14 @@ whatever ``span``, the number of consecutive blocks that one task works through.
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from operator import add
 from typing import Any, Protocol, Self, TypeVar
 from uuid import uuid4
@@ -23,10 +26,12 @@ import dask.threaded
 import distributed
 from dask.callbacks import Callback
 from dask.delayed import Delayed
+from dask.local import get_sync
 from dask.system import CPU_COUNT
-from dask.utils import format_bytes, parse_timedelta
+from dask.utils import format_bytes, parse_bytes, parse_timedelta
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
+from distributed.system import MEMORY_LIMIT
 
 from daskgmm.compute.rows import Block, Rows
 from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
@@ -43,6 +48,8 @@ class Monoid(Protocol):
 # Limits to waits, in the configuration under daskgmm.timeouts.
 TIMEOUTS = {"no-workers": "5 minutes", "scheduler": "1 minute"}
 POLL = 1.0  # seconds between looks at a cluster that has not answered yet
+KEEPS, CLUSTER_KEEPS = 0.25, 0.5  # of the memory: rows that stay between passes, here and on a cluster
+READERS = 2  # threads for each that computes, where blocks come from a store
 HOLDS = 0.8  # of its memory: from there on a worker pauses (distributed.worker.memory.pause)
 
 M = TypeVar("M", bound=Monoid)
@@ -73,6 +80,18 @@ class Blocks(Protocol):
 
 def _apply(function: Callable[[Block], T], block: Block) -> T:
     return function(block)
+
+
+@dataclass(frozen=True)
+class _InTurn:
+    """A function that few threads at a time compute, while others read."""
+
+    function: Callable[[Any], Any]
+    permits: threading.Semaphore
+
+    def __call__(self, block: Any) -> Any:
+        with self.permits:
+            return self.function(block)
 
 
 def _name(function: Any) -> str:
@@ -112,8 +131,13 @@ class Engine:
         graph: dict[Hashable, Any] = {**rows.graph, name: function}
         root = (name, 0, rows.n_blocks)
         graph[root] = _subtree(graph, rows, name, span, 0, rows.n_blocks)
+        engine = self
+        if self.get is dask.threaded.get and isinstance(rows, Rows) and rows.waits:
+            # More threads than compute at a time: the others read meanwhile.
+            engine = replace(self, get=partial(dask.threaded.get, num_workers=READERS * _threads()))
+            graph[name] = _InTurn(function, threading.Semaphore(_threads()))
         with _Watch(name, span, rows.n_blocks, report):
-            (result,) = self._evaluate(graph, [root])
+            (result,) = engine._evaluate(graph, [root])
         return result  # type: ignore[no-any-return]
 
     def _evaluate(self, graph: Mapping[Hashable, Any], keys: list[Hashable]) -> list[Any]:
@@ -125,8 +149,7 @@ class Engine:
         """Blocks per task where `hold` has them in this process: a task for each thread; one on a client."""
         if self.on_client:
             return 1
-        threads = dask.config.get("num_workers", None) or CPU_COUNT
-        return 1 << max(1, n_blocks // threads).bit_length() - 1
+        return 1 << max(1, n_blocks // _threads()).bit_length() - 1
 
     @property
     def on_client(self) -> bool:
@@ -138,6 +161,22 @@ class Engine:
         """Whose workers compute."""
         owner = getattr(self.get, "__self__", None)
         return owner if isinstance(owner, distributed.Client) else None
+
+    def room(self) -> float:
+        """Bytes of rows that may stay in memory between passes.
+
+        ``daskgmm.memory-limit`` in Dask's configuration, else a quarter of the memory that this process may use;
+        on a client at most half of the workers' memory, and none where a worker's limit is not known. None either
+        on schedulers that neither share this process's memory nor hold values.
+        """
+        limit = dask.config.get("daskgmm.memory-limit", None)
+        if self.client is not None:
+            limits = [worker.get("memory_limit") or 0 for worker in _workers(self.client).values()]
+            most = CLUSTER_KEEPS * sum(limits) if all(limits) else 0
+            return min(most, math.inf if limit is None else parse_bytes(limit))
+        if self.get not in (dask.threaded.get, get_sync):
+            return 0
+        return KEEPS * MEMORY_LIMIT if limit is None else parse_bytes(limit)
 
     def hold(self, rows: Blocks, tasks: Mapping[str, Any]) -> dict[str, Any]:
         """Evaluate tasks that may refer to ``rows.graph``; what a graph must hold to refer to their values.
@@ -209,6 +248,11 @@ def engine_for(rows: Rows) -> Engine:
     if engine.client is not None:
         _check_fit(engine.client, rows)
     return engine
+
+
+def _threads() -> int:
+    """Threads that compute at a time."""
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
 def _seconds(timeout: str) -> float:
@@ -310,16 +354,23 @@ def _check_fit(client: distributed.Client, rows: Rows) -> None:
                 f"{title} is a Zarr array in the memory of this process, which workers cannot read. Write it to a "
                 "store that they can, or fit without a client."
             )
-    if client.scheduler is None or not rows.block_bytes:
+    if not rows.block_bytes:
         return
-    try:
-        found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_seconds("scheduler"))
-    except (OSError, TimeoutError) as error:
-        raise ClusterLostError(f"The scheduler {_address(client)} does not answer: {error}.") from error
-    for address, worker in found["workers"].items():
+    for address, worker in _workers(client).items():
         limit = worker.get("memory_limit") or 0
         if limit and rows.block_bytes > HOLDS * limit:
             raise BlockTooLargeError(
                 f"The largest block takes {format_bytes(rows.block_bytes)}, and the worker {address} has "
                 f"{format_bytes(limit)}. Use a smaller block_size or smaller chunks, or workers with more memory."
             )
+
+
+def _workers(client: distributed.Client) -> dict[str, Any]:
+    """What the scheduler knows of its workers, by address."""
+    if client.scheduler is None:
+        return {}
+    try:
+        found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_seconds("scheduler"))
+    except (OSError, TimeoutError) as error:
+        raise ClusterLostError(f"The scheduler {_address(client)} does not answer: {error}.") from error
+    return dict(found["workers"])

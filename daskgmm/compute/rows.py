@@ -82,6 +82,17 @@ class Rows:
         return int(most) * sum(row_bytes(s) for s in (self.x, self.weight, self.start) if s is not None)
 
     @property
+    def total_bytes(self) -> float:
+        """Bytes of all rows as stored, with what goes with them; NaN where sizes are unknown."""
+        sources = (s for s in (self.x, self.weight, self.start) if s is not None)
+        return sum(self.chunks) * sum(row_bytes(s) for s in sources)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a task may wait for a store."""
+        return any(s is not None and s.waits for s in (self.x, self.weight, self.start))
+
+    @property
     def in_driver(self) -> list[str]:
         """Which of the sources are Zarr arrays in the memory of this process."""
         named = {"X": self.x, "sample_weight": self.weight, "the start": self.start}

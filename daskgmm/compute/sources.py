@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import accumulate, product
 from socket import gethostname
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import dask.array as da
 import numpy as np
@@ -50,6 +50,10 @@ class Source(Protocol):
     def collection(self) -> da.Array | None:
         """The Dask array whose graph the parts refer to, if any."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether our own tasks read its parts from a store, and wait for them."""
+
     def plan(self, block_bytes: int) -> Chunks:
         """Chunks that suit the way the array is held; they depend on its layout alone."""
 
@@ -65,6 +69,7 @@ class _Cut:
 
     chunks: Chunks
     collection: da.Array | None = None
+    waits: ClassVar[bool] = False
 
     @cached_property
     def offsets(self) -> Chunks:
@@ -136,6 +141,7 @@ class Stored(_Cut):
     array: zarr.Array[Any]
     chunks: Chunks
     fill_missing: bool
+    waits: ClassVar[bool] = True
 
     @property
     def in_driver(self) -> bool:

@@ -111,7 +111,7 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
 
     @property
     def n_passes_(self) -> int:
-        """How often the fit read the data, the survey included."""
+        """How often the fit went over the data, the survey included; rows kept in memory are read once."""
         return self._result("n_passes_").n_passes
 
     @property

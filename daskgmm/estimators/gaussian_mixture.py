@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from daskgmm.compute.cache import kept
 from daskgmm.compute.engine import Engine, engine_for
 from daskgmm.compute.rows import Rows, feature_names
 from daskgmm.errors import DataError
@@ -99,7 +100,7 @@ class GaussianMixture(BaseMixture):
     lower_bound_ : float
     lower_bounds_ : list of float
     n_passes_ : int
-        How often the rows were read, the survey included.
+        How often the fit went over the rows, the survey included.
     n_features_in_ : int
     feature_names_in_ : (d,) of str
 
@@ -109,7 +110,9 @@ class GaussianMixture(BaseMixture):
     (2-D), or a pandas, polars or Dask data frame. ``sample_weight`` may be any of these; rows of weight zero
     are never looked at. Input in memory runs on threads; chunked input on the active ``distributed.Client``, if
     there is one, else on threads. A Dask array that was persisted is used where it lies; one that was not is
-    computed again in every pass.
+    computed again in every pass, as far as its blocks do not fit in memory: blocks that fit in Dask's setting
+    ``daskgmm.memory-limit`` (default: a quarter of the memory; on a client, all or none, half of its workers')
+    stay there until the fit ends.
 
     A run whose covariance collapses (possible with ``reg_covar=0``) drops out; `CollapseError`, a
     ``ValueError``, names the component when no run is left.
@@ -254,9 +257,11 @@ class GaussianMixture(BaseMixture):
         with keeping(self.checkpoint, identity, lambda: digests(engine, rows)) as keeper:
             try:
                 state = keeper.state or keeper.keep(self._begun(rows, resumes))
-                if not state.runs:
-                    state = self._started(rows, engine, start, state, keeper, progress)
-                state = self._advanced(rows, engine, state, keeper, progress)
+                going = not state.runs or not all(run.done for run in state.runs)
+                with kept(engine, rows, wanted=going) as held:
+                    if not state.runs:
+                        state = self._started(held, engine, start, state, keeper, progress)
+                    state = self._advanced(held, engine, state, keeper, progress)
             except KeyboardInterrupt:
                 self._keep_best(keeper.state, names)
                 raise
