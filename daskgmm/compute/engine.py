@@ -49,7 +49,7 @@ class Monoid(Protocol):
 TIMEOUTS = {"no-workers": "5 minutes", "scheduler": "1 minute"}
 POLL = 1.0  # seconds between looks at a cluster that has not answered yet
 KEEPS, CLUSTER_KEEPS = 0.25, 0.5  # of the memory: rows that stay between passes, here and on a cluster
-READERS = 2  # threads for each that computes, where blocks come from a store
+READERS = 3  # threads for each that computes, where blocks come from a store
 HOLDS = 0.8  # of its memory: from there on a worker pauses (distributed.worker.memory.pause)
 
 M = TypeVar("M", bound=Monoid)
