@@ -87,10 +87,10 @@ def measure(tmp_path: Path, store: Path, block_mib: int, task: str = "fit", kept
 
 
 def promised(idle: int, block_mib: int, blocks: int, kept: int = 0) -> float:
-    """The contract, in bytes; beside each thread that computes, two others read."""
+    """The contract, in bytes."""
     sample = sample_size(COMPONENTS, FEATURES) * FEATURES * 8
     statistics = 8 * COMPONENTS * (1 + FEATURES + FEATURES**2)
-    each = 9 * block_mib * MIB + (math.log2(blocks) + 2) * statistics + 50e6
+    each = 3 * block_mib * MIB + (math.log2(blocks) + 2) * statistics + 50e6
     return idle + 4 * sample + THREADS * each + kept
 
 

@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.compute.engine import Engine
+from daskgmm.compute.engine import READING, Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.sources import Chunks, Delayed, Source, Stored, _Cut
 
@@ -89,10 +89,11 @@ class Kept(_Cut):
 def kept(engine: Engine, rows: Rows, wanted: bool = True) -> Iterator[Rows]:
     """The same rows, such that their blocks stay in memory once read; dropped at the end, after errors too.
 
-    On threads the first blocks that fit in `Engine.room` stay; on a client all rows, or none, lie on its workers.
+    On threads the first blocks that fit in `Engine.room` beside those that are read ahead stay; on a client all
+    rows, or none, lie on its workers.
     What belongs to the start is looked at once and not kept.
     """
-    room = engine.room() if wanted else 0
+    room = engine.room() - READING * rows.block_bytes * engine.ahead(rows) if wanted else 0
     if room <= 0 or not isinstance(rows.x, Stored | Delayed):
         yield rows
     elif engine.client is None:

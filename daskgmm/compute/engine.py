@@ -49,7 +49,8 @@ class Monoid(Protocol):
 TIMEOUTS = {"no-workers": "5 minutes", "scheduler": "1 minute"}
 POLL = 1.0  # seconds between looks at a cluster that has not answered yet
 KEEPS, CLUSTER_KEEPS = 0.25, 0.5  # of the memory: rows that stay between passes, here and on a cluster
-READERS = 3  # threads for each that computes, where blocks come from a store
+AHEAD = 2  # more threads for each that computes, which read from a store meanwhile
+READING = 3  # blocks' worth of memory that a thread needs for one
 HOLDS = 0.8  # of its memory: from there on a worker pauses (distributed.worker.memory.pause)
 
 M = TypeVar("M", bound=Monoid)
@@ -131,10 +132,9 @@ class Engine:
         graph: dict[Hashable, Any] = {**rows.graph, name: function}
         root = (name, 0, rows.n_blocks)
         graph[root] = _subtree(graph, rows, name, span, 0, rows.n_blocks)
-        engine = self
-        if self.get is dask.threaded.get and isinstance(rows, Rows) and rows.waits:
-            # More threads than compute at a time: the others read meanwhile.
-            engine = replace(self, get=partial(dask.threaded.get, num_workers=READERS * _threads()))
+        engine, ahead = self, self.ahead(rows) if isinstance(rows, Rows) else 0
+        if ahead:
+            engine = replace(self, get=partial(dask.threaded.get, num_workers=_threads() + ahead))
             graph[name] = _InTurn(function, threading.Semaphore(_threads()))
         with _Watch(name, span, rows.n_blocks, report):
             (result,) = engine._evaluate(graph, [root])
@@ -162,8 +162,14 @@ class Engine:
         owner = getattr(self.get, "__self__", None)
         return owner if isinstance(owner, distributed.Client) else None
 
+    def ahead(self, rows: Rows) -> int:
+        """How many more threads than compute at a time read from a store meanwhile, within the memory limit."""
+        if self.get is not dask.threaded.get or not rows.waits:
+            return 0
+        return int(min(AHEAD * _threads(), self.room() // (READING * max(rows.block_bytes, 1))))
+
     def room(self) -> float:
-        """Bytes of rows that may stay in memory between passes.
+        """Bytes of rows that may be in memory beside the blocks at work: read ahead, or kept between passes.
 
         ``daskgmm.memory-limit`` in Dask's configuration, else a quarter of the memory that this process may use;
         on a client at most half of the workers' memory, and none where a worker's limit is not known. None either
