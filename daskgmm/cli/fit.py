@@ -12,7 +12,8 @@ from sklearn.utils._param_validation import InvalidParameterError
 from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import CHECKPOINT, EXIT_CODES, NOT_CONVERGED
 from daskgmm.errors import DataError
-from daskgmm.estimators.gaussian_mixture import ROWWISE, SMALL, GaussianMixture
+from daskgmm.estimators.fitting import ROWWISE, SMALL
+from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import read_start
 
@@ -94,8 +95,6 @@ def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:
     if clash := [name for name in given if name not in known]:
         option = clash[0].replace("_", "-")
         raise click.UsageError(f"--{option} has no meaning {'with' if online else 'without'} --online.")
-    if online and "checkpoint" in given:
-        raise click.UsageError("--checkpoint has no meaning with --online yet.")
     if warm_start is None and "n_components" not in given:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     if clash := [name for name in STARTS if warm_start is not None and name in given]:

@@ -10,7 +10,8 @@ import click
 from dask.utils import parse_bytes
 
 from daskgmm.cli.failure import VERBOSE
-from daskgmm.estimators.gaussian_mixture import INIT_PARAMS, GaussianMixture
+from daskgmm.estimators.fitting import INIT_PARAMS
+from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.model.covariance import STRUCTURES
 

@@ -36,7 +36,8 @@ def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span
     "--rows",
     metavar="START:STOP",
     callback=_span,
-    help="Rows of DATA to learn from.  [default: from the row after the last one learnt to the end]",
+    help="Rows of DATA to learn from. Those learnt already are left out; those between them and START are passed "
+    "over for good.  [default: from the row after the last one learnt to the end]",
 )
 @options.weights
 @options.store
@@ -98,10 +99,11 @@ def _learner(place: str, reading: dict[str, Any]) -> MiniBatchGaussianMixture:
 def _pending(rows: Span, learnt: int, n: int, data: str) -> tuple[int, int]:
     """The rows to learn from: those asked for that were not learnt before."""
     first, last = rows[0] if rows[0] is not None else learnt, rows[1] if rows[1] is not None else n
-    if last > n or (rows == (None, None) and learnt > n):
-        raise DataError(f"{data} has {n} rows, and {max(last, learnt)} are asked for or learnt already.")
+    asked = max(last, rows[0] or 0, learnt if rows == (None, None) else 0)
+    if asked > n:
+        raise DataError(f"{data} has {n} rows, and {asked} are asked for or learnt already.")
     if first < learnt:
-        click.echo(f"Rows before {learnt} were learnt already, and are left out.", err=True)
+        click.echo(f"Rows {first} to {min(last, learnt)} were learnt already, and are left out.", err=True)
     if first > learnt:
         click.echo(f"Rows {learnt} to {first} are passed over.", err=True)
     first = max(first, learnt)

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,31 +15,26 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
 from daskgmm.compute.cache import kept
 from daskgmm.compute.engine import Engine, engine_for
 from daskgmm.compute.rows import Rows, feature_names
 from daskgmm.errors import DataError
-from daskgmm.estimators.base import BaseMixture, Fitted, fitted
+from daskgmm.estimators.base import Fitted, fitted
+from daskgmm.estimators.fitting import INIT_PARAMS, Fitting
 from daskgmm.estimators.parameters import check_mixture, read_start
-from daskgmm.estimators.persistence import load, save
-from daskgmm.fit.checkpoint import Keeper, State, array_digest, digests, keeping, layout
+from daskgmm.fit.checkpoint import Keeper, State
 from daskgmm.fit.checks import check_counts
 from daskgmm.fit.em import em
-from daskgmm.fit.progress import Progress, Silent, Verbose
+from daskgmm.fit.progress import Progress
 from daskgmm.fit.run import Run, best
 from daskgmm.fit.seeding import Start, sample_size, seed
 from daskgmm.fit.survey import Survey, Surveyor, Threshold
 from daskgmm.model.covariance import STRUCTURES
 from daskgmm.model.mixture import Mixture
 
-SMALL = ("weights_init", "means_init", "precisions_init")
-ROWWISE = ("labels_init", "responsibilities_init")
-INIT_PARAMS = {"auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"}
 
-
-class GaussianMixture(BaseMixture):
+class GaussianMixture(Fitting):
     """Gaussian mixture fitted by EM passes over row blocks that are read, never held.
 
     Every parameter and attribute that scikit-learn's ``GaussianMixture`` has means the same here, with the
@@ -237,34 +231,20 @@ class GaussianMixture(BaseMixture):
         """
         return self._fit(X, sample_weight, self._watcher())
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, then `predict` the same rows: lazily, where `predict` is."""
-        return self.fit(X, sample_weight=sample_weight).predict(X)
-
-    def _watcher(self) -> Progress:
-        return Verbose(self.verbose_interval) if self.verbose else Silent()
-
     def _fit(self, X: Any, sample_weight: Any, progress: Progress) -> Self:
         """`fit`, watched by ``progress``. Nothing of the estimator changes before the last line."""
         self._validate_params()
         names = feature_names(X)
-        resumes = self.warm_start and hasattr(self, "_fitted")
-        rows = self._rows(X, sample_weight, None if resumes else self._given_start())
+        rows = self._rows(X, sample_weight, None if self._resumes else self._given_start())
         self._check_kind(rows)
         start = read_start(self, rows.n_features)
         engine = engine_for(rows)
-        identity = self._identity(rows, resumes)
-        with keeping(self.checkpoint, identity, lambda: digests(engine, rows)) as keeper:
-            try:
-                state = keeper.state or keeper.keep(self._begun(rows, resumes))
-                going = not state.runs or not all(run.done for run in state.runs)
-                with kept(engine, rows, wanted=going) as held:
-                    if not state.runs:
-                        state = self._started(held, engine, start, state, keeper, progress)
-                    state = self._advanced(held, engine, state, keeper, progress)
-            except KeyboardInterrupt:
-                self._keep_best(keeper.state, names)
-                raise
+        with self._keeping(engine, rows, names) as keeper:
+            state = keeper.state or keeper.keep(self._begun(rows))
+            with kept(engine, rows, wanted=not state.done) as held:
+                if not state.runs:
+                    state = self._started(held, engine, start, state, keeper, progress)
+                state = self._advanced(held, engine, state, keeper, progress)
         run = best(state.runs)
         if self.max_iter > 0 and not run.converged:
             warnings.warn(
@@ -276,33 +256,14 @@ class GaussianMixture(BaseMixture):
         self._fitted = fitted(run, state.passes, names)
         return self
 
-    def _identity(self, rows: Rows, resumes: bool) -> dict[str, Any]:
-        """What makes this fit differ from another: layout, and settings that are not of watching or reading."""
-        elsewhere = {"checkpoint", "verbose", "verbose_interval", "block_size", "nan_policy", *ROWWISE}
-        settings = {name: value for name, value in self.get_params().items() if name not in elsewhere}
-        for name in SMALL:
-            settings[name] = None if settings[name] is None else array_digest(settings[name])
-        # Other sources of random numbers are known by their state, which the checkpoint holds.
-        seed = settings["random_state"]
-        settings["random_state"] = int(seed) if isinstance(seed, Integral) else None
-        settings["warm_start"] = self._digest() if resumes else None
-        plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
-        return {"estimator": type(self).__name__, **plain, **layout(rows)}
-
-    def _digest(self) -> str:
-        """SHA-256 of the fitted parameters and what the next likelihood is compared with."""
-        last = self._fitted
-        parts = (last.mixture.weights, last.mixture.means, last.mixture.covariance.values, last.lower_bound)
-        return array_digest(np.array([array_digest(part) for part in parts]))
-
-    def _begun(self, rows: Rows, resumes: bool) -> State:
+    def _begun(self, rows: Rows) -> State:
         """The state before the first pass."""
-        if resumes:
+        if self._resumes:
             return State({}, runs=(self._resumed(rows),))
         return State(check_random_state(self.random_state).get_state(legacy=False))
 
     def _started(
-        self, rows: Rows, engine: Engine, start: Start, state: State, keeper: Keeper, progress: Progress
+        self, rows: Rows, engine: Engine, start: Start, state: State, keeper: Keeper[State], progress: Progress
     ) -> State:
         """Survey the rows, unless that is done, and seed the runs."""
         random = check_random_state(self.random_state)
@@ -337,7 +298,9 @@ class GaussianMixture(BaseMixture):
         check_counts(survey.overall, k, weighted=rows.weight is not None)
         return survey
 
-    def _advanced(self, rows: Rows, engine: Engine, began: State, keeper: Keeper, progress: Progress) -> State:
+    def _advanced(
+        self, rows: Rows, engine: Engine, began: State, keeper: Keeper[State], progress: Progress
+    ) -> State:
         """EM until all runs are done, kept after each iteration."""
 
         def after(runs: Sequence[Run], more: int) -> State:
@@ -347,10 +310,9 @@ class GaussianMixture(BaseMixture):
         runs, more = em(engine, rows, began.runs, progress, lambda *found: keeper.keep(after(*found)))
         return after(runs, more)
 
-    def _keep_best(self, state: State | None, names: Any) -> None:
-        """What an interrupted fit leaves: the best parameters so far, if a run has made a step."""
-        sound = [run for run in state.runs if run.failure is None and run.n_iter] if state else []
-        if state and sound:
+    def _stopped(self, state: State, rows: Rows, names: Any) -> None:
+        sound = [run for run in state.runs if run.failure is None and run.n_iter]
+        if sound:
             self._fitted = fitted(best(sound), state.passes, names)
 
     def _given_start(self) -> Any:
@@ -370,15 +332,8 @@ class GaussianMixture(BaseMixture):
 
     def _resumed(self, rows: Rows) -> Run:
         """Go on from the last fit."""
-        last = self._fitted
-        wanted = (self.n_components, rows.n_features, STRUCTURES[self.covariance_type])
-        found = (*last.mixture.means.shape, type(last.mixture.covariance))
-        if wanted != found:
-            raise DataError(
-                "warm_start needs the shape of the last fit: (n_components, n_features, covariance_type) were "
-                f"{(*found[:2], found[2].name)}, now {(*wanted[:2], wanted[2].name)}."
-            )
-        return self._run(last.mixture, last.lower_bound)
+        self._check_shape(rows, "warm_start")
+        return self._run(self._fitted.mixture, self._fitted.lower_bound)
 
     @classmethod
     def from_parameters(cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full") -> Self:
@@ -439,26 +394,3 @@ class GaussianMixture(BaseMixture):
         if last.feature_names is not None:
             theirs.feature_names_in_ = last.feature_names
         return theirs
-
-    def save(self, path: str | Path) -> None:
-        """Write settings and parameters to one ``.npz`` file, whole or not at all.
-
-        Settings that are neither numbers, strings nor small arrays are left at their defaults: a RandomState, and
-        labels or responsibilities to start from.
-        """
-        check_is_fitted(self)
-        save(self, self._fitted, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a file that `save` wrote, bit for bit.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no such file, or it is no model that this version reads.
-        """
-        settings, fitted = load(cls.__name__, path)
-        model = cls(**settings)
-        model._fitted = fitted
-        return model

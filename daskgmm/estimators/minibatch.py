@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import replace
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from dask.utils import parse_bytes
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names, check_is_fitted
+from sklearn.utils.validation import _check_feature_names
 
 from daskgmm._typing import Array
 from daskgmm.compute.engine import Engine, engine_for
 from daskgmm.compute.rows import Rows, feature_names
 from daskgmm.compute.window import Selection, finer
 from daskgmm.errors import DataError
-from daskgmm.estimators.base import BaseMixture, Fitted
-from daskgmm.estimators.gaussian_mixture import INIT_PARAMS
+from daskgmm.estimators.base import Fitted
+from daskgmm.estimators.fitting import INIT_PARAMS, Fitting
 from daskgmm.estimators.parameters import check_mixture, read_start
-from daskgmm.estimators.persistence import load, save
-from daskgmm.fit.checks import check_counts
-from daskgmm.fit.online import Passes, passes, step
-from daskgmm.fit.progress import Progress, Silent, Verbose
-from daskgmm.fit.seeding import Start, sample_size
-from daskgmm.fit.start import Head, HeadOf, begin, hold_out, positions, survey_of
+from daskgmm.fit.checkpoint import Keeper
+from daskgmm.fit.learning import Learner, Learning
+from daskgmm.fit.online import step
+from daskgmm.fit.progress import Progress
+from daskgmm.fit.seeding import sample_size
+from daskgmm.fit.start import Head, HeadOf, Waiting, survey_of
 from daskgmm.fit.stepwise import StepRule, Stepwise
-from daskgmm.fit.survey import RowSample, Survey, Surveyor, Threshold
 from daskgmm.model.covariance import STRUCTURES
-from daskgmm.model.mixture import Mixture
 
 ROWS_PER_COMPONENT = 50  # kept to seed a stream
-MIN_HELD = 100  # rows of the sample, below which none is held out
 WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once,
 WINDOW_PIECES = 64  # read in so many pieces from all over the data, where its chunks allow
 
 
-@dataclass(frozen=True, eq=False)
-class Waiting:
-    """The first rows of a stream, until there are enough to seed the model."""
-
-    x: Array
-    weight: Array
-    feature_names: Array | None
-    n_batches: int = 0
-    next_row: int = 0
-
-    def with_batch(self, x: Array, weight: Array, offered: int) -> Waiting:
-        """With some rows of one batch more, of which so many were offered."""
-        return replace(
-            self,
-            x=np.concatenate([self.x, x]),
-            weight=np.concatenate([self.weight, weight]),
-            n_batches=self.n_batches + 1,
-            next_row=self.next_row + offered,
-        )
-
-
-class MiniBatchGaussianMixture(BaseMixture):
+class MiniBatchGaussianMixture(Fitting):
     """Gaussian mixture that learns from mini-batches: in one pass over stored rows, or from a stream.
 
     Stepwise EM: the E-step of each batch moves the statistics, s ← (1 − γ)·s + γ·batch, and the parameters follow
@@ -105,8 +81,10 @@ class MiniBatchGaussianMixture(BaseMixture):
         "omit" leaves rows with NaN out.
     missing_chunks : {"raise", "fill"}
         What to do where a Zarr store lacks a chunk; Zarr itself reads it as the fill value, silently.
-    checkpoint : None
-        Reserved.
+    checkpoint : path or fsspec URL, or None
+        File that holds where `fit` stands, as that of `GaussianMixture`: after the survey, the seeding and every
+        pass, and in mid-pass every 60 s (``daskgmm.checkpoint-interval`` in Dask's configuration). `partial_fit`
+        writes none: `save` the model instead, which then goes on with the next batch.
     verbose, verbose_interval : int
         Print a line every ``verbose_interval`` passes.
 
@@ -200,7 +178,7 @@ class MiniBatchGaussianMixture(BaseMixture):
         "block_size": [Interval(Integral, 1, None, closed="left"), str],
         "nan_policy": [StrOptions({"raise", "omit"})],
         "missing_chunks": [StrOptions({"raise", "fill"})],
-        "checkpoint": "no_validation",
+        "checkpoint": [str, os.PathLike, None],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
     }
@@ -311,8 +289,12 @@ class MiniBatchGaussianMixture(BaseMixture):
         DataError
             A ``ValueError`` that names the block: NaN or infinity, bad weights, fewer rows than components,
             missing chunks. The estimator stays as it was.
+        CheckpointError
+            A `DataError`: the checkpoint is of another fit, damaged, or in use.
         FileNotFoundError
-            If a path holds no Zarr array.
+            If a path holds no Zarr array, or the checkpoint's folder does not exist.
+        KeyboardInterrupt
+            After what was learnt so far has become the fitted attributes.
 
         Warns
         -----
@@ -321,15 +303,12 @@ class MiniBatchGaussianMixture(BaseMixture):
         """
         return self._fit(X, sample_weight, self._watcher())
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, then `predict` the same rows: lazily, where `predict` is."""
-        return self.fit(X, sample_weight=sample_weight).predict(X)
-
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.
 
-        Before that, queries raise ``NotFittedError``. Another thread may predict meanwhile: it sees the model
-        before the batch, or after it.
+        Before the seeding, queries raise ``NotFittedError``. Another thread may predict meanwhile: it sees the
+        model before the batch, or after it. No ``checkpoint`` is written: `save` is that, and what is loaded goes
+        on with the next batch, bit for bit.
 
         Parameters
         ----------
@@ -355,7 +334,7 @@ class MiniBatchGaussianMixture(BaseMixture):
         UserWarning
             If a component died and was placed anew.
         """
-        self._check()
+        self._validate_params()
         fitted, waiting = vars(self).get("_fitted"), self._waiting
         names = feature_names(X)
         if fitted is not None or waiting is not None:
@@ -369,7 +348,7 @@ class MiniBatchGaussianMixture(BaseMixture):
                 self._waiting = after
                 return self
         else:
-            run = step(engine, rows, self._resumed(rows), self._rule(rows.n_features), rows)
+            run = step(engine, rows, self._resumed(rows), self._learner(rows.n_features).rule, rows)
             seen = fitted.next_row + (rows.n_rows or 0)
             after = replace(
                 fitted, mixture=run.published, online=run, lower_bound=run.bound, converged=False, next_row=seen
@@ -377,11 +356,6 @@ class MiniBatchGaussianMixture(BaseMixture):
         self._fitted = after
         self._waiting = None
         return self
-
-    def _check(self) -> None:
-        self._validate_params()
-        if self.checkpoint is not None:
-            raise NotImplementedError("checkpoint is reserved for a later version; leave it None.")
 
     def _check_width(self, rows: Rows) -> None:
         if hasattr(self, "n_features_in_") and rows.n_features != self.n_features_in_:
@@ -394,38 +368,32 @@ class MiniBatchGaussianMixture(BaseMixture):
         """Rows in blocks of which many fit in a window."""
         return finer(self._rows(X, sample_weight), WINDOW_BLOCKS * parse_bytes(self.block_size) // WINDOW_PIECES)
 
-    def _watcher(self) -> Progress:
-        return Verbose(self.verbose_interval) if self.verbose else Silent()
-
-    def _rule(self, d: int) -> StepRule:
+    def _learner(self, d: int) -> Learner:
+        """The settings, for rows of d features."""
         size = self.batch_size or 2 * self.n_components * (d + 1)
-        return StepRule(size, self.learning_decay, self.learning_offset, self.half_life)
+        return Learner(
+            STRUCTURES[self.covariance_type],
+            self.n_components,
+            self.init_params,
+            read_start(self, d),
+            self.init_size,
+            StepRule(size, self.learning_decay, self.learning_offset, self.half_life),
+            self.reg_covar,
+            self.max_iter,
+            self.tol,
+            WINDOW_BLOCKS * parse_bytes(self.block_size),
+        )
 
     def _resumed(self, rows: Rows) -> Stepwise:
         """The last run, to go on from."""
-        run = self._run("means_")
-        wanted = (self.n_components, rows.n_features, STRUCTURES[self.covariance_type])
-        found = (*run.mixture.means.shape, type(run.mixture.covariance))
-        if wanted != found:
-            raise DataError(
-                "To go on needs the shape of the last fit: (n_components, n_features, covariance_type) were "
-                f"{(*found[:2], found[2].name)}, now {(*wanted[:2], wanted[2].name)}."
-            )
-        return replace(run, reg_covar=self.reg_covar)
-
-    def _given(self, start: Start, count: int) -> Stepwise | None:
-        """A run from a start that is given in full, and counts as ``init_size`` or so many rows."""
-        if start.weights is None or start.means is None or start.covariance is None:
-            return None
-        mixture = Mixture(start.weights, start.means, start.covariance)
-        return Stepwise.implied(mixture, self.init_size or count, self.reg_covar)
+        self._check_shape(rows, "To go on")
+        return replace(self._run("means_"), reg_covar=self.reg_covar)
 
     def _wait(self, engine: Engine, rows: Rows, names: Array | None) -> Fitted | Waiting:
         """Keep rows of a stream; seed the model once there are enough, and learn from the rest of the batch."""
-        start, rule = read_start(self, rows.n_features), self._rule(rows.n_features)
-        k, structure = self.n_components, STRUCTURES[self.covariance_type]
-        if (run := self._given(start, ROWS_PER_COMPONENT * k)) is not None:
-            return _streamed(step(engine, rows, run, rule, rows), names, rows.n_rows or 0)
+        learner, k = self._learner(rows.n_features), self.n_components
+        if (run := learner.given(ROWS_PER_COMPONENT * k)) is not None:
+            return _streamed(step(engine, rows, run, learner.rule, rows), names, rows.n_rows or 0)
         size = max(k, self.init_size or ROWS_PER_COMPONENT * k)
         waiting = self._waiting or Waiting(np.empty((0, rows.n_features)), np.empty(0), names)
         head: Head = engine.reduce(rows, HeadOf(size - len(waiting.x)))
@@ -433,77 +401,66 @@ class MiniBatchGaussianMixture(BaseMixture):
         if len(waiting.x) < size:
             return waiting
         weight = None if (waiting.weight == 1).all() else waiting.weight
-        survey = survey_of(waiting.x, weight, structure, k)
-        random = check_random_state(self.random_state)
-        run = begin(survey, structure, k, self.init_params, start, random, self.reg_covar)
+        survey = survey_of(waiting.x, weight, learner.structure, k)
+        run = learner.begin(survey, check_random_state(self.random_state))
         run = replace(run, n_rows=size, n_batches=waiting.n_batches - 1)
         last: tuple[int, int] = tuple(head.places[-1].tolist())
-        return _streamed(step(engine, rows, run, rule, rows, last), waiting.feature_names, waiting.next_row)
+        run = step(engine, rows, run, learner.rule, rows, last)
+        return _streamed(run, waiting.feature_names, waiting.next_row)
 
     def _fit(self, X: Any, sample_weight: Any, progress: Progress) -> Self:
         """`fit`, watched by ``progress``. Nothing of the estimator changes before the last lines."""
-        self._check()
+        self._validate_params()
         names = feature_names(X)
         rows = self._window_rows(X, sample_weight)
-        start, engine, held, n_passes = read_start(self, rows.n_features), engine_for(rows), None, 0
+        learner, engine = self._learner(rows.n_features), engine_for(rows)
+        count = sample_size(self.n_components, rows.n_features)
+        run = self._resumed(rows) if self._resumes else learner.given(min(count, rows.n_rows or count))
         random = check_random_state(self.random_state)
-        if self.warm_start and hasattr(self, "_fitted"):
-            run = self._resumed(rows)
-        else:
-            count = sample_size(self.n_components, rows.n_features)
-            given = self._given(start, min(count, rows.n_rows or count))
-            if given is None:
-                given, held = self._started(rows, engine, start, random, progress)
-                n_passes = 1
-            run = given
-        chosen = Selection(out=() if held is None else positions(held))
-        how = Passes(self.max_iter, self.tol, WINDOW_BLOCKS * parse_bytes(self.block_size), held)
-        before = run.clock
-        run, told = passes(engine, rows, run, self._rule(rows.n_features), chosen, how, random, progress)
-        if run.clock == before:
-            raise DataError("Sample weights must contain at least one non-zero number.")
+        with self._keeping(engine, rows, names, window_bytes=learner.window_bytes) as keeper:
+            state = keeper.state or keeper.keep(Learning(random.get_state(legacy=False), run=run))
+            state = learner.fit(engine, rows, state, keeper, random, progress)
+        self._take(state, rows, names)
+        return self
+
+    def _stopped(self, state: Learning, rows: Rows, names: Array | None) -> None:
+        if state.learnt:
+            self._take(state, rows, names)
+
+    def _take(self, state: Learning, rows: Rows, names: Array | None) -> None:
+        """What was learnt becomes the fitted attributes; all rows count as learnt, as none is known not to be."""
+        run, told = state.run, state.passes
+        assert run is not None
+        assert told is not None
         self._fitted = Fitted(
             run.published,
             told.n_iter,
             told.converged,
-            told.lower_bound,
+            told.lower_bound if told.trace else run.bound,  # interrupted in the first pass
             told.trace,
-            n_passes + told.n_iter,
+            state.surveys + told.n_iter,
             names,
             run,
             rows.n_rows or 0,
         )
         self._waiting = None
-        return self
-
-    def _started(
-        self, rows: Rows, engine: Engine, start: Start, random: np.random.RandomState, progress: Progress
-    ) -> tuple[Stepwise, RowSample | None]:
-        """Survey the rows, and find a start on the sample; with more passes than one, hold part of it out."""
-        progress.stage("survey")
-        k, d, structure = self.n_components, rows.n_features, STRUCTURES[self.covariance_type]
-        size = max(k, self.init_size or sample_size(k, d))
-        surveyor = Surveyor(structure, k, int(random.randint(2**31)), Threshold(size))
-        survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
-        check_counts(survey.overall, k, weighted=rows.weight is not None)
-        progress.stage("seeding")
-        held = None
-        if self.max_iter > 1 and len(survey.sample.rows) >= MIN_HELD:
-            survey, held = hold_out(survey)
-        return begin(survey, structure, k, self.init_params, start, random, self.reg_covar), held
 
     def _extend(self, X: Any, sample_weight: Any, first: int, last: int, progress: Progress) -> Self:
         """Learn from stored rows ``first`` to ``last``, each once, in the mini-batches of `fit`.
 
         Those that weigh nothing count as learnt, too.
         """
-        self._check()
+        self._validate_params()
         rows = self._window_rows(X, sample_weight)
         self._check_width(rows)
-        engine, random = engine_for(rows), check_random_state(self.random_state)
-        how = Passes(1, 0.0, WINDOW_BLOCKS * parse_bytes(self.block_size))
-        rule, chosen = self._rule(rows.n_features), Selection(first, last)
-        run, told = passes(engine, rows, self._resumed(rows), rule, chosen, how, random, progress)
+        random = check_random_state(self.random_state)
+        learner = replace(self._learner(rows.n_features), max_iter=1)
+        state = Learning(random.get_state(legacy=False), run=self._resumed(rows))
+        span = Selection(first, last)
+        state = learner.visit(engine_for(rows), rows, state, Keeper(), random, progress, span)
+        run, told = state.run, state.passes
+        assert run is not None
+        assert told is not None
         last_fit = replace(self._fitted, mixture=run.published, online=run, next_row=last, converged=False)
         bound = told.lower_bound if np.isfinite(told.lower_bound) else last_fit.lower_bound
         self._fitted = replace(last_fit, lower_bound=bound)
@@ -532,29 +489,6 @@ class MiniBatchGaussianMixture(BaseMixture):
         model = cls(mixture.n_components, covariance_type=covariance_type)
         run = Stepwise.implied(mixture, ROWS_PER_COMPONENT * mixture.n_components, 0.0)
         model._fitted = Fitted(mixture, 0, False, -np.inf, (), 0, online=run)
-        return model
-
-    def save(self, path: str | Path) -> None:
-        """Write settings, parameters, statistics and counts to one ``.npz`` file, whole or not at all.
-
-        What is loaded from it learns on as this model would, bit for bit. Settings that are neither numbers,
-        strings nor small arrays are left at their defaults: a RandomState.
-        """
-        check_is_fitted(self)
-        save(self, self._fitted, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a file that `save` wrote, bit for bit.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no such file, or it is no model that this version reads.
-        """
-        settings, fitted = load(cls.__name__, path)
-        model = cls(**settings)
-        model._fitted = fitted
         return model
 
 

@@ -17,13 +17,16 @@ from fsspec.implementations.local import LocalFileSystem
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
 from daskgmm.fit.run import Run
+from daskgmm.fit.stepwise import Spread, Stepwise
 from daskgmm.fit.survey import RowSample, Survey
 from daskgmm.model.covariance import STRUCTURES
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 
 # What a file may hold, by name: nothing else is ever built from one.
-TYPES: dict[str, type[Any]] = {c.__name__: c for c in (Run, Mixture, Statistics, Survey, RowSample)}
+TYPES: dict[str, type[Any]] = {
+    c.__name__: c for c in (Run, Mixture, Statistics, Survey, RowSample, Stepwise, Spread)
+}
 TYPES |= {c.__name__: c for c in STRUCTURES.values()}
 
 

@@ -7,13 +7,17 @@ import json
 import os
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, Generic, TypeVar
 
+import dask
 import numpy as np
+from dask.utils import parse_timedelta
 from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm._typing import Array
@@ -30,9 +34,24 @@ if sys.platform != "win32":
 FORMAT, VERSION = "daskgmm checkpoint", 1
 
 
+INTERVAL = "60 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-interval`
+
+
+class Standing(ABC):
+    """Where a fit stands, as a frozen value. Nothing in it grows with the number of rows."""
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether no pass is left."""
+
+
+S = TypeVar("S", bound=Standing)
+
+
 @dataclass(frozen=True, eq=False)
-class State:
-    """Where a fit stands. Nothing in it grows with the number of rows.
+class State(Standing):
+    """Where a batch fit stands.
 
     Attributes
     ----------
@@ -60,19 +79,24 @@ class State:
 archive.TYPES[State.__name__] = State
 
 
-class Keeper:
+class Keeper(Generic[S]):
     """Holds the last state of a fit, for whoever interrupts it."""
 
-    state: State | None = None
+    state: S | None = None
 
-    def keep(self, state: State) -> State:
+    def keep(self, state: S) -> S:
         """Take ``state`` as the one to go on from."""
         self.state = state
         return state
 
+    def note(self, state: S) -> S:
+        """The same for one of many states on the way, which need not all last."""
+        self.state = state
+        return state
 
-class Checkpoint(Keeper):
-    """Writes each state to a file as well.
+
+class Checkpoint(Keeper[S]):
+    """Writes states to a file as well: each that is kept, and noted ones from time to time.
 
     A file that cannot be written is a warning: the fit matters more, and the last whole file stays.
     """
@@ -80,11 +104,19 @@ class Checkpoint(Keeper):
     def __init__(self, place: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
         self.place = place
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))  # lists, as they come back
-        self.written: State | None = None
+        self.written: S | None = None
+        self.interval = float(parse_timedelta(dask.config.get("daskgmm.checkpoint-interval", INTERVAL)))
+        self.tried = monotonic()
 
-    def keep(self, state: State) -> State:
+    def keep(self, state: S) -> S:
         super().keep(state)
         self.flush()
+        return state
+
+    def note(self, state: S) -> S:
+        super().note(state)
+        if monotonic() - self.tried >= self.interval:
+            self.flush()
         return state
 
     def flush(self) -> None:
@@ -105,12 +137,13 @@ class Checkpoint(Keeper):
             )
         else:
             self.written = self.state
+        self.tried = monotonic()
 
 
 @contextmanager
 def keeping(
     place: str | os.PathLike[str] | None, identity: Mapping[str, Any], digests: Callable[[], list[str]]
-) -> Iterator[Keeper]:
+) -> Iterator[Keeper[Any]]:
     """Where to keep states: with the one to go on from, if ``place`` has one.
 
     Parameters
@@ -135,7 +168,8 @@ def keeping(
         return
     with ExitStack() as stack:
         stack.enter_context(_locked(place))
-        checkpoint, found = Checkpoint(place, identity), _read(place)
+        found = _read(place)
+        checkpoint: Checkpoint[Standing] = Checkpoint(place, identity)
         if found is None or not found[1].done:
             checkpoint.identity["digests"] = digests()
         if found is not None:
@@ -188,7 +222,16 @@ def array_digest(values: Any) -> str:
     return found.hexdigest()
 
 
-def _read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], State] | None:
+def value_digest(value: Any) -> str:
+    """SHA-256 of a value that an archive can hold."""
+    arrays: dict[str, Array] = {}
+    found = hashlib.sha256(json.dumps(archive.pack(value, arrays)).encode())
+    for array in arrays.values():
+        found.update(array_digest(array).encode())
+    return found.hexdigest()
+
+
+def _read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], Standing] | None:
     """Identity and state in a file; None where there is none."""
     try:
         header, arrays = archive.read(place)
@@ -200,7 +243,7 @@ def _read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], State] | None:
                 f"{VERSION}. Update it."
             )
         state = archive.unpack(header["state"], arrays)
-        if not isinstance(state, State):
+        if not isinstance(state, Standing):
             raise TypeError(type(state))
         return header["identity"], state
     except FileNotFoundError:

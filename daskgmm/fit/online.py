@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,12 +12,8 @@ from daskgmm.compute.engine import Blocks, Bundle, Engine
 from daskgmm.compute.rows import Block, Rows
 from daskgmm.compute.window import Selection, Window, windows
 from daskgmm.errors import DataError
-from daskgmm.fit.blas import one_thread
 from daskgmm.fit.em import Expectations
-from daskgmm.fit.progress import Progress
-from daskgmm.fit.run import Run
 from daskgmm.fit.stepwise import StepRule, Stepwise
-from daskgmm.fit.survey import RowSample
 from daskgmm.model.mixture import Mixture
 
 GROWTH = 1 / 20  # rows of a mini-batch, as a share of the rows learnt before
@@ -79,75 +75,44 @@ def step(
     return learnt
 
 
-def learn(
-    engine: Engine, rows: Rows, run: Stepwise, rule: StepRule, chosen: Selection, window_bytes: int, seed: int
-) -> Iterator[tuple[Stepwise, int]]:
-    """Visit the chosen rows once, in mini-batches; after each, the run and how many blocks are behind it.
-
-    A mini-batch holds ``batch_size`` rows, or a share `GROWTH` of all rows before it, if that is more: later steps
-    are small, and gain nothing from more frequent ones. It is drawn from all blocks of a window.
-    """
-    done = 0
-    for number, blocks in enumerate(windows(rows, chosen, window_bytes, seed)):
-        window = Window.load(engine, rows, blocks, chosen, seed + 1 + number)
-        first, done = 0, done + len(blocks)
-        while first < window.n_rows:
-            size = max(int(rule.batch_size), int(GROWTH * run.clock))
-            last = window.n_rows if first + 1.5 * size > window.n_rows else first + size
-            run = step(engine, window.batch(first, last), run, rule, rows)
-            first = last
-            yield run, done
-        del window  # before the next is read
-
-
 @dataclass(frozen=True)
-class Passes:
-    """How often to visit the rows, and how many bytes of them to hold at once.
+class Place:
+    """Where a pass stands: the windows behind it, and the rows of the next that were learnt."""
 
-    With ``held`` rows, a pass that raises their mean log-likelihood by less than ``tol`` is the last.
-    """
-
-    max_iter: int
-    tol: float
-    window_bytes: int
-    held: RowSample | None = None
-
-    def score(self, mixture: Mixture) -> float:
-        """Mean log-likelihood of the held-out rows."""
-        if self.held is None:
-            return -np.inf
-        x, weight = self.held.points()
-        return float(np.average(mixture.score_samples(x), weights=weight))
+    window: int = 0
+    row: int = 0
 
 
-def passes(
+START = Place()
+
+
+def learn(
     engine: Engine,
     rows: Rows,
     run: Stepwise,
     rule: StepRule,
     chosen: Selection,
-    how: Passes,
-    random: np.random.RandomState,
-    progress: Progress,
-) -> tuple[Stepwise, Run]:
-    """Visit the rows until done: the run, and its passes as those of a batch run."""
-    told = Run(run.mixture, how.tol, how.max_iter, run.reg_covar)
-    score = how.score(run.published)
-    progress.stage("em")
-    while not told.done:
-        total, clock = 0.0, run.clock
-        with one_thread():
-            seed = int(random.randint(2**31))
-            for after, done in learn(engine, rows, run, rule, chosen, how.window_bytes, seed):
-                total += after.bound * (after.clock - run.clock)
-                run = after
-                progress.blocks(done, rows.n_blocks)
-        before, score = score, how.score(run.published)
-        told = replace(
-            told,
-            mixture=run.published,
-            trace=(*told.trace, total / (run.clock - clock) if run.clock > clock else np.nan),
-            converged=how.held is not None and score - before < how.tol,
-        )
-        progress.iteration([told])
-    return run, told
+    window_bytes: int,
+    seed: int,
+    place: Place = START,
+) -> Iterator[tuple[Stepwise, Place, int]]:
+    """Visit the chosen rows once, in mini-batches; after each, the run, its place and the blocks behind it.
+
+    The pass begins at ``place``: with the run and the seed that belong there, it goes on to the same bits.
+    A mini-batch holds ``batch_size`` rows, or a share `GROWTH` of all rows before it, if that is more: later steps
+    are small, and gain nothing from more frequent ones. It is drawn from all blocks of a window.
+    """
+    done = 0
+    for number, blocks in enumerate(windows(rows, chosen, window_bytes, seed)):
+        done += len(blocks)
+        if number < place.window:
+            continue
+        window = Window.load(engine, rows, blocks, chosen, seed + 1 + number)
+        first = place.row if number == place.window else 0
+        while first < window.n_rows:
+            size = max(int(rule.batch_size), int(GROWTH * run.clock))
+            last = window.n_rows if first + 1.5 * size > window.n_rows else first + size
+            run = step(engine, window.batch(first, last), run, rule, rows)
+            first = last
+            yield run, Place(number, first) if first < window.n_rows else Place(number + 1), done
+        del window  # before the next is read

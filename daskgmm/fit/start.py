@@ -102,6 +102,27 @@ def positions(sample: RowSample) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, eq=False)
+class Waiting:
+    """The first rows of a stream, until there are enough to seed the model."""
+
+    x: Array
+    weight: Array
+    feature_names: Array | None
+    n_batches: int = 0
+    next_row: int = 0
+
+    def with_batch(self, x: Array, weight: Array, offered: int) -> Waiting:
+        """With some rows of one batch more, of which so many were offered."""
+        return replace(
+            self,
+            x=np.concatenate([self.x, x]),
+            weight=np.concatenate([self.weight, weight]),
+            n_batches=self.n_batches + 1,
+            next_row=self.next_row + offered,
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Head:
     """The first rows of positive weight. ``a + b`` equals the head of the concatenated rows.
 

@@ -117,7 +117,7 @@ class Stepwise:
     @cached_property
     def published(self) -> Mixture:
         """The parameters to show and to predict with."""
-        if self.average is self.statistics:
+        if _equal(self.average, self.statistics):
             return self.mixture
         with one_thread():
             return steady(self.mixture, self.average, self.effective_rows, self.reg_covar)
@@ -192,6 +192,12 @@ def blend(old: Statistics, new: Statistics, share: float, near: Mixture) -> Stat
     """``(1 − share)·old + share·new``, about the means of ``near``."""
     both = old.scaled(1 - share).about(near.means) + new.scaled(share).about(near.means)
     return replace(both, n_rows=0)  # a count has no share
+
+
+def _equal(a: Statistics, b: Statistics) -> bool:
+    """Whether both have the same sums, bit for bit; those of a file may, and be two objects."""
+    names = ("reference", "weight", "shift", "scatter")
+    return a is b or all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
 def steady(mixture: Mixture, s: Statistics, rows: float, reg_covar: float) -> Mixture:

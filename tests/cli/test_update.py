@@ -126,7 +126,7 @@ def test_a_repeat_changes_nothing(run: Run, data: str, online: Path) -> None:
 def test_rows_that_are_part_known_and_part_passed_over(run: Run, data: str, online: Path, out: Path) -> None:
     grow(data, more(1, 400))
     result = run("update", online, data, "--rows", "600:700", "--out", out, "--json")
-    assert "Rows before 650 were learnt already" in result.stderr
+    assert "Rows 600 to 650 were learnt already, and are left out" in result.stderr
     assert json.loads(result.stdout)["n_rows"] == 50
     result = run("update", online, data, "--rows", "700:", "--out", out, "--json", "--overwrite")
     assert "Rows 650 to 700 are passed over" in result.stderr
@@ -163,6 +163,7 @@ def test_what_cannot_be_updated(
         ((online, wide), "X has 4 features, but MiniBatchGaussianMixture is expecting 3"),
         ((online, short), "has 100 rows, and 650 are asked for or learnt already"),
         ((online, data, "--rows", "650:900"), "has 650 rows, and 900 are asked for"),
+        ((online, data, "--rows", "700:"), "has 650 rows, and 700 are asked for"),
         ((online, bad), "NaN: block"),
         ((online, "nowhere.zarr"), "nowhere.zarr"),
     ):

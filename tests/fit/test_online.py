@@ -411,7 +411,7 @@ def test_blocks_are_read_once() -> None:
     x = da.from_array(rows_of(0, 1000), chunks=(50, D)).map_blocks(read, dtype=float)
     rows = as_rows(x)
     counts.clear()
-    *_, (run, _) = learn(Engine(get_sync), rows, begun(), RULE, Selection(), 4000, 0)
+    *_, (run, _, _) = learn(Engine(get_sync), rows, begun(), RULE, Selection(), 4000, 0)
     assert run.n_rows == 1000
     assert run.n_batches > 10
     assert counts == dict.fromkeys(range(20), 1)
@@ -423,7 +423,7 @@ def test_threads_and_a_client_give_the_same_bits() -> None:
 
     def run() -> Stepwise:
         rows = as_rows(da.from_array(x, chunks=(100, D)))
-        *_, (found, _) = learn(engine_for(rows), rows, begun(), RULE, Selection(), 20_000, 5)
+        *_, (found, _, _) = learn(engine_for(rows), rows, begun(), RULE, Selection(), 20_000, 5)
         return found
 
     with dask.config.set(scheduler="synchronous"):
