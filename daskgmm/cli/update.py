@@ -104,7 +104,7 @@ def _pending(rows: Span, learnt: int, n: int, data: str) -> tuple[int, int]:
         raise DataError(f"{data} has {n} rows, and {asked} are asked for or learnt already.")
     if first < learnt:
         click.echo(f"Rows {first} to {min(last, learnt)} were learnt already, and are left out.", err=True)
-    if first > learnt:
+    if learnt < first < last:
         click.echo(f"Rows {learnt} to {first} are passed over.", err=True)
     first = max(first, learnt)
     if first >= last:
