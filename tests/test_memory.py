@@ -25,7 +25,7 @@ FIT = textwrap.dedent(
     import json, sys, warnings
     from pathlib import Path
     import dask, numpy as np, zarr
-    from daskgmm import GaussianMixture
+    from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 
     def peak():
         status = Path("/proc/self/status").read_text()
@@ -36,14 +36,15 @@ FIT = textwrap.dedent(
         store, block_size, task, out, kept = sys.argv[1:]
         dask.config.set({"daskgmm.memory-limit": kept})
         small = zarr.open_array(store, mode="r")[:1000]
-        model = GaussianMixture(4, block_size=block_size, max_iter=3, random_state=0)
+        kind = MiniBatchGaussianMixture if task == "online" else GaussianMixture
+        model = kind(4, block_size=block_size, max_iter=3, random_state=0)
         with dask.config.set(num_workers=2):
             model.set_params(init_params="subsample").fit(small)
             model.predict(small)
             model.set_params(init_params="auto")
             idle = peak()
             Path("/proc/self/clear_refs").write_text("5")
-            if task == "fit":
+            if task != "predict":
                 model.fit(store)
             else:
                 model.predict_proba(store).to_zarr(out)
@@ -87,7 +88,7 @@ def measure(tmp_path: Path, store: Path, block_mib: int, task: str = "fit", kept
 
 
 def promised(idle: int, block_mib: int, blocks: int, kept: int = 0) -> float:
-    """The contract, in bytes."""
+    """The contract, in bytes; an online fit keeps a window of four blocks."""
     sample = sample_size(COMPONENTS, FEATURES) * FEATURES * 8
     statistics = 8 * COMPONENTS * (1 + FEATURES + FEATURES**2)
     each = 3 * block_mib * MIB + (math.log2(blocks) + 2) * statistics + 50e6
@@ -128,3 +129,17 @@ def test_rows_that_are_kept_stay_within_their_limit(tmp_path: Path) -> None:
     found = measure(tmp_path, store, block_mib, kept=kept)
     assert found["peak"] <= promised(found["idle"], block_mib, blocks=2048 // block_mib, kept=kept)
     assert found["peak"] >= found["idle"] + kept  # else nothing was tested
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's VmHWM")
+def test_an_online_fit_holds_a_window_more(tmp_path: Path) -> None:
+    block_mib = 32
+    measure(tmp_path, make_store(tmp_path / "tiny.zarr", 64 * MIB), block_mib, task="online")
+    small = make_store(tmp_path / "small.zarr", 512 * MIB)
+    large = make_store(tmp_path / "large.zarr", 2048 * MIB)
+    a, b = (measure(tmp_path, store, block_mib, task="online") for store in (small, large))
+    assert b["peak"] <= 1.10 * a["peak"]
+    pieces = 2048 * 64 // (4 * block_mib)  # it reads in pieces of a window
+    assert b["peak"] <= promised(b["idle"], block_mib, blocks=pieces, kept=4 * block_mib * MIB)

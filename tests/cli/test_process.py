@@ -21,7 +21,7 @@ from rich.progress import Progress as Bars
 from rich.progress import TextColumn
 
 import daskgmm
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm.cli import main
 from daskgmm.cli.display import Terminal
 
@@ -102,6 +102,33 @@ def test_a_terminated_command_goes_on_where_it_was(data: str, tmp_path: Path) ->
     ours, theirs = GaussianMixture.load(out), GaussianMixture.load(whole)
     assert ours.means_.tobytes() == theirs.means_.tobytes()
     assert ours.lower_bounds_ == theirs.lower_bounds_
+    assert ours.checkpoint is None
+
+
+@pytest.mark.timeout(100)
+def test_a_terminated_online_fit_goes_on_where_it_was(data: str, tmp_path: Path) -> None:
+    place, whole, out = tmp_path / "c", tmp_path / "whole.npz", tmp_path / "out.npz"
+    words = ("fit", data, "-k", 3, "--online", "--seed", 0, "--tol", 0, "--max-iter", 100, "--batch-size", 10)
+    words = (*words, "--init-size", 90, "--verbose")  # none are held out, so all passes are made
+    with start(*words, "--out", out, "--checkpoint", place) as process:
+        assert process.stderr is not None
+        try:
+            assert any(line.startswith("iteration 2") for line in process.stderr)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 5
+    assert errors.endswith(f"Error: Interrupted. The same command goes on from {place}.\n")
+    assert not out.exists()
+    runner = CliRunner()
+    for file, more in ((out, ("--checkpoint", str(place))), (whole, ())):
+        result = runner.invoke(main, [str(word) for word in (*words, "--out", file, *more)])
+        assert result.exit_code == 0, result.stderr
+    ours, theirs = MiniBatchGaussianMixture.load(out), MiniBatchGaussianMixture.load(whole)
+    assert ours.means_.tobytes() == theirs.means_.tobytes()
+    assert ours.lower_bounds_ == theirs.lower_bounds_
+    assert (ours.n_iter_, ours.n_samples_seen_) == (100, theirs.n_samples_seen_)
     assert ours.checkpoint is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import dask
@@ -18,10 +19,11 @@ from hypothesis import strategies as st
 
 from daskgmm.compute import window as module
 from daskgmm.compute.engine import Engine, engine_for
-from daskgmm.compute.rows import as_rows
+from daskgmm.compute.rows import Block, as_rows
 from daskgmm.compute.window import Selection, Window, windows
 from daskgmm.errors import DataError
-from daskgmm.fit.online import learn, step
+from daskgmm.fit import archive
+from daskgmm.fit.online import Expectation, learn, step
 from daskgmm.fit.start import HeadOf, hold_out, positions
 from daskgmm.fit.stepwise import Spread, StepRule, Stepwise, blend, steady
 from daskgmm.fit.survey import Surveyor, Threshold
@@ -280,6 +282,49 @@ def test_a_dead_component_is_placed_anew(kind: str) -> None:
     assert run.reseeded == ()
     found = run.mixture.means[np.argsort(run.mixture.means @ [1.0, 2.0])]
     np.testing.assert_allclose(found, MEANS, atol=0.6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_from_a_file_publishes_the_same(kind: str) -> None:
+    # Just placed anew: its parameters are not the M-step of its statistics.
+    m = mixture(kind)
+    far = Mixture(np.array([0.5, 0.5 - 1e-9, 1e-9]), np.array([MEANS[0], MEANS[1], [500.0, 500]]), m.covariance)
+    run = learnt(Stepwise.implied(far, 100, 0.0), rows_of(0, 50))
+    assert run.reseeded
+    arrays: dict[str, Any] = {}
+    again = archive.unpack(archive.pack(run, arrays), arrays)
+    np.testing.assert_array_equal(again.published.covariance.values, run.published.covariance.values)
+    np.testing.assert_array_equal(again.published.means, run.published.means)
+
+
+def test_a_run_is_finite_only_if_all_of_it_is() -> None:
+    run = learnt(begun(), rows_of(0, 50))
+    assert run.finite
+    for bad in (np.nan, np.inf):
+        s, m = run.statistics, run.mixture
+        spoilt = [
+            replace(run, statistics=replace(s, shift=np.where(s.shift == s.shift.max(), bad, s.shift))),
+            replace(run, statistics=replace(s, scatter=np.where(s.scatter == s.scatter.max(), bad, s.scatter))),
+            replace(run, mixture=replace(m, means=np.where(m.means == m.means.max(), bad, m.means))),
+            replace(
+                run,
+                mixture=replace(
+                    m, covariance=replace(m.covariance, factor=np.full_like(m.covariance.factor, bad))
+                ),
+            ),
+        ]
+        assert [other.finite for other in spoilt] == [False] * 4
+
+
+def test_a_step_to_what_is_not_finite_is_refused() -> None:
+    # Each density is a number, the sums of squares are beyond the largest.
+    wide = Mixture(np.full(K, 1 / K), MEANS, Full.of(np.tile(1e300 * np.eye(D), (K, 1, 1))))
+    run, rows = Stepwise.implied(wide, 100, 0.0), as_rows(np.full((3, D), 1e155))
+    found, squares = Expectation(run.mixture)(Block(np.full((3, D), 1e155), None, None, 0, 0))
+    assert np.isfinite(found.log_likelihood)
+    assert not run.advance(found, squares, RULE).finite
+    with pytest.raises(DataError, match="too large"):
+        step(engine_for(rows), rows, run, RULE, rows)
 
 
 @pytest.mark.parametrize("kind", KINDS)
