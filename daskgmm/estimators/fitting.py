@@ -68,7 +68,8 @@ class Fitting(BaseMixture):
     @contextmanager
     def _keeping(self, engine: Engine, rows: Rows, names: Array | None, **more: Any) -> Iterator[Keeper[Any]]:
         """Where to keep the states of a fit; `_stopped` gets the last of one that is interrupted."""
-        with keeping(self.checkpoint, self._identity(rows) | more, lambda: digests(engine, rows)) as keeper:
+        identity = {} if self.checkpoint is None else self._identity(rows) | more
+        with keeping(self.checkpoint, identity, lambda: digests(engine, rows)) as keeper:
             try:
                 yield keeper
             except KeyboardInterrupt:
