@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -164,8 +165,10 @@ class Reads:
 
 
 @pytest.fixture
-def reads() -> type[Reads]:
-    return Reads
+def reads() -> Iterator[type[Reads]]:
+    """`Reads`, where nothing stays in memory between passes: each of them reads."""
+    with dask.config.set({"daskgmm.memory-limit": 0}):
+        yield Reads
 
 
 @pytest.fixture(scope="session")
