@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import add
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 from uuid import uuid4
 
 import dask
@@ -26,6 +26,7 @@ import dask.threaded
 import distributed
 from dask.callbacks import Callback
 from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 from dask.local import get_sync
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes, parse_bytes, parse_timedelta
@@ -52,6 +53,12 @@ KEEPS, CLUSTER_KEEPS = 0.25, 0.5  # of the memory: rows that stay between passes
 AHEAD = 2  # more threads for each that computes, which read from a store meanwhile
 READING = 3  # blocks' worth of memory that a thread needs for one
 HOLDS = 0.8  # of its memory: from there on a worker pauses (distributed.worker.memory.pause)
+# What the size of a task follows from. A task costs its scheduler some time, whoever else works meanwhile, and a
+# thread gets through a block no faster than this.
+TASK_SECONDS = {False: 0.4e-3, True: 2e-3}  # on threads, on a client; with its sum
+BLOCK_RATE = 500e6  # bytes a second and thread
+SHARE = 0.05  # of a pass that may go to scheduling
+TASKS_PER_THREAD = 4  # at least, where there are blocks enough: the last ones leave few threads idle
 
 M = TypeVar("M", bound=Monoid)
 T = TypeVar("T")
@@ -109,13 +116,15 @@ class Engine:
     ----------
     get : callable
         A Dask scheduler's ``get(graph, key)``: `dask.threaded.get`, a client's, ...
-    span : int
-        Blocks per task, a power of two; the blocks of one task are read in turn, never together. Rows whose
-        blocks come out of a Dask graph have one block per task all the same.
+    span : int, optional
+        Blocks per task, a power of two; the blocks of one task are read in turn, never together. Without it,
+        enough that scheduling costs little, and few enough that every thread has its share of the tasks. Rows
+        whose blocks come out of a Dask graph have one block per task all the same: a task's inputs are all there
+        before it begins.
     """
 
     get: Callable[..., Any]
-    span: int = 1
+    span: int | None = None
 
     def reduce(
         self,
@@ -127,15 +136,15 @@ class Engine:
         """``function`` of every block, added up. ``report`` is told blocks done and blocks in all."""
         name = _name(function)
         if span is None:
-            span = 1 if rows.graph else self.span
+            span = 1 if rows.graph else self.span or self._span(rows)
         # Names are strings that no other key can equal; the function is in the graph once.
         graph: dict[Hashable, Any] = {**rows.graph, name: function}
         root = (name, 0, rows.n_blocks)
         graph[root] = _subtree(graph, rows, name, span, 0, rows.n_blocks)
         engine, ahead = self, self.ahead(rows) if isinstance(rows, Rows) else 0
         if ahead:
-            engine = replace(self, get=partial(dask.threaded.get, num_workers=_threads() + ahead))
-            graph[name] = _InTurn(function, threading.Semaphore(_threads()))
+            engine = replace(self, get=partial(dask.threaded.get, num_workers=self.threads + ahead))
+            graph[name] = _InTurn(function, threading.Semaphore(self.threads))
         with _Watch(name, span, rows.n_blocks, report):
             (result,) = engine._evaluate(graph, [root])
         return result  # type: ignore[no-any-return]
@@ -145,11 +154,25 @@ class Engine:
         client = self.client
         return list(self.get(graph, keys)) if client is None else _gather(client, graph, keys)
 
+    def _span(self, rows: Blocks) -> int:
+        """Blocks per task for rows that tasks read."""
+        threads = self.threads
+        block_seconds = max(1, getattr(rows, "block_bytes", 0)) / BLOCK_RATE
+        wanted = TASK_SECONDS[self.on_client] * threads / (SHARE * block_seconds)
+        most = rows.n_blocks // (TASKS_PER_THREAD * threads)
+        return 1 << int(max(1, min(wanted, most))).bit_length() - 1
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute; one at least, as a cluster may yet have to start its workers."""
+        client = self.client
+        return max(1, _threads(client)) if client else int(dask.config.get("num_workers", None) or CPU_COUNT)
+
     def held_span(self, n_blocks: int) -> int:
         """Blocks per task where `hold` has them in this process: a task for each thread; one on a client."""
         if self.on_client:
             return 1
-        return 1 << max(1, n_blocks // _threads()).bit_length() - 1
+        return 1 << max(1, n_blocks // self.threads).bit_length() - 1
 
     @property
     def on_client(self) -> bool:
@@ -166,7 +189,7 @@ class Engine:
         """How many more threads than compute at a time read from a store meanwhile, within the memory limit."""
         if self.get is not dask.threaded.get or not rows.waits:
             return 0
-        return int(min(AHEAD * _threads(), self.room() // (READING * max(rows.block_bytes, 1))))
+        return int(min(AHEAD * self.threads, self.room() // (READING * max(rows.block_bytes, 1))))
 
     def room(self) -> float:
         """Bytes of rows that may be in memory beside the blocks at work: read ahead, or kept between passes.
@@ -256,20 +279,18 @@ def engine_for(rows: Rows) -> Engine:
     return engine
 
 
-def _threads() -> int:
-    """Threads that compute at a time."""
-    return int(dask.config.get("num_workers", None) or CPU_COUNT)
-
-
 def _seconds(timeout: str) -> float:
     return float(parse_timedelta(dask.config.get(f"daskgmm.timeouts.{timeout}", TIMEOUTS[timeout])))
 
 
 def _gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list[Hashable]) -> list[Any]:
     """Compute keys of a graph on a client; what a cluster can do to it is a `ClusterLostError`."""
-    _wait_for_workers(client)
+    # An adaptive cluster starts its workers for tasks: only what is gone for good keeps them from being sent.
+    _last_seen(client, time.monotonic())
+    # A plain dictionary would be tokenised, parameters and all, which takes as long as half of the pass.
+    layered = HighLevelGraph.from_collections(f"daskgmm-{uuid4().hex}", cast(Mapping[Any, Any], graph))
     try:
-        futures = client.get(graph, keys, sync=False)
+        futures = client.get(layered, keys, sync=False)
         try:
             _wait(client, futures)
             values = _collect(client, futures)
@@ -317,11 +338,14 @@ def _wait(client: distributed.Client, futures: list[Any]) -> None:
         seen = _last_seen(client, seen)
 
 
-def _wait_for_workers(client: distributed.Client) -> None:
-    """Return once a worker is there."""
-    seen = began = time.monotonic()
-    while (seen := _last_seen(client, seen)) == began:
-        time.sleep(0.1)
+def _threads(client: distributed.Client) -> int:
+    """Threads of the workers that are there; none where the scheduler does not say, which the pass will notice."""
+    if client.scheduler is None:
+        return 0
+    try:
+        return sum(client.sync(client.scheduler.ncores, callback_timeout=_seconds("scheduler")).values())
+    except (OSError, TimeoutError):
+        return 0
 
 
 def _last_seen(client: distributed.Client, seen: float) -> float:

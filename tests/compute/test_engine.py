@@ -14,6 +14,7 @@ import dask.threaded
 import numpy as np
 import pytest
 from dask.local import get_sync
+from dask.utils import key_split
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,7 +93,7 @@ def mixture(kind: str) -> Mixture:
     return Mixture(np.array([0.2, 0.3, 0.5]), means, STRUCTURES[kind].of(one[kind]))
 
 
-def passes(get: Any, span: int, rows: Rows) -> list[Any]:
+def passes(get: Any, span: int | None, rows: Rows) -> list[Any]:
     """Every array that an EM step and a survey find."""
     found: list[Any] = []
     mixtures = tuple(mixture(kind) for kind in STRUCTURES)
@@ -142,6 +143,7 @@ def test_same_bits_on_a_cluster(workers: int, processes: bool, plain: list[Any],
     client = clusters(workers, processes)
     assert_same_bits(passes(client.get, 1, many_rows()), plain)
     assert_same_bits(passes(client.get, 4, many_rows()), plain)
+    assert_same_bits(passes(client.get, None, many_rows()), plain)
     assert_same_bits(passes(client.get, 1, many_rows(dask_array=True)), plain)
 
 
@@ -249,6 +251,30 @@ def test_blocks_of_a_task_are_read_in_turn() -> None:
     assert len(graphs[0]) == 4 + 3 + 1
     Engine(get, 1).reduce(rows, look)
     assert len(graphs[1]) == 32 + 31 + 1
+    # A dashboard shows keys up to their digits.
+    assert {key_split(key) for key in graphs[0]} == {"daskgmm-look"}
+
+
+def test_tasks_are_as_large_as_their_scheduling_asks_for() -> None:
+    def span(n_blocks: int, block_bytes: int, threads: int) -> int:
+        with dask.config.set(num_workers=threads):
+            x = np.broadcast_to(0.0, (n_blocks * block_bytes // 8, 1))
+            return Engine(get_sync)._span(as_rows(x, block_size=block_bytes))
+
+    assert span(4096, 8, 1) == 1024  # four tasks for the thread, and no more
+    assert span(4096, 8, 64) == 16
+    assert span(3, 8, 2) == 1
+    assert span(64, 2**26, 2) == 1  # such a block takes long enough
+    # Less work in a block, more blocks in a task; more threads to serve from one scheduler, likewise.
+    assert span(4096, 2**19, 2) > span(4096, 2**21, 2)
+    assert span(2**16, 2**21, 64) > span(2**16, 2**21, 2)
+
+
+@pytest.mark.timeout(60)
+def test_tasks_of_a_cluster_follow_its_threads(clusters: Any) -> None:
+    one, two = (Engine(clusters(workers, True).get) for workers in (1, 2))
+    assert (one.threads, two.threads) == (1, 2)
+    assert one._span(rows_of(64)) == 2 * two._span(rows_of(64)) == 16
 
 
 def test_a_bundle_adds_in_pairs() -> None:

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 import zarr
 from distributed import Client, LocalCluster, worker_client
+from threadpoolctl import threadpool_info
 from zarr.storage import LocalStore
 
 from daskgmm import GaussianMixture
@@ -238,6 +241,52 @@ def test_a_fit_inside_a_task(two: Any, data: str, expected: Any) -> None:
             return bits(fit(data))
 
     assert two.submit(job).result(timeout=100) == expected
+
+
+def test_a_client_that_is_nobodys_default(data: str, expected: Any) -> None:
+    with cluster(current=False) as client:
+        with client.as_current():
+            assert bits(fit(data)) == expected
+        names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes))
+    assert {name for name in names if name.startswith("daskgmm-")} >= {"daskgmm-expectations", "daskgmm-surveyor"}
+
+
+def test_an_adaptive_cluster_that_begins_with_no_worker(data: str, expected: Any) -> None:
+    with cluster(workers=0) as client:
+        client.cluster.adapt(minimum=0, maximum=2, interval="100ms")
+        assert bits(fit(data)) == expected
+
+
+def test_workers_compute_on_one_blas_thread(two: Any) -> None:
+    def threads() -> int:
+        return max(pool["num_threads"] for pool in threadpool_info())
+
+    assert set(two.run(threads).values()) == {1}
+
+
+# In a process of its own: the scheduler of a local cluster keeps a log of its last transitions.
+DRIVER = """
+import sys, tracemalloc
+import numpy as np
+from distributed import Client
+from daskgmm.compute.engine import Engine
+from daskgmm.compute.rows import as_rows
+
+with Client(sys.argv[1], timeout=30) as client:
+    engine, rows = Engine(client.get, 1), as_rows(np.zeros((128, 1)), block_size=8)
+    tracemalloc.start()
+    for _ in range(int(sys.argv[2])):
+        engine.reduce(rows, len)  # of the tuple that a block is
+        print(tracemalloc.get_traced_memory()[0])
+"""
+
+
+@pytest.mark.parametrize("n_passes", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_the_drivers_memory_does_not_grow_with_passes(two: Any, n_passes: int) -> None:
+    command = [sys.executable, "-c", DRIVER, two.scheduler.address, str(n_passes)]
+    held = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout.split()
+    early, late = (min(map(int, part)) for part in (held[5:10], held[-5:]))
+    assert late - early < 200_000  # less than one of the graphs
 
 
 def test_an_interrupt_frees_the_cluster(two: Any, data: str) -> None:
