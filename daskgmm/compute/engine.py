@@ -297,6 +297,9 @@ def _gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: lis
         finally:
             for future in futures:  # after an error or an interrupt the workers are not to go on
                 future.release()
+            # The client's log of its last 1000 messages, for its developers, would keep the graph of every pass.
+            if client.scheduler_comm is not None:
+                client.scheduler_comm.recent_message_log.clear()
         return list(values)
     except KilledWorker as error:
         raise WorkersKilledError(
