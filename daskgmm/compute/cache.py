@@ -74,6 +74,9 @@ class Kept(_Cut):
     def cut(self, chunks: Chunks) -> Source:
         return self.source.cut(chunks)
 
+    def check_unchanged(self, title: str) -> None:
+        self.source.check_unchanged(title)
+
     def part(self, index: int) -> Any:
         if index in self.parts:
             return self.parts[index]

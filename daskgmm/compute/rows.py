@@ -95,8 +95,18 @@ class Rows:
     @property
     def in_driver(self) -> list[str]:
         """Which of the sources are Zarr arrays in the memory of this process."""
+        return [name for name, source in self._named.items() if isinstance(source, Stored) and source.in_driver]
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError` where a Zarr array was resized or replaced since it was opened."""
+        for name, source in self._named.items():
+            source.check_unchanged(name)
+
+    @property
+    def _named(self) -> dict[str, Source]:
+        """The sources, by what the user calls them."""
         named = {"X": self.x, "sample_weight": self.weight, "the start": self.start}
-        return [name for name, s in named.items() if isinstance(s, Stored) and s.in_driver]
+        return {name: source for name, source in named.items() if source is not None}
 
     @cached_property
     def n_rows(self) -> int | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import mmap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import accumulate, product
 from socket import gethostname
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -18,13 +18,16 @@ import zarr
 from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import MemoryStore
+from zarr.errors import NodeNotFoundError
+from zarr.storage import MemoryStore, StorePath
 
 from daskgmm._typing import Array
 from daskgmm.errors import DataError
 
 Chunks: TypeAlias = tuple[float, ...]
 """Rows per chunk: integers, or NaN where a Dask array does not know them."""
+
+T = TypeVar("T")
 
 RETRIES = (0.1, 0.5, 2.0)  # seconds before each new try to read a block
 _SMALL = 2**20  # bytes: below this, handling a block costs more than computing on it
@@ -57,6 +60,9 @@ class Source(Protocol):
     def plan(self, block_bytes: int) -> Chunks:
         """Chunks that suit the way the array is held; they depend on its layout alone."""
 
+    def check_unchanged(self, title: str) -> None:
+        """Raise `DataError` where the array is another than when it was opened."""
+
     def cut(self, chunks: Chunks) -> Source:
         """Cut the same rows elsewhere."""
 
@@ -70,6 +76,9 @@ class _Cut:
     chunks: Chunks
     collection: da.Array | None = None
     waits: ClassVar[bool] = False
+
+    def check_unchanged(self, title: str) -> None:
+        """Nothing to look at."""
 
     @cached_property
     def offsets(self) -> Chunks:
@@ -172,7 +181,17 @@ class Stored(_Cut):
         return replace(self, chunks=chunks)
 
     def part(self, index: int) -> Any:
-        return (partial(_read, self.array, self.bounds(index), self.fill_missing),)
+        return (partial(_retried, _read, self.array, self.bounds(index), self.fill_missing),)
+
+    def check_unchanged(self, title: str) -> None:
+        """Raise `DataError` where the store now holds an array of another layout than when it was opened."""
+        there = _retried(_layout, self.array.store_path, self.array.metadata.zarr_format)
+        here = _layout_of(self.array)
+        if there != here:
+            raise DataError(
+                f"{title} at {self.array.store_path} was changed in the meantime: (shape, chunks, shards, dtype) "
+                f"were {here}, now {there}. Fit again once it stays as it is."
+            )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -238,19 +257,20 @@ def _whole_units(fit: int, unit: int) -> int:
     return unit * max(1, fit // unit)
 
 
-def _read(array: zarr.Array[Any], rows: slice, fill_missing: bool) -> Array:
-    """Read rows of a Zarr array, again where the system fails to."""
+def _retried(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that reads a store, again where the system fails to."""
     for pause in RETRIES:
         try:
-            return _read_once(array, rows, fill_missing)
+            return function(*arguments)
         except (FileNotFoundError, PermissionError):  # these do not pass
             raise
         except OSError:
             time.sleep(pause)
-    return _read_once(array, rows, fill_missing)
+    return function(*arguments)
 
 
-def _read_once(array: zarr.Array[Any], rows: slice, fill_missing: bool) -> Array:
+def _read(array: zarr.Array[Any], rows: slice, fill_missing: bool) -> Array:
+    """Read rows of a Zarr array."""
     values = _buffer((rows.stop - rows.start, *array.shape[1:]), np.dtype(array.dtype))
     everything = (slice(None),) * (array.ndim - 1)
     array.get_basic_selection(
@@ -259,6 +279,18 @@ def _read_once(array: zarr.Array[Any], rows: slice, fill_missing: bool) -> Array
     if not fill_missing:
         _refuse_missing(array, rows, values)
     return values
+
+
+def _layout(place: StorePath, zarr_format: Literal[2, 3]) -> tuple[Any, ...] | None:
+    """Layout of the array that a store holds now; None where there is none."""
+    try:
+        return _layout_of(zarr.open_array(place, mode="r", zarr_format=zarr_format))
+    except (FileNotFoundError, NodeNotFoundError):
+        return None
+
+
+def _layout_of(array: zarr.Array[Any]) -> tuple[Any, ...]:
+    return (array.shape, array.chunks, array.shards, str(array.dtype))
 
 
 def _buffer(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

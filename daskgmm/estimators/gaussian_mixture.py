@@ -245,6 +245,7 @@ class GaussianMixture(Fitting):
                 if not state.runs:
                     state = self._started(held, engine, start, state, keeper, progress)
                 state = self._advanced(held, engine, state, keeper, progress)
+            rows.check_unchanged()  # also where passes saw only what was kept
         run = best(state.runs)
         if self.max_iter > 0 and not run.converged:
             warnings.warn(
@@ -295,6 +296,7 @@ class GaussianMixture(Fitting):
         k, d, structure = self.n_components, rows.n_features, STRUCTURES[self.covariance_type]
         surveyor = Surveyor(structure, k, sample_seed, Threshold(sample_size(k, d)))
         survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
+        rows.check_unchanged()
         check_counts(survey.overall, k, weighted=rows.weight is not None)
         return survey
 

@@ -50,7 +50,9 @@ def em(
         size = max(1, GROUP_BYTES // _statistics_bytes(runs[live[0]].mixture))
         for group in (live[i : i + size] for i in range(0, len(live), size)):
             f = Expectations(tuple(runs[i].mixture for i in group))
-            for i, statistics in zip(group, engine.reduce(rows, f, progress.blocks), strict=True):
+            found = engine.reduce(rows, f, progress.blocks)
+            rows.check_unchanged()
+            for i, statistics in zip(group, found, strict=True):
                 check_counts(statistics, len(statistics.weight), weighted)
                 runs[i] = runs[i].advance(statistics)
             passes += 1

@@ -152,6 +152,7 @@ class Learner:
         if state.run is None:
             state = self._seeded(engine, rows, state, keeper, random, progress)
         state = self.visit(engine, rows, state, keeper, random, progress)
+        rows.check_unchanged()
         if state.passes is not None and np.isnan(state.passes.trace).all():
             raise DataError("Sample weights must contain at least one non-zero number.")
         return state
@@ -187,6 +188,7 @@ class Learner:
         size = max(self.k, self.init_size or sample_size(self.k, rows.n_features))
         surveyor = Surveyor(self.structure, self.k, seed, Threshold(size))
         survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
+        rows.check_unchanged()
         check_counts(survey.overall, self.k, weighted=rows.weight is not None)
         return survey
 

@@ -20,11 +20,12 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
-from distributed import Client, LocalCluster, worker_client
+from distributed import Client, LocalCluster, get_worker, worker_client
+from distributed.chaos import KillWorker
 from threadpoolctl import threadpool_info
 from zarr.storage import LocalStore
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
 from daskgmm.fit.progress import Silent
 
@@ -131,6 +132,42 @@ def test_a_worker_that_joins_late_changes_no_bit(data: str, expected: Any) -> No
         assert bits(fit(data, At(3, lambda: client.cluster.scale(2)))) == expected
 
 
+@pytest.mark.parametrize("mode", ["segfault", pytest.param("graceful", marks=pytest.mark.slow)])
+def test_the_chaos_plugin_of_distributed_changes_no_bit(mode: Any, data: str, expected: Any) -> None:
+    """Workers that end themselves at random moments, two seconds after they start on average."""
+    # To import the library takes a worker as long: by chance one task may lose many.
+    with dask.config.set({"distributed.scheduler.allowed-failures": 100}), cluster() as client:
+        client.register_plugin(KillWorker(delay="2 s", mode=mode))
+        ended = 0
+        while ended < 3:
+            assert bits(fit(data)) == expected
+            ended = sum(event["action"] == "remove-worker" for _, event in client.get_events("all"))
+
+
+def test_the_chaos_plugin_that_ends_nannies_too_is_an_error(data: str) -> None:
+    with cluster() as client, dask.config.set(SHORT):
+        client.register_plugin(KillWorker(delay="1 s", mode="sys.exit"))
+        with pytest.raises(ClusterLostError, match="no worker for 2 s"):
+            fit(data, max_iter=10**6)
+
+
+@pytest.mark.parametrize("saturation", [pytest.param(1.1, marks=pytest.mark.slow), float("inf")])
+def test_a_straggler_changes_no_bit(saturation: float, data: str, expected: Any) -> None:
+    """One of two workers is slow: tasks wait on the scheduler, or are dealt out at once and stolen from it."""
+
+    def slow(block: Any) -> Any:
+        if len(block) and get_worker().name == 0:  # not while Dask guesses the result
+            time.sleep(0.03)
+        return block
+
+    x = da.from_zarr(data).map_blocks(slow, dtype=X.dtype, meta=X[:0])
+    with dask.config.set({"distributed.scheduler.worker-saturation": saturation}), cluster() as client:
+        assert bits(fit(x)) == expected
+        stolen = client.cluster.scheduler.extensions["stealing"].metrics["request_count_total"]
+        if saturation > 2:
+            assert sum(stolen.values()) > 0
+
+
 def test_workers_gone_for_good_are_an_error_and_the_fit_goes_on_later(
     data: str, expected: Any, tmp_path: Path
 ) -> None:
@@ -203,6 +240,39 @@ def test_a_path_that_workers_cannot_open_is_an_error(data: str, tmp_path: Path) 
     shutil.rmtree(place)  # as on a machine that does not share the file system
     with cluster(1), pytest.raises(DataError, match=r"gone.zarr cannot be opened on .*same path or URL"):
         fit(array)
+
+
+@pytest.mark.parametrize("fill", ["raise", "fill"])
+@pytest.mark.parametrize("n", [2000, 5000])
+def test_a_store_that_changes_its_shape_is_an_error(n: int, fill: str, data: str, tmp_path: Path) -> None:
+    place, kept = tmp_path / "x.zarr", tmp_path / "c"
+    shutil.copytree(data, place)
+    model = GaussianMixture(**SETTINGS, block_size=8000, missing_chunks=fill, checkpoint=kept)
+
+    def resized() -> None:
+        zarr.open_array(place, mode="r+").resize((n, 4))
+
+    with pytest.raises(DataError, match=r"is not in the store|X at .*x.zarr was changed .* were \(\(4000, 4\)"):
+        model._fit(place, None, At(4, resized))
+    assert not hasattr(model, "means_")
+    told = (
+        "is not in the store" if (n, fill) == (5000, "raise") else "rows: 4000 there, 2000|rows: 4000 there, 5000"
+    )
+    with pytest.raises(DataError, match=told):
+        model.fit(place)
+
+
+def test_a_store_that_changes_its_shape_changes_no_online_model(data: str, tmp_path: Path) -> None:
+    place = tmp_path / "x.zarr"
+    shutil.copytree(data, place)
+    model = MiniBatchGaussianMixture(3, random_state=0, max_iter=3, tol=0.0)
+
+    def resized() -> None:
+        zarr.open_array(place, mode="r+").resize((3900, 4))
+
+    with pytest.raises(DataError, match=r"X at .*x.zarr was changed"):
+        model._fit(place, None, At(1, resized))
+    assert not hasattr(model, "means_")
 
 
 class Flaky(LocalStore):
