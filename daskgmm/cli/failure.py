@@ -57,14 +57,14 @@ class Commands(click.Group):
     """Turns whatever ends a command into a message and an exit code, under any parent command."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # Reads that an error leaves under way are dropped as the process ends: asyncio would call that one more.
+        atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
         try:
             with _terminable(), _plain_warnings():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            # Reads that were under way are dropped as the process ends, which asyncio would call an error.
-            atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
             raise Interrupted(f"Interrupted.{_resumable(ctx)}") from None
         except ClusterLostError as error:
             raise Interrupted(f"{error}{_resumable(ctx)}") from error

@@ -99,9 +99,15 @@ def _learner(place: str, reading: dict[str, Any]) -> MiniBatchGaussianMixture:
 def _pending(rows: Span, learnt: int, n: int, data: str) -> tuple[int, int]:
     """The rows to learn from: those asked for that were not learnt before."""
     first, last = rows[0] if rows[0] is not None else learnt, rows[1] if rows[1] is not None else n
-    asked = max(last, rows[0] or 0, learnt if rows == (None, None) else 0)
-    if asked > n:
-        raise DataError(f"{data} has {n} rows, and {asked} are asked for or learnt already.")
+    if rows == (None, None) and learnt > n:
+        raise DataError(
+            f"{data} has {n} rows, and the model has learnt {learnt} already: rows were removed, or it learnt "
+            "from others."
+        )
+    if max(last, first) > n:
+        raise DataError(f"{data} has {n} rows, and row {max(last, first)} is asked for.")
+    if rows == (None, None) and learnt:
+        click.echo(f"Beginning at row {learnt}: as many were learnt already, of this store or another.", err=True)
     if first < learnt:
         click.echo(f"Rows {first} to {min(last, learnt)} were learnt already, and are left out.", err=True)
     if learnt < first < last:

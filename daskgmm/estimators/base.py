@@ -138,9 +138,12 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
             answer_bytes=answer_bytes,
         )
 
+    def _check_fitted(self) -> None:
+        check_is_fitted(self)
+
     def _query_rows(self, X: Any, sample_weight: Any = None, answer_bytes: int = 0) -> Rows:
         """Rows to answer for: of a fitted model, with its features."""
-        check_is_fitted(self)
+        self._check_fitted()
         _check_feature_names(self, getattr(X, "_meta", X), reset=False)  # the empty head of a Dask frame
         rows = self._rows(X, sample_weight, answer_bytes=answer_bytes)
         if rows.n_features != self.n_features_in_:
@@ -152,7 +155,7 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
 
     def _answer(self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False) -> Any:
         """One answer per row, in kind: NumPy, a lazy Dask array, or a DataArray with its coordinates."""
-        check_is_fitted(self)
+        self._check_fitted()
         mixture = self._fitted.mixture
         columns = mixture.n_components if wide else None
         rows = self._query_rows(X, answer_bytes=8 * (columns or 1))
@@ -232,7 +235,7 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         y : (n_samples,) int64
             The component of each row.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         if n_samples < 1:
             raise ValueError(
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from daskgmm._typing import Array
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import DataError
-from daskgmm.estimators.base import BaseMixture
+from daskgmm.estimators.base import BaseMixture, Fitted
 from daskgmm.estimators.persistence import load, save
 from daskgmm.fit.checkpoint import Keeper, array_digest, digests, keeping, layout, value_digest
 from daskgmm.fit.progress import Progress, Silent, Verbose
+from daskgmm.fit.start import Waiting
 from daskgmm.model.covariance import STRUCTURES
 
 SMALL = ("weights_init", "means_init", "precisions_init")
@@ -99,12 +99,16 @@ class Fitting(BaseMixture):
     def save(self, path: str | Path) -> None:
         """Write settings and parameters to one ``.npz`` file, whole or not at all.
 
-        An online model takes its statistics and counts along, so that one that is loaded learns on as this one
-        would, bit for bit. Settings that are neither numbers, strings nor small arrays are left at their defaults:
-        a RandomState, and labels or responsibilities to start from.
+        An online model takes its statistics and counts along, or the rows that are yet to seed it, so that one
+        that is loaded learns on as this one would, bit for bit. Settings that are neither numbers, strings nor
+        small arrays are left at their defaults: a RandomState, and labels or responsibilities to start from.
         """
-        check_is_fitted(self)
-        save(self, self._fitted, path)
+        save(self, self._state(), path)
+
+    def _state(self) -> Fitted | Waiting:
+        """What a file holds beside the settings."""
+        self._check_fitted()
+        return self._fitted
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -115,7 +119,11 @@ class Fitting(BaseMixture):
         FileNotFoundError, ValueError
             If there is no such file, or it is no model that this version reads.
         """
-        settings, fitted = load(cls.__name__, path)
+        settings, state = load(cls.__name__, path)
         model = cls(**settings)
-        model._fitted = fitted
+        model._go_on(state)
         return model
+
+    def _go_on(self, state: Fitted | Waiting) -> None:
+        assert isinstance(state, Fitted)  # of the classes, only an online one ever waits
+        self._fitted = state

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from dask.utils import parse_bytes
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names
@@ -26,7 +27,7 @@ from daskgmm.fit.learning import Learner, Learning
 from daskgmm.fit.online import step
 from daskgmm.fit.progress import Progress
 from daskgmm.fit.seeding import sample_size
-from daskgmm.fit.start import Head, HeadOf, Waiting, survey_of
+from daskgmm.fit.start import Head, HeadOf, Waiting, check_size, survey_of
 from daskgmm.fit.stepwise import StepRule, Stepwise
 from daskgmm.model.covariance import STRUCTURES
 
@@ -247,8 +248,9 @@ class MiniBatchGaussianMixture(Fitting):
 
     @property
     def n_batches_seen_(self) -> int:
-        """Batches learnt from."""
-        return self._run("n_batches_seen_").n_batches
+        """Batches learnt from, or waiting for the start."""
+        waiting = self._waiting
+        return waiting.n_batches if waiting is not None else self._run("n_batches_seen_").n_batches
 
     @property
     def effective_sample_size_(self) -> float:
@@ -268,6 +270,28 @@ class MiniBatchGaussianMixture(Fitting):
         if waiting is None or waiting.feature_names is None:
             return super().feature_names_in_
         return waiting.feature_names
+
+    @property
+    def _rows_of_start(self) -> int:
+        """How many first rows of a stream seed the model."""
+        return max(self.n_components, self.init_size or ROWS_PER_COMPONENT * self.n_components)
+
+    def _check_fitted(self) -> None:
+        if self._waiting is not None:
+            raise NotFittedError(
+                f"{len(self._waiting.x)} of the first {self._rows_of_start} rows have come, which seed the model "
+                "(init_size): give partial_fit more."
+            )
+        super()._check_fitted()
+
+    def _state(self) -> Fitted | Waiting:
+        return self._waiting or super()._state()
+
+    def _go_on(self, state: Fitted | Waiting) -> None:
+        if isinstance(state, Waiting):
+            self._waiting = state
+        else:
+            super()._go_on(state)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from stored rows: one pass that draws the sample of the start, then ``max_iter`` passes or fewer.
@@ -306,7 +330,8 @@ class MiniBatchGaussianMixture(Fitting):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.
 
-        Before the seeding, queries raise ``NotFittedError``. Another thread may predict meanwhile: it sees the
+        Rows are learnt in the order in which they come: shuffle what is sorted, or `fit` it. Before the seeding,
+        queries raise ``NotFittedError``. One thread at a time may learn; others may predict meanwhile, and see the
         model before the batch, or after it. No ``checkpoint`` is written: `save` is that, and what is loaded goes
         on with the next batch, bit for bit.
 
@@ -394,9 +419,10 @@ class MiniBatchGaussianMixture(Fitting):
         learner, k = self._learner(rows.n_features), self.n_components
         if (run := learner.given(ROWS_PER_COMPONENT * k)) is not None:
             return _streamed(step(engine, rows, run, learner.rule, rows), names, rows.n_rows or 0)
-        size = max(k, self.init_size or ROWS_PER_COMPONENT * k)
+        size = self._rows_of_start
         waiting = self._waiting or Waiting(np.empty((0, rows.n_features)), np.empty(0), names)
         head: Head = engine.reduce(rows, HeadOf(size - len(waiting.x)))
+        check_size(head.x)
         waiting = waiting.with_batch(head.x, head.weight, rows.n_rows or 0)
         if len(waiting.x) < size:
             return waiting

@@ -11,6 +11,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.estimators.base import Fitted
 from daskgmm.fit.archive import write
+from daskgmm.fit.start import Waiting
 from daskgmm.fit.stepwise import Spread, Stepwise
 from daskgmm.model.covariance import STRUCTURES, Covariance
 from daskgmm.model.mixture import Mixture
@@ -21,20 +22,35 @@ SUMS = ("reference", "weight", "shift", "scatter")  # of Statistics
 STARTS = ("weights_init", "means_init", "precisions_init")
 
 
-def save(model: Any, fitted: Fitted, path: str | Path) -> None:
+def save(model: Any, fitted: Fitted | Waiting, path: str | Path) -> None:
     """Write aside, then rename: a file at ``path`` is always whole."""
     settings = model.get_params(deep=False)
-    header = {
+    header, arrays = _parts_of_waiting(fitted) if isinstance(fitted, Waiting) else _parts(fitted)
+    header |= {
         "format": FORMAT,
         "version": VERSION,
         "estimator": type(model).__name__,
-        "covariance_type": type(fitted.mixture.covariance).name,
         "settings": {name: _plain(v) for name, v in settings.items() if _is_plain(v)},
+        "feature_names": None if fitted.feature_names is None else list(fitted.feature_names),
+    }
+    arrays |= {name: np.asarray(settings[name], np.float64) for name in STARTS if settings.get(name) is not None}
+    write(path, header, arrays)
+
+
+def _parts_of_waiting(waiting: Waiting) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Of a stream that has not seeded its model yet."""
+    counts = {"n_batches": waiting.n_batches, "next_row": waiting.next_row}
+    return {"waiting": counts}, {"waiting_x": waiting.x, "waiting_weight": waiting.weight}
+
+
+def _parts(fitted: Fitted) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Numbers and arrays of a fitted mixture."""
+    header: dict[str, Any] = {
+        "covariance_type": type(fitted.mixture.covariance).name,
         "n_iter": fitted.n_iter,
         "converged": bool(fitted.converged),
         "lower_bound": float(fitted.lower_bound),
         "n_passes": fitted.n_passes,
-        "feature_names": None if fitted.feature_names is None else list(fitted.feature_names),
     }
     arrays = {
         "weights": fitted.mixture.weights,
@@ -46,8 +62,7 @@ def save(model: Any, fitted: Fitted, path: str | Path) -> None:
     if fitted.online is not None:
         header["online"] = _counts(fitted.online) | {"next_row": fitted.next_row}
         arrays |= _online_arrays(fitted.online)
-    arrays |= {name: np.asarray(settings[name], np.float64) for name in STARTS if settings.get(name) is not None}
-    write(path, header, arrays)
+    return header, arrays
 
 
 def kind(path: str | Path) -> str | None:
@@ -60,15 +75,16 @@ def kind(path: str | Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def load(estimator: str, path: str | Path) -> tuple[dict[str, Any], Fitted]:
-    """Settings and fitted state of a file that `save` wrote for this kind of estimator."""
+def load(estimator: str, path: str | Path) -> tuple[dict[str, Any], Fitted | Waiting]:
+    """Settings and state of a file that `save` wrote for this kind of estimator."""
     with open(path, "rb") as file:  # no such file, no permission: the system's own words
         try:
             with np.load(file, allow_pickle=False) as archive:
                 arrays: dict[str, Array] = {name: archive[name] for name in archive.files}
             header = json.loads(str(arrays.pop("header")))
             _check_header(header, estimator, path)
-            return _settings(header, arrays), _fitted(header, arrays)
+            state = _waiting(header, arrays) if "waiting" in header else _fitted(header, arrays)
+            return _settings(header, arrays), state
         except _Refused:
             raise
         except Exception as error:  # whatever a damaged archive may raise
@@ -95,13 +111,24 @@ def _settings(header: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Any
     return settings | {name: arrays[name] for name in STARTS if name in arrays}
 
 
+def _names(header: dict[str, Any]) -> Array | None:
+    names = header["feature_names"]
+    return None if names is None else np.array(names, dtype=object)
+
+
+def _waiting(header: dict[str, Any], arrays: dict[str, Array]) -> Waiting:
+    x, weight = arrays["waiting_x"], arrays["waiting_weight"]
+    if x.ndim != 2 or weight.shape != (len(x),):
+        raise ValueError("The arrays disagree in shape.")
+    return Waiting(x, weight, _names(header), **header["waiting"])
+
+
 def _fitted(header: dict[str, Any], arrays: dict[str, Array]) -> Fitted:
     structure, (k, d) = STRUCTURES[header["covariance_type"]], arrays["means"].shape
     covariance = structure(arrays["covariances"], arrays["precisions_cholesky"])
     shapes = {covariance.values.shape, covariance.factor.shape, structure.shape(k, d)}
     if arrays["weights"].shape != (k,) or len(shapes) > 1:
         raise ValueError("The arrays disagree in shape.")
-    names = header["feature_names"]
     return Fitted(
         Mixture(arrays["weights"], arrays["means"], covariance),
         header["n_iter"],
@@ -109,7 +136,7 @@ def _fitted(header: dict[str, Any], arrays: dict[str, Array]) -> Fitted:
         header["lower_bound"],
         tuple(arrays["lower_bounds"].tolist()),
         header["n_passes"],
-        None if names is None else np.array(names, dtype=object),
+        _names(header),
         *_online(header, arrays, structure),
     )
 

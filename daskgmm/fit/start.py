@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.compute.engine import engine_for
 from daskgmm.compute.rows import Block, as_rows
+from daskgmm.errors import DataError
 from daskgmm.fit.blas import one_thread
 from daskgmm.fit.checks import all_finite, check_finite
 from daskgmm.fit.em import em
@@ -19,6 +21,7 @@ from daskgmm.fit.seeding import SAMPLE_ITER, TRIAL_ITER, TRIALS, Start, seed
 from daskgmm.fit.stepwise import Stepwise, steady
 from daskgmm.fit.survey import RowSample, Survey, Surveyor, Threshold
 from daskgmm.model.covariance import Covariance
+from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 
 SAMPLE_TOL = 1e-5  # of EM on the sample, which costs little
@@ -64,9 +67,28 @@ def begin(
     runs: list[Run] = [SteadyRun(m, SAMPLE_TOL, TRIAL_ITER, reg_covar) for m in mixtures]
     runs, _ = em(engine, rows, runs, Silent())
     (run,), _ = em(engine, rows, [replace(best(runs), converged=False, max_iter=SAMPLE_ITER)], Silent())
+    _warn_of_equal(run.mixture)
     found = run.mixture.expectation(x, weight)
     even = len(x) if weight is None else weight.sum() ** 2 / (weight**2).sum()
     return Stepwise.begin(run.mixture, found, float(even), reg_covar)
+
+
+def check_size(x: Array) -> None:
+    """Refuse rows whose squares float64 cannot hold: kept, they would fail every batch after them."""
+    with np.errstate(over="ignore"):
+        if not np.isfinite((x**2).sum()):
+            raise DataError("Input X contains infinity or a value too large for dtype('float64'). Scale the data.")
+
+
+def _warn_of_equal(mixture: Mixture) -> None:
+    """Components that start alike stay alike."""
+    distinct = len(np.unique(mixture.means, axis=0))
+    if distinct < mixture.n_components:
+        warnings.warn(
+            f"The rows that the model starts from have room for {distinct} of {mixture.n_components} components: "
+            "the others start as copies, and may stay so. A larger init_size, or rows in another order, helps.",
+            stacklevel=6,
+        )
 
 
 def survey_of(x: Array, weight: Array | None, structure: type[Covariance], k: int) -> Survey:

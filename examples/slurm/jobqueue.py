@@ -29,7 +29,7 @@ def main() -> None:
     cluster = SLURMCluster(
         cores=given.cores, processes=1, memory=given.memory, walltime=given.walltime, job_name="daskgmm-worker"
     )
-    with cluster, cluster.get_client():
+    with cluster, cluster.get_client():  # type: ignore[no-untyped-call]
         # Jobs that are lost are submitted again. No worker for daskgmm.timeouts.no-workers is an error:
         # where the queue is long, set DASK_DASKGMM__TIMEOUTS__NO_WORKERS to as long as you will wait.
         cluster.adapt(minimum_jobs=given.jobs, maximum_jobs=given.jobs)

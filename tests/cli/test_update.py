@@ -161,9 +161,9 @@ def test_what_cannot_be_updated(
     for words, message in (
         ((model, data), "only models of fit --online learn on"),
         ((online, wide), "X has 4 features, but MiniBatchGaussianMixture is expecting 3"),
-        ((online, short), "has 100 rows, and 650 are asked for or learnt already"),
-        ((online, data, "--rows", "650:900"), "has 650 rows, and 900 are asked for"),
-        ((online, data, "--rows", "700:"), "has 650 rows, and 700 are asked for"),
+        ((online, short), "has 100 rows, and the model has learnt 650 already"),
+        ((online, data, "--rows", "650:900"), "has 650 rows, and row 900 is asked for"),
+        ((online, data, "--rows", "700:"), "has 650 rows, and row 700 is asked for"),
         ((online, bad), "NaN: block"),
         ((online, "nowhere.zarr"), "nowhere.zarr"),
     ):

@@ -428,10 +428,42 @@ def _written(place: Path, content: bytes) -> Path:
     return place
 
 
-def test_saving_needs_a_model(tmp_path: Path) -> None:
+def test_saving_needs_rows(tmp_path: Path) -> None:
     with pytest.raises(NotFittedError):
-        model().partial_fit(X[:20]).save(tmp_path / "m.npz")
+        model().save(tmp_path / "m.npz")
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_wait_for_the_start_are_saved(tmp_path: Path) -> None:
+    whole, weight = model().partial_fit(X[:20], sample_weight=(w := 1.0 + np.arange(20) % 2)), np.ones(500)
+    whole.save(tmp_path / "m.npz")
+    loaded = MiniBatchGaussianMixture.load(tmp_path / "m.npz")
+    assert (loaded.n_samples_seen_, loaded.n_batches_seen_) == (20, 1)
+    with pytest.raises(NotFittedError, match=r"20 of the first 150 rows have come"):
+        loaded.predict(X[:2])
+    assert w.sum() == 30
+    for found in (whole, loaded):
+        found.partial_fit(X[20:520], sample_weight=weight)
+    for name in FITTED:
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_too_large_is_not_kept_for_the_start(kind: str) -> None:
+    found = model(covariance_type=kind).partial_fit(X[:20])
+    with pytest.raises(DataError, match="value too large"):
+        found.partial_fit(X[20:40] * 1e200)
+    found.partial_fit(X[20:200])
+    expected = model(covariance_type=kind).partial_fit(X[:20]).partial_fit(X[20:200])
+    np.testing.assert_array_equal(found.means_, expected.means_)
+
+
+def test_components_that_start_alike_are_told() -> None:
+    with pytest.warns(UserWarning, match="room for 1 of 3 components"):
+        model().partial_fit(np.zeros((150, D)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model().partial_fit(X[:150])
 
 
 @pytest.mark.parametrize("kind", KINDS)
