@@ -129,7 +129,7 @@ class Engine:
     def reduce(
         self,
         rows: Blocks,
-        function: Callable[[Block], M],
+        function: Callable[[Any], M],
         report: Callable[[int, int], None] | None = None,
         span: int | None = None,
     ) -> M:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -85,13 +85,10 @@ class Hand:
 
 
 @dataclass(frozen=True, eq=False)
-class MiniBatch:
-    """Blocks of one mini-batch: a share of every hand."""
+class Hands:
+    """Hands as blocks, each as a whole."""
 
     hands: Mapping[str, Any]
-    first: int
-    last: int
-    total: int
 
     @property
     def n_blocks(self) -> int:
@@ -104,11 +101,25 @@ class MiniBatch:
         return {key: hand for key, hand in self.hands.items() if not isinstance(hand, Hand)}
 
     def task(self, index: int) -> tuple[Any, ...]:
-        """Dask task that evaluates to the share of one hand."""
+        """Dask task that evaluates to what is wanted of one hand."""
         key, hand = list(self.hands.items())[index]
-        cut = partial(Hand.cut, first=self.first, last=self.last, total=self.total, index=index)
         # A hand that is here goes along with its task: a key of its own would cost as much as a task.
-        return (cut, key) if key in self.graph else (partial(cut, hand),)
+        return (self._of(index), key) if key in self.graph else (partial(self._of(index), hand),)
+
+    def _of(self, index: int) -> Callable[[Hand], Any]:
+        return _whole
+
+
+@dataclass(frozen=True, eq=False)
+class MiniBatch(Hands):
+    """Blocks of one mini-batch: a share of every hand."""
+
+    first: int
+    last: int
+    total: int
+
+    def _of(self, index: int) -> Callable[[Hand], Block]:
+        return partial(Hand.cut, first=self.first, last=self.last, total=self.total, index=index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +145,7 @@ class Window:
             for i, part in enumerate(parts)
         }
         hands = engine.hold(rows, tasks)
-        return cls(hands, engine.reduce(MiniBatch(hands, 0, 1, 1), _count))
+        return cls(hands, engine.reduce(Hands(hands), _count))
 
     def batch(self, first: int, last: int) -> MiniBatch:
         """The rows ``first`` to ``last`` of the window, in the order in which they were dealt."""
@@ -216,5 +227,9 @@ def _shuffled(n: int, random: np.random.Generator) -> Array:
     return order[order < n]
 
 
-def _count(block: Block) -> int:
-    return len(block.x)
+def _whole(hand: Hand) -> Hand:
+    return hand
+
+
+def _count(hand: Hand) -> int:
+    return sum(len(block.order) for block in hand.blocks)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_feature_names
 
 from daskgmm._typing import Array
 from daskgmm.compute.engine import Engine, engine_for
-from daskgmm.compute.rows import Rows, feature_names
+from daskgmm.compute.rows import Rows, as_rows, feature_names
 from daskgmm.compute.window import Selection, finer
 from daskgmm.errors import DataError
 from daskgmm.estimators.base import Fitted
@@ -24,7 +24,7 @@ from daskgmm.estimators.fitting import INIT_PARAMS, Fitting
 from daskgmm.estimators.parameters import check_mixture, read_start
 from daskgmm.fit.checkpoint import Keeper
 from daskgmm.fit.learning import Learner, Learning
-from daskgmm.fit.online import step
+from daskgmm.fit.online import BEGINNING, step
 from daskgmm.fit.progress import Progress
 from daskgmm.fit.seeding import sample_size
 from daskgmm.fit.start import Head, HeadOf, Waiting, check_size, survey_of
@@ -99,7 +99,8 @@ class MiniBatchGaussianMixture(Fitting):
     n_batches_seen_ : int
         Batches learnt from: calls of `partial_fit`, and mini-batches of `fit`.
     effective_sample_size_ : float
-        1 / Σ a², with a the weight of each row in the statistics of total weight 1.
+        1 / Σ a², with a the weight of each row in the statistics of total weight 1; of each visit, where rows are
+        visited more than once.
     converged_ : bool
         Whether `fit` stopped before ``max_iter`` passes.
     n_iter_ : int
@@ -117,14 +118,16 @@ class MiniBatchGaussianMixture(Fitting):
     Notes
     -----
     **Step sizes** count rows, so that ten batches of 10 rows and one of 100 move the statistics alike; a row of
-    weight 2 counts as two. With t = (rows before) / ``batch_size``, b rows get γ = 1 − (1 − (t +
-    ``learning_offset``)^−κ)^(b / ``batch_size``), or γ = 1 − 2^(−b / ``half_life``), and never less than in a
-    plain average over the effective rows before.
+    twice the weight that the first rows have on average counts as two (of twice the weight 1, where the start was
+    given). With t = (rows before) / ``batch_size``, b rows
+    get γ = 1 − (1 − (t + ``learning_offset``)^−κ)^(b / ``batch_size``), or γ = 1 − 2^(−b / ``half_life``), and
+    never less than in a plain average over the effective rows before.
 
     *Bias.* The start, and whatever was learnt with poor parameters, fades from the statistics as Π(1 − γ): as
-    exp(−t^(1−κ) / (1 − κ)), and with a half-life as 2^(−rows / ``half_life``); more slowly where components
-    overlap, as EM itself does. A jump of a mean by δ leaves, h half-lives later, a difference of δ·2^−h, and a
-    covariance that is too large by δδᵀ·2^−h·(1 − 2^−h).
+    exp(−t^(1−κ) / (1 − κ)), for κ = 1 as 1 / t, and with a half-life as 2^(−rows / ``half_life``); from the
+    average of falling steps (below) as 1 / t²; more slowly where components overlap, as EM itself does. A jump of
+    a mean by δ leaves, h half-lives later, a difference of δ·2^−h, and a covariance that is too large by
+    δδᵀ·2^−h·(1 − 2^−h).
 
     *Noise.* Statistics of steps γ over batches of b rows are as uncertain as those of b·(2 − γ)/γ rows: with p
     free parameters, the mean log-likelihood of new rows lies p·γ / (2·b·(2 − γ)) below its best. With a half-
@@ -133,12 +136,12 @@ class MiniBatchGaussianMixture(Fitting):
     last half has 75 % of it and the first tenth 1 % (Polyak & Juditsky 1992; Lacoste-Julien, Schmidt & Bach
     2012): where components are apart, the gap falls to 4/3 of p / (2n), that of maximum likelihood on n rows.
 
-    **What keeps it sound.** Each component's covariance is that of its rows and d + 1 more, spread as all rows
-    are about their own means: a prior that vanishes as the effective rows grow (Fraley & Raftery 2007). A
-    component of less than one effective row, and of less than a tenth of an equal share, is dead: it takes half
-    of the heaviest component, their means part by one standard deviation along the feature that varies most
-    there, and a warning names it. A batch of zero weight changes nothing. A batch that is refused leaves the
-    model exactly as it was.
+    **What keeps it sound.** Each component's covariance is that of its rows and d + 1 more, spread as all rows are
+    about their own means, or where the start was given, as it has it: a prior that vanishes as the effective rows
+    grow (Fraley & Raftery 2007). A component of less than one effective row, and of less than a tenth of an equal
+    share, is dead: it takes half of the heaviest component, their means part by one standard deviation along the
+    feature that varies most there, and a warning names it. A batch of zero weight moves nothing but counters. A
+    batch that is refused leaves the model exactly as it was.
 
     **Order.** `fit` visits blocks in a random order that is even over the data, several at a time, and draws each
     mini-batch from all of those, so rows may be stored sorted. `partial_fit` learns in the order it is given.
@@ -241,15 +244,20 @@ class MiniBatchGaussianMixture(Fitting):
         return run
 
     @property
+    def _unseeded(self) -> Waiting | None:
+        """The rows that wait for the start, if the model has none yet: an interrupt may leave both."""
+        return None if "_fitted" in vars(self) else self._waiting
+
+    @property
     def n_samples_seen_(self) -> int:
         """Rows of positive weight learnt from, once for each pass; those waiting for the start included."""
-        waiting = self._waiting
+        waiting = self._unseeded
         return len(waiting.x) if waiting is not None else self._run("n_samples_seen_").n_rows
 
     @property
     def n_batches_seen_(self) -> int:
         """Batches learnt from, or waiting for the start."""
-        waiting = self._waiting
+        waiting = self._unseeded
         return waiting.n_batches if waiting is not None else self._run("n_batches_seen_").n_batches
 
     @property
@@ -260,13 +268,13 @@ class MiniBatchGaussianMixture(Fitting):
     @property
     def n_features_in_(self) -> int:
         """Number of features, known from the first batch on."""
-        waiting = self._waiting
+        waiting = self._unseeded
         return super().n_features_in_ if waiting is None else int(waiting.x.shape[1])
 
     @property
     def feature_names_in_(self) -> Array:
         """Column names, from the first batch on; only there for data frames whose names are all strings."""
-        waiting = self._waiting
+        waiting = self._unseeded
         if waiting is None or waiting.feature_names is None:
             return super().feature_names_in_
         return waiting.feature_names
@@ -274,18 +282,18 @@ class MiniBatchGaussianMixture(Fitting):
     @property
     def _rows_of_start(self) -> int:
         """How many first rows of a stream seed the model."""
-        return max(self.n_components, self.init_size or ROWS_PER_COMPONENT * self.n_components)
+        return int(max(self.n_components, self.init_size or ROWS_PER_COMPONENT * self.n_components))
 
     def _check_fitted(self) -> None:
-        if self._waiting is not None:
+        if (waiting := self._unseeded) is not None:
             raise NotFittedError(
-                f"{len(self._waiting.x)} of the first {self._rows_of_start} rows have come, which seed the model "
+                f"{len(waiting.x)} of the first {self._rows_of_start} rows have come, which seed the model "
                 "(init_size): give partial_fit more."
             )
         super()._check_fitted()
 
     def _state(self) -> Fitted | Waiting:
-        return self._waiting or super()._state()
+        return self._unseeded or super()._state()
 
     def _go_on(self, state: Fitted | Waiting) -> None:
         if isinstance(state, Waiting):
@@ -417,11 +425,15 @@ class MiniBatchGaussianMixture(Fitting):
     def _wait(self, engine: Engine, rows: Rows, names: Array | None) -> Fitted | Waiting:
         """Keep rows of a stream; seed the model once there are enough, and learn from the rest of the batch."""
         learner, k = self._learner(rows.n_features), self.n_components
-        if (run := learner.given(ROWS_PER_COMPONENT * k)) is not None:
-            return _streamed(step(engine, rows, run, learner.rule, rows), names, rows.n_rows or 0)
-        size = self._rows_of_start
         waiting = self._waiting or Waiting(np.empty((0, rows.n_features)), np.empty(0), names)
-        head: Head = engine.reduce(rows, HeadOf(size - len(waiting.x)))
+        if (run := learner.given(ROWS_PER_COMPONENT * k)) is not None:
+            if len(waiting.x):  # the start was given since they came
+                first = as_rows(waiting.x, waiting.weight)
+                run = step(engine_for(first), first, run, learner.rule, first)
+            seen = waiting.next_row + (rows.n_rows or 0)
+            return _streamed(step(engine, rows, run, learner.rule, rows), waiting.feature_names, seen)
+        size = self._rows_of_start
+        head: Head = engine.reduce(rows, HeadOf(max(0, size - len(waiting.x))))
         check_size(head.x)
         waiting = waiting.with_batch(head.x, head.weight, rows.n_rows or 0)
         if len(waiting.x) < size:
@@ -429,8 +441,8 @@ class MiniBatchGaussianMixture(Fitting):
         weight = None if (waiting.weight == 1).all() else waiting.weight
         survey = survey_of(waiting.x, weight, learner.structure, k)
         run = learner.begin(survey, check_random_state(self.random_state))
-        run = replace(run, n_rows=size, n_batches=waiting.n_batches - 1)
-        last: tuple[int, int] = tuple(head.places[-1].tolist())
+        run = replace(run, n_rows=len(waiting.x), n_batches=waiting.n_batches - 1)
+        last: tuple[int, int] = tuple(head.places[-1].tolist()) if len(head.places) else BEGINNING
         run = step(engine, rows, run, learner.rule, rows, last)
         return _streamed(run, waiting.feature_names, waiting.next_row)
 

@@ -143,9 +143,9 @@ def _fitted(header: dict[str, Any], arrays: dict[str, Array]) -> Fitted:
 
 def _counts(run: Stepwise) -> dict[str, Any]:
     """All numbers of an online run."""
-    names = ("clock", "reg_covar", "n_rows", "n_batches", "bound")
+    names = ("clock", "reg_covar", "n_rows", "n_batches", "bound", "unit")
     spread = [run.spread.now, run.spread.mixed, run.spread.average]
-    return {name: getattr(run, name) for name in names} | {"spread": spread}
+    return {name: _plain(getattr(run, name)) for name in names} | {"spread": spread}
 
 
 def _online_arrays(run: Stepwise) -> dict[str, Array]:
@@ -157,6 +157,8 @@ def _online_arrays(run: Stepwise) -> dict[str, Array]:
         "online_covariances": mixture.covariance.values,
         "online_precisions_cholesky": mixture.covariance.factor,
     }
+    if run.anchor is not None:
+        arrays |= {"anchor_covariances": run.anchor.values, "anchor_precisions_cholesky": run.anchor.factor}
     for title, s in (("statistics", run.statistics), ("average", run.average)):
         arrays |= {f"{title}_{name}": getattr(s, name) for name in SUMS}
         arrays[f"{title}_totals"] = np.array([s.log_likelihood, s.total_weight])
@@ -183,14 +185,18 @@ def _online(
         both.append(Statistics(structure, reference, weight, shift, scatter, totals[0], totals[1], 0))
     k, d = arrays["means"].shape
     covariance = mixture.covariance
+    anchor = None
+    if "anchor_covariances" in arrays:
+        anchor = structure(arrays["anchor_covariances"], arrays["anchor_precisions_cholesky"])
     found = [
         {mixture.weights.shape, *(s.weight.shape for s in both)},
         {mixture.means.shape, *(s.reference.shape for s in both), *(s.shift.shape for s in both)},
-        {covariance.values.shape, covariance.factor.shape, *(s.scatter.shape for s in both)},
+        {*(part.shape for c in (covariance, anchor or covariance) for part in (c.values, c.factor))}
+        | {s.scatter.shape for s in both},
     ]
     if found != [{(k,)}, {(k, d)}, {structure.shape(k, d)}]:
         raise ValueError("The arrays disagree in shape.")
-    return Stepwise(mixture, both[0], both[1], spread, **counts), next_row
+    return Stepwise(mixture, both[0], both[1], spread, anchor=anchor, **counts), next_row
 
 
 def _is_plain(value: Any) -> bool:

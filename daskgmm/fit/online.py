@@ -13,6 +13,7 @@ from daskgmm.compute.rows import Block, Rows
 from daskgmm.compute.window import Selection, Window, windows
 from daskgmm.errors import DataError
 from daskgmm.fit.em import Expectations
+from daskgmm.fit.start import BAD_SCALE
 from daskgmm.fit.stepwise import StepRule, Stepwise
 from daskgmm.model.mixture import Mixture
 
@@ -35,7 +36,8 @@ class Expectation:
         first = 0 if block.index > number else len(block.x) if block.index < number else row + 1
         weight = None if block.weight is None else block.weight[first:]
         found = self.mixture.expectation(block.x[first:], weight)
-        squares = float(len(block.x) - first) if weight is None else float((weight**2).sum())
+        with np.errstate(over="ignore", under="ignore"):  # `step` refuses such weights
+            squares = float(len(block.x) - first) if weight is None else float((weight**2).sum())
         return Bundle((found, squares))
 
 
@@ -63,6 +65,8 @@ def step(
     found, squares = engine.reduce(batch, Expectation(run.mixture, after), span=span)
     if not np.isfinite(found.log_likelihood + squares):
         engine.reduce(rows, Expectations((run.mixture,)))  # names the block
+    if found.total_weight > 0 and not 0 < squares < np.inf:
+        raise DataError(BAD_SCALE)
     learnt = run.advance(found, squares, rule)
     if not learnt.finite:
         raise DataError("Input X contains infinity or a value too large for dtype('float64'). Scale the data.")

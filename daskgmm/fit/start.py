@@ -25,6 +25,7 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 
 SAMPLE_TOL = 1e-5  # of EM on the sample, which costs little
+BAD_SCALE = "Sample weights are too small or too large for float64 to hold their squares. Scale them."
 EVERY = 10  # one row of so many in the sample is held out
 
 
@@ -69,8 +70,12 @@ def begin(
     (run,), _ = em(engine, rows, [replace(best(runs), converged=False, max_iter=SAMPLE_ITER)], Silent())
     _warn_of_equal(run.mixture)
     found = run.mixture.expectation(x, weight)
-    even = len(x) if weight is None else weight.sum() ** 2 / (weight**2).sum()
-    return Stepwise.begin(run.mixture, found, float(even), reg_covar)
+    with np.errstate(all="ignore"):
+        even = float(len(x) if weight is None else weight.sum() ** 2 / (weight**2).sum())
+    if not 0 < even < np.inf:
+        raise DataError(BAD_SCALE)
+    unit = survey.overall.total_weight / survey.overall.n_rows
+    return Stepwise.begin(run.mixture, found, even, reg_covar, unit)
 
 
 def check_size(x: Array) -> None:

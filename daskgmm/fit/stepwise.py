@@ -11,6 +11,7 @@ import numpy as np
 
 from daskgmm.errors import CollapseError
 from daskgmm.fit.blas import one_thread
+from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 
@@ -89,6 +90,11 @@ class Stepwise:
         sample.
     reseeded : tuple of int
         Components that the last step placed anew.
+    unit : float
+        Mean weight of the rows of the start: what rows are counted in, so that the scale of weights does not
+        matter. 1 where the start was given.
+    anchor : Covariance or None
+        What the prior has for covariances, where the start was given; else those of all rows.
     """
 
     mixture: Mixture
@@ -101,18 +107,22 @@ class Stepwise:
     n_batches: int = 0
     bound: float = -inf
     reseeded: tuple[int, ...] = ()
+    unit: float = 1.0
+    anchor: Covariance | None = None
 
     @classmethod
-    def begin(cls, mixture: Mixture, statistics: Statistics, rows: float, reg_covar: float) -> Self:
-        """Start from statistics that count as ``rows`` rows."""
+    def begin(cls, mixture: Mixture, statistics: Statistics, rows: float, reg_covar: float, unit: float) -> Self:
+        """Start from statistics that count as ``rows`` rows, each of which weighs ``unit``."""
         s = replace(statistics.scaled(1 / statistics.total_weight), n_rows=0)
         mixture = steady(mixture, s, rows, reg_covar)
-        return cls(mixture, s, s, Spread(1 / rows, 1 / rows, 1 / rows), rows, reg_covar, bound=s.log_likelihood)
+        spread = Spread(1 / rows, 1 / rows, 1 / rows)
+        return cls(mixture, s, s, spread, rows, reg_covar, bound=s.log_likelihood, unit=unit)
 
     @classmethod
     def implied(cls, mixture: Mixture, rows: float, reg_covar: float) -> Self:
-        """Start from the statistics that rows of this mixture would have."""
-        return replace(cls.begin(mixture, _implied(mixture), rows, reg_covar), bound=-inf)
+        """Start from the statistics that rows of this mixture would have; it is a fixed point of their M-step."""
+        s, spread = _implied(mixture), Spread(1 / rows, 1 / rows, 1 / rows)
+        return cls(mixture, s, s, spread, rows, reg_covar, anchor=mixture.covariance)
 
     @cached_property
     def published(self) -> Mixture:
@@ -120,11 +130,11 @@ class Stepwise:
         if _equal(self.average, self.statistics):
             return self.mixture
         with one_thread():
-            return steady(self.mixture, self.average, self.effective_rows, self.reg_covar)
+            return steady(self.mixture, self.average, self.effective_rows, self.reg_covar, self.anchor)
 
     @property
     def effective_rows(self) -> float:
-        """Effective number of rows in the statistics that are published, 1 / Σ a_i²."""
+        """Effective rows in the statistics that are published, 1 / Σ a_i²; a second visit counts again."""
         return 1 / self.spread.average
 
     @property
@@ -145,14 +155,14 @@ class Stepwise:
             Sum of their squared weights.
         rule : StepRule
         """
-        rows = batch.total_weight
-        if not rows > 0:
+        weight = batch.total_weight
+        if not weight > 0:
             return replace(self, n_batches=self.n_batches + 1, reseeded=())
-        even = squares / rows**2
+        rows, even = weight / self.unit, squares / weight / weight
         # The start counts as rows, too: none of them may weigh more than a row now.
         gamma = max(rule.step(self.clock, rows), rows / (rows + 1 / self.spread.now))
         share = rule.share(self.clock, rows)
-        s = blend(self.statistics, batch.scaled(1 / rows), gamma, self.mixture)
+        s = blend(self.statistics, batch.scaled(1 / weight), gamma, self.mixture)
         after = replace(
             self,
             statistics=s,
@@ -160,11 +170,11 @@ class Stepwise:
             clock=self.clock + rows,
             n_rows=self.n_rows + batch.n_rows,
             n_batches=self.n_batches + 1,
-            bound=batch.log_likelihood / rows,
+            bound=batch.log_likelihood / weight,
             reseeded=(),
         )
         with one_thread():
-            mixture = steady(self.mixture, s, 1 / after.spread.now, self.reg_covar)
+            mixture = steady(self.mixture, s, 1 / after.spread.now, self.reg_covar, self.anchor)
         if dead := after._dead():
             return after._reseeded(mixture, dead)
         average = s if share == 1 else blend(self.average, s, share, self.mixture)
@@ -184,7 +194,13 @@ class Stepwise:
         s = replace(_implied(mixture), log_likelihood=self.statistics.log_likelihood)
         now = self.spread.now
         return replace(
-            self, mixture=mixture, statistics=s, average=s, spread=Spread(now, now, now), reseeded=tuple(dead)
+            self,
+            mixture=mixture,
+            statistics=s,
+            average=s,
+            spread=Spread(now, now, now),
+            reseeded=tuple(dead),
+            anchor=None,
         )
 
 
@@ -200,22 +216,29 @@ def _equal(a: Statistics, b: Statistics) -> bool:
     return a is b or all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
-def steady(mixture: Mixture, s: Statistics, rows: float, reg_covar: float) -> Mixture:
+def steady(
+    mixture: Mixture, s: Statistics, rows: float, reg_covar: float, anchor: Covariance | None = None
+) -> Mixture:
     """M-step from statistics of ``rows`` effective rows that no batch can break.
 
-    To each component d + 1 rows are added that lie about its own mean as all rows lie about theirs: the mode
-    under an inverse Wishart prior (Fraley & Raftery 2007). They keep a component of few rows from collapsing,
-    and vanish as ``rows`` grows. Weights and means stay those of the rows. Where even the covariance of all rows
-    about their means is singular, which ``reg_covar`` > 0 prevents, covariances stay as they were.
+    To each component d + 1 rows are added that lie about its own mean as all rows lie about theirs, or as those of
+    ``anchor`` do: the mode under an inverse Wishart prior (Fraley & Raftery 2007). They keep a component of few
+    rows from collapsing, and vanish as ``rows`` grows. Weights and means stay those of the rows. Where even the
+    covariance of all rows about their means is singular, which ``reg_covar`` > 0 prevents, covariances stay as
+    they were.
     """
     total = s.weight.sum()
     extra = (mixture.n_features + 1) * total / rows
     centred = s.about(s.means)
+    if anchor is None:
+        scatter = s.structure.shrunk(centred.scatter, s.weight, extra)
+    else:
+        scatter = centred.scatter + anchor.scatter(np.full(mixture.n_components, extra))
     filled = replace(
         centred,
         weight=s.weight + extra,
         shift=np.zeros_like(s.shift),
-        scatter=s.structure.shrunk(centred.scatter, s.weight, extra),
+        scatter=scatter,
     )
     try:
         found = mixture.maximise(filled, reg_covar)

@@ -458,6 +458,77 @@ def test_a_value_too_large_is_not_kept_for_the_start(kind: str) -> None:
     np.testing.assert_array_equal(found.means_, expected.means_)
 
 
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+@pytest.mark.parametrize("half_life", [None, 2000.0])
+def test_the_scale_of_weights_does_not_matter(scale: float, half_life: float | None) -> None:
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(X))
+
+    def both(w: Any) -> tuple[Any, Any]:
+        stream = model(half_life=half_life)
+        for first in range(0, 3000, 100):
+            stream.partial_fit(X[first : first + 100], sample_weight=w[first : first + 100])
+        return model(half_life=half_life).fit(X, sample_weight=w), stream
+
+    for found, expected in zip(both(scale * weight), both(weight), strict=True):
+        np.testing.assert_allclose(found.means_, expected.means_, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(found.covariances_, expected.covariances_, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(found.effective_sample_size_, expected.effective_sample_size_, rtol=1e-9)
+        assert found.n_batches_seen_ == expected.n_batches_seen_
+
+
+@pytest.mark.parametrize("w", [1e-170, 1e160])
+def test_weights_that_have_no_squares_are_refused(w: float) -> None:
+    started = model().partial_fit(X[:500])
+    before = pickle.dumps(started)
+    with pytest.raises(DataError, match="Scale them"):
+        started.partial_fit(X[:10], sample_weight=np.full(10, w))
+    assert pickle.dumps(started) == before
+    with pytest.raises(DataError, match="Scale them"):
+        model().fit(X, sample_weight=np.full(len(X), w))
+    with pytest.raises(DataError, match="Scale them"):
+        model().partial_fit(X[:500], sample_weight=np.full(500, w))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_is_taken_over_is_not_disturbed(kind: str) -> None:
+    random, d = np.random.default_rng(0), 32
+    scales = {"tied": np.array([1.0, 1, 1])}.get(kind, np.array([0.05, 1, 20]))
+    each = np.eye(d)[None] * scales[:, None, None]
+    covariances = {"full": each, "tied": np.eye(d), "diag": each.diagonal(axis1=1, axis2=2), "spherical": scales}[
+        kind
+    ]
+    means = random.normal(size=(3, d)) * 30
+    taken = MiniBatchGaussianMixture.from_parameters(np.full(3, 1 / 3), means, covariances, kind)
+    before = {name: getattr(taken, name) for name in ("weights_", "means_", "covariances_")}
+    label = random.integers(3, size=5000)
+    x = means[label] + np.sqrt(scales)[label, None] * random.normal(size=(5000, d))
+    best = taken.score(x)
+    taken.partial_fit(x[:10], sample_weight=np.zeros(10))
+    for name, value in before.items():
+        np.testing.assert_array_equal(getattr(taken, name), value)
+    taken.partial_fit(x[:1])
+    assert taken.score(x) > best - 0.5  # one row among 150, in 32 dimensions
+    for first in range(1, 4000, 100):
+        taken.partial_fit(x[first : first + 100])
+    parameters = {"full": 3 * d * (d + 1) / 2, "tied": d * (d + 1) / 2, "diag": 3 * d, "spherical": 3}[
+        kind
+    ] + 3 * d
+    assert taken.score(x[4000:]) > best - 3 * parameters / (2 * 4000) - 0.1
+
+
+def test_a_smaller_start_while_rows_wait() -> None:
+    found = model().partial_fit(X[:100]).set_params(init_size=60).partial_fit(X[100:120])
+    assert found.n_samples_seen_ == 120
+    given = {"weights_init": WEIGHTS, "means_init": MEANS, "precisions_init": np.tile(np.eye(D), (K, 1, 1))}
+    assert model().partial_fit(X[:100]).set_params(**given).partial_fit(X[100:120]).n_samples_seen_ == 120
+
+
+def test_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
+    found = MiniBatchGaussianMixture(np.int64(K), init_size=np.int64(40), random_state=0).partial_fit(X[:500])
+    found.save(tmp_path / "m.npz")
+    assert MiniBatchGaussianMixture.load(tmp_path / "m.npz").n_samples_seen_ == 500
+
+
 def test_components_that_start_alike_are_told() -> None:
     with pytest.warns(UserWarning, match="room for 1 of 3 components"):
         model().partial_fit(np.zeros((150, D)))
