@@ -241,7 +241,9 @@ class GaussianMixture(Fitting):
         engine = engine_for(rows)
         with self._keeping(engine, rows, names) as keeper:
             state = keeper.state or keeper.keep(self._begun(rows))
-            with kept(engine, rows, wanted=not state.done) as held:
+            # What one more pass reads need not stay: new memory costs as much as to read again.
+            again = not state.runs or any(not run.done and run.max_iter - run.n_iter > 1 for run in state.runs)
+            with kept(engine, rows, wanted=again) as held:
                 if not state.runs:
                     state = self._started(held, engine, start, state, keeper, progress)
                 state = self._advanced(held, engine, state, keeper, progress)
