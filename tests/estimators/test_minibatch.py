@@ -573,3 +573,69 @@ def test_warm_start_goes_on_and_cold_starts_anew() -> None:
 def test_fit_forgets_rows_that_wait() -> None:
     found = model().partial_fit(X[:20]).fit(X)
     assert_same_bits(found, model().fit(X))
+
+
+# What a change of a line would otherwise leave unseen
+
+
+def test_a_second_pass_that_gains_is_followed_by_a_third() -> None:
+    random = np.random.default_rng(0)
+    close = 0.3 * MEANS[random.choice(K, 30_000, p=WEIGHTS)] + random.normal(size=(30_000, D))
+    passes = [
+        model(max_iter=6, tol=1e-9, init_size=1000, random_state=seed).fit(close).n_iter_ for seed in range(4)
+    ]
+    assert max(passes) >= 3
+    assert min(passes) < 6
+
+
+def test_the_bound_is_of_the_last_batch_before_it_was_learnt() -> None:
+    found = model().fit(X)
+    assert found.lower_bounds_
+    expected = found._run("means_").mixture.score_samples(X[:200]).mean()
+    found.partial_fit(X[:200])
+    np.testing.assert_allclose(found.lower_bound_, expected, rtol=1e-12)
+    assert not found.converged_
+
+
+def test_weights_of_the_first_rows_count_in_the_start() -> None:
+    x = X[:300]
+    weight = np.where(x[:, 0] > 3, 9.0, 1.0)
+    found = model(init_size=300).partial_fit(x, sample_weight=weight)
+    share = weight[x[:, 0] > 3].sum() / weight.sum()
+    heavy = found.weights_[np.argmax(found.means_[:, 0])]
+    np.testing.assert_allclose(heavy, share, atol=0.05)
+
+
+def test_reg_covar_may_change_between_batches() -> None:
+    found = model(half_life=500.0).partial_fit(X[:500])
+    before = found.covariances_.copy()
+    found.set_params(reg_covar=5.0)
+    for first in range(500, 5500, 500):
+        found.partial_fit(X[first : first + 500])
+    gain = np.linalg.eigvalsh(found.covariances_).min() - np.linalg.eigvalsh(before).min()
+    assert gain > 3
+
+
+@pytest.mark.parametrize("half_life", [None, 400.0])
+def test_a_death_begins_the_average_anew(half_life: float | None) -> None:
+    far = np.concatenate([MEANS[:2], [[500.0, 500.0]]])
+    given = {
+        "weights_init": np.full(K, 1 / 3),
+        "means_init": far,
+        "precisions_init": np.tile(np.eye(D), (K, 1, 1)),
+    }
+    found = model(half_life=half_life, init_size=100, **given)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for first in range(0, 20_000, 500):
+            found.partial_fit(X[first : first + 500])
+    assert any("less than one effective row" in str(w.message) for w in told)
+    # What the dead one was is nowhere in what is published.
+    assert np.abs(found.means_).max() < 20
+    assert found.score(HELD) > TRUTH.score_samples(HELD).mean() - 0.5
+
+
+def test_a_start_that_is_given_counts_as_the_rows_asked_for() -> None:
+    given = {"weights_init": WEIGHTS, "means_init": MEANS + 1, "precisions_init": np.tile(np.eye(D), (K, 1, 1))}
+    few, many = (model(init_size=size, **given).partial_fit(X[:100]) for size in (30, 30_000))
+    assert np.abs(many.means_ - MEANS - 1).max() < 0.05 < np.abs(few.means_ - MEANS - 1).max()
