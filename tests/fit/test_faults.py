@@ -153,7 +153,9 @@ def test_the_chaos_plugin_that_ends_nannies_too_is_an_error(data: str) -> None:
             fit(data, max_iter=10**6)
 
 
-@pytest.mark.parametrize("saturation", [pytest.param(1.1, marks=pytest.mark.slow), float("inf")])
+@pytest.mark.slow
+@pytest.mark.parametrize("saturation", [1.1, float("inf")])
+@pytest.mark.timeout(600)
 def test_a_straggler_changes_no_bit(saturation: float, data: str, expected: Any) -> None:
     """One of two workers is slow: tasks wait on the scheduler, or are dealt out at once and stolen from it."""
 
@@ -163,11 +165,13 @@ def test_a_straggler_changes_no_bit(saturation: float, data: str, expected: Any)
         return block
 
     x = da.from_zarr(data).map_blocks(slow, dtype=X.dtype, meta=X[:0])
-    with dask.config.set({"distributed.scheduler.worker-saturation": saturation}), cluster() as client:
+    # In every pass: rows that stay in memory are slow once.
+    settings = {"distributed.scheduler.worker-saturation": saturation, "daskgmm.memory-limit": 0}
+    with dask.config.set(settings), cluster() as client:
+        requests = client.cluster.scheduler.extensions["stealing"].metrics["request_count_total"]
         assert bits(fit(x)) == expected
-        stolen = client.cluster.scheduler.extensions["stealing"].metrics["request_count_total"]
-        if saturation > 2:
-            assert sum(stolen.values()) > 0
+        while saturation > 2 and not sum(requests.values()):  # the scheduler need not steal in each fit
+            assert bits(fit(x)) == expected
 
 
 def test_workers_gone_for_good_are_an_error_and_the_fit_goes_on_later(
