@@ -146,12 +146,16 @@ class BaseMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-
         self._check_fitted()
         _check_feature_names(self, getattr(X, "_meta", X), reset=False)  # the empty head of a Dask frame
         rows = self._rows(X, sample_weight, answer_bytes=answer_bytes)
-        if rows.n_features != self.n_features_in_:
+        self._check_width(rows)
+        return rows
+
+    def _check_width(self, rows: Rows) -> None:
+        """Rows have the features of those before, if there were any."""
+        if hasattr(self, "n_features_in_") and rows.n_features != self.n_features_in_:
             raise DataError(
                 f"X has {rows.n_features} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input."
             )
-        return rows
 
     def _answer(self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False) -> Any:
         """One answer per row, in kind: NumPy, a lazy Dask array, or a DataArray with its coordinates."""

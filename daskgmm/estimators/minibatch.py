@@ -18,7 +18,6 @@ from daskgmm._typing import Array
 from daskgmm.compute.engine import Engine, engine_for
 from daskgmm.compute.rows import Rows, as_rows, feature_names
 from daskgmm.compute.window import Selection, finer
-from daskgmm.errors import DataError
 from daskgmm.estimators.base import Fitted
 from daskgmm.estimators.fitting import INIT_PARAMS, Fitting
 from daskgmm.estimators.parameters import check_mixture, read_start
@@ -389,13 +388,6 @@ class MiniBatchGaussianMixture(Fitting):
         self._fitted = after
         self._waiting = None
         return self
-
-    def _check_width(self, rows: Rows) -> None:
-        if hasattr(self, "n_features_in_") and rows.n_features != self.n_features_in_:
-            raise DataError(
-                f"X has {rows.n_features} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input."
-            )
 
     def _window_rows(self, X: Any, sample_weight: Any) -> Rows:
         """Rows in blocks of which many fit in a window."""

@@ -13,7 +13,7 @@ from daskgmm.compute.rows import Block, Rows
 from daskgmm.compute.window import Selection, Window, windows
 from daskgmm.errors import DataError
 from daskgmm.fit.em import Expectations
-from daskgmm.fit.start import BAD_SCALE
+from daskgmm.fit.start import BAD_SCALE, TOO_LARGE
 from daskgmm.fit.stepwise import StepRule, Stepwise
 from daskgmm.model.mixture import Mixture
 
@@ -69,7 +69,7 @@ def step(
         raise DataError(BAD_SCALE)
     learnt = run.advance(found, squares, rule)
     if not learnt.finite:
-        raise DataError("Input X contains infinity or a value too large for dtype('float64'). Scale the data.")
+        raise DataError(TOO_LARGE)
     for component in learnt.reseeded:
         warnings.warn(
             f"Component {component} had less than one effective row after batch {learnt.n_batches}; "

@@ -25,6 +25,7 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 
 SAMPLE_TOL = 1e-5  # of EM on the sample, which costs little
+TOO_LARGE = "Input X contains infinity or a value too large for dtype('float64'). Scale the data."
 BAD_SCALE = "Sample weights are too small or too large for float64 to hold their squares. Scale them."
 EVERY = 10  # one row of so many in the sample is held out
 
@@ -82,7 +83,7 @@ def check_size(x: Array) -> None:
     """Refuse rows whose squares float64 cannot hold: kept, they would fail every batch after them."""
     with np.errstate(over="ignore"):
         if not np.isfinite((x**2).sum()):
-            raise DataError("Input X contains infinity or a value too large for dtype('float64'). Scale the data.")
+            raise DataError(TOO_LARGE)
 
 
 def _warn_of_equal(mixture: Mixture) -> None:
