@@ -157,7 +157,7 @@ def _distance(
 ) -> None:
     """``out[t] = |factor[start:stop] @ centred[:, t] - offset[start:stop]|**2`` for the first n columns."""
     out[:n] = 0.0
-    if factor.ndim == 2 and len(factor) < 4:
+    if len(factor) < 4:
         for i in range(start, stop):
             line = lines[0]
             line[:n] = -offset[i]
@@ -169,19 +169,34 @@ def _distance(
             for t in range(n):
                 z = line[t] + a * centred[i, t]
                 out[t] += z * z
-    elif factor.ndim == 2:
-        for i in range(start, stop, 4):
-            for step in range(4):
-                lines[step, :n] = -offset[i + step]
-            for j in range(0, i, 4):
-                _product(factor[i : i + 4], j, centred, n, lines)
-            _corner(factor[i : i + 4], i, centred, n, lines, out)
-    else:
-        for j in range(start, stop):
-            a = factor[j]
-            for t in range(n):
-                z = a * centred[j, t] - offset[j]
-                out[t] += z * z
+        return
+    for i in range(start, stop, 4):
+        for step in range(4):
+            lines[step, :n] = -offset[i + step]
+        for j in range(0, i, 4):
+            _product(factor[i : i + 4], j, centred, n, lines)
+        _corner(factor[i : i + 4], i, centred, n, lines, out)
+
+
+@inlined
+def _distance_diagonal(rows: Array, mean: Array, factor: Array, offset: Array, out: Array) -> None:
+    """``out[t] = |factor * (rows[:, t] - mean) - offset|**2``, four features at a time: no line is stored between."""
+    d = len(rows)
+    out[:] = 0.0
+    for j in range(0, d - 3, 4):
+        x0, x1, x2, x3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+        m0, m1, m2, m3 = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
+        a0, a1, a2, a3 = factor[j], factor[j + 1], factor[j + 2], factor[j + 3]
+        b0, b1, b2, b3 = offset[j], offset[j + 1], offset[j + 2], offset[j + 3]
+        for t in range(len(out)):
+            z0, z1 = a0 * (x0[t] - m0) - b0, a1 * (x1[t] - m1) - b1
+            z2, z3 = a2 * (x2[t] - m2) - b2, a3 * (x3[t] - m3) - b3
+            out[t] += z0 * z0 + z1 * z1 + z2 * z2 + z3 * z3
+    for j in range(d // 4 * 4, d):
+        row, m, a, b = rows[j], mean[j], factor[j], offset[j]
+        for t in range(len(out)):
+            z = a * (row[t] - m) - b
+            out[t] += z * z
 
 
 @inlined
@@ -227,24 +242,48 @@ def _weigh(share: Array, row: Array, n: int, line: Array) -> Any:
 @inlined
 def _scatter(centred: Array, share: Array, n: int, lines: Array, shift: Array, scatter: Array) -> None:
     """Over n columns, add ``Σ share·centred`` to ``shift`` and ``Σ share·centred·centred'`` to ``scatter``: its
-    lower triangle (what falls above within blocks of four is right, too), or its diagonal.
+    lower triangle (what falls above within blocks of four is right, too).
     """
     d = len(centred)
-    if scatter.ndim == 2 and d < 4:
+    if d < 4:
         for i in range(d):
             shift[i] += _weigh(share, centred[i], n, lines[0])
             for j in range(i + 1):
                 scatter[i, j] += _dot(lines[0], centred[j], n)
-    elif scatter.ndim == 2:
-        for i in range(0, d, 4):
-            for step in range(4):
-                shift[i + step] += _weigh(share, centred[i + step], n, lines[step])
-            for j in range(0, i + 1, 4):
-                _outer(lines, centred, j, n, scatter[i : i + 4])
-    else:
-        for i in range(d):
-            shift[i] += _weigh(share, centred[i], n, lines[0])
-            scatter[i] += _dot(lines[0], centred[i], n)
+        return
+    for i in range(0, d, 4):
+        for step in range(4):
+            shift[i + step] += _weigh(share, centred[i + step], n, lines[step])
+        for j in range(0, i + 1, 4):
+            _outer(lines, centred, j, n, scatter[i : i + 4])
+
+
+@inlined
+def _scatter_diagonal(rows: Array, mean: Array, share: Array, n: int, shift: Array, scatter: Array) -> None:
+    """Over n columns, add ``Σ share·(rows - mean)`` to ``shift`` and ``Σ share·(rows - mean)²`` to ``scatter``."""
+    d = len(rows)
+    for i in range(0, d - 3, 4):
+        x0, x1, x2, x3 = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
+        m0, m1, m2, m3 = mean[i], mean[i + 1], mean[i + 2], mean[i + 3]
+        s0 = s1 = s2 = s3 = q0 = q1 = q2 = q3 = share.dtype.type(0)
+        for t in range(n):
+            c0, c1, c2, c3 = x0[t] - m0, x1[t] - m1, x2[t] - m2, x3[t] - m3
+            w0, w1, w2, w3 = share[t] * c0, share[t] * c1, share[t] * c2, share[t] * c3
+            s0, s1, s2, s3 = s0 + w0, s1 + w1, s2 + w2, s3 + w3
+            q0, q1, q2, q3 = q0 + w0 * c0, q1 + w1 * c1, q2 + w2 * c2, q3 + w3 * c3
+        sums, squares = (s0, s1, s2, s3), (q0, q1, q2, q3)
+        for step in range(4):
+            shift[i + step] += sums[step]
+            scatter[i + step] += squares[step]
+    for i in range(d // 4 * 4, d):
+        row, m = rows[i], mean[i]
+        total = square = share.dtype.type(0)
+        for t in range(n):
+            c = row[t] - m
+            total += share[t] * c
+            square += share[t] * c * c
+        shift[i] += total
+        scatter[i] += square
 
 
 @inlined
@@ -271,14 +310,20 @@ def _accumulate(
         if n == 0:
             continue
         m = n
-        if n == share.shape[1]:
-            _centre(tile, reference[j], len(tile), centred)
-        else:
+        if n < share.shape[1]:
             m = _gather(tile, reference[j], index, n, centred)
             for t in range(n):  # index[t] >= t
                 share[j, t] = share[j, index[t]]
             share[j, n:m] = 0.0
-        _scatter(centred, share[j], m, lines, shift[j], scatter[min(j, len(scatter) - 1)])
+        out = scatter[min(j, len(scatter) - 1)]
+        if scatter.ndim == 3:
+            if n == share.shape[1]:
+                _centre(tile, reference[j], len(tile), centred)
+            _scatter(centred, share[j], m, lines, shift[j], out)
+        elif n == share.shape[1]:
+            _scatter_diagonal(tile, reference[j], share[j], m, shift[j], out)
+        else:
+            _scatter_diagonal(centred, np.zeros_like(reference[j]), share[j], m, shift[j], out)
 
 
 @inlined
@@ -333,12 +378,15 @@ def _log_joint(
     n = tile.shape[1]
     base: float = log_norm.max()  # in float64, so that what stays in the products' precision is small
     for j in range(len(means)):
-        _centre(tile, means[j], half, centred)
-        _distance(centred, factor[min(j, len(factor) - 1)], offset[j], 0, half, n, lines, logits[j])
+        if factor.ndim == 3:
+            _centre(tile, means[j], half, centred)
+            _distance(centred, factor[min(j, len(factor) - 1)], offset[j], 0, half, n, lines, logits[j])
+        else:
+            _distance_diagonal(tile, means[j], factor[min(j, len(factor) - 1)], offset[j], logits[j])
         norm, scale = logits.dtype.type(log_norm[j] - base), logits.dtype.type(-0.5)
         for t in range(n):
             logits[j, t] = norm + scale * logits[j, t]
-    if half < d:
+    if factor.ndim == 3 and half < d:
         _finish(tile, means, factor, offset, half, centred, lines, work, index, nearest, logits)
     return base
 
