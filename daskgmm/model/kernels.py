@@ -180,7 +180,7 @@ def _distance(
 
 @inlined
 def _distance_diagonal(rows: Array, mean: Array, factor: Array, offset: Array, out: Array) -> None:
-    """``out[t] = |factor * (rows[:, t] - mean) - offset|**2``, four features at a time: no line is stored between."""
+    """``out[t] = |factor * (rows[:, t] - mean) - offset|**2``, four features at a time."""
     d = len(rows)
     out[:] = 0.0
     for j in range(0, d - 3, 4):
