@@ -32,7 +32,7 @@ from daskgmm.model.covariance import STRUCTURES
 
 ROWS_PER_COMPONENT = 50  # kept to seed a stream
 WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once,
-WINDOW_PIECES = 64  # read in so many pieces from all over the data, where its chunks allow
+WINDOW_PIECES = 256  # read in so many pieces from all over the data, where its chunks allow
 
 
 class MiniBatchGaussianMixture(Fitting):
