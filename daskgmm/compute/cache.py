@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.engine import READING, Engine
-from daskgmm.compute.rows import Rows
+from daskgmm.compute.rows import Rows, call
 from daskgmm.compute.sources import Chunks, Delayed, Source, Stored, _Cut
 
 
@@ -78,13 +77,18 @@ class Kept(_Cut):
         self.source.check_unchanged(title)
 
     def part(self, index: int) -> Any:
-        if index in self.parts:
-            return self.parts[index]
-        return (partial(self._keep, index), self.source.part(index))
+        return None if index in self.parts else self.source.part(index)
 
-    def _keep(self, index: int, value: Array) -> Array:
-        if self.room.take(value.nbytes):
-            self.parts[index] = value
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return self._read
+
+    def _read(self, index: int, part: Any) -> Any:
+        value = self.parts.get(index)
+        if value is None:
+            value = self.source.reader(index, part)
+            if self.room.take(value.nbytes):
+                self.parts[index] = value
         return value
 
 
@@ -137,6 +141,8 @@ def _as_dask(source: Stored) -> da.Array:
     """A Dask array with one chunk for each part."""
     name = f"daskgmm-read-{uuid.uuid4().hex}"
     rest = (0,) * (len(source.shape) - 1)
-    layer = {(name, i, *rest): source.part(i) for i in range(len(source.chunks))}
+    reader = f"daskgmm-source-{uuid.uuid4().hex}"
+    layer: dict[Any, Any] = {(name, i, *rest): (call, reader, i, None) for i in range(len(source.chunks))}
+    layer[reader] = source.reader
     chunks = (source.chunks, *((int(size),) for size in source.shape[1:]))
     return da.Array(layer, name, chunks, dtype=source.dtype)

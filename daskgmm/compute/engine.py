@@ -1,5 +1,5 @@
-"""Map a function over the blocks of some rows and add the results up a fixed tree; the only file that knows
-the scheduler.
+"""Map a function over the blocks of some rows and add the results up a fixed tree; this file and ``cluster.py``
+are the only ones that know the scheduler.
 
 The tree is binary over block numbers, split at the largest power of two. It depends on nothing but the number
 of blocks, so the same blocks give the same bits on any number of workers, on threads or processes, and
@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import CancelledError
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import add
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar
 from uuid import uuid4
 
 import dask
@@ -26,16 +23,13 @@ import dask.threaded
 import distributed
 from dask.callbacks import Callback
 from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
 from dask.local import get_sync
 from dask.system import CPU_COUNT
-from dask.utils import format_bytes, parse_bytes, parse_timedelta
-from distributed.comm.core import CommClosedError
-from distributed.scheduler import KilledWorker
+from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT
 
+from daskgmm.compute import cluster
 from daskgmm.compute.rows import Block, Rows
-from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
 
 
 class Monoid(Protocol):
@@ -46,13 +40,9 @@ class Monoid(Protocol):
         ...
 
 
-# Limits to waits, in the configuration under daskgmm.timeouts.
-TIMEOUTS = {"no-workers": "5 minutes", "scheduler": "1 minute"}
-POLL = 1.0  # seconds between looks at a cluster that has not answered yet
 KEEPS, CLUSTER_KEEPS = 0.25, 0.5  # of the memory: rows that stay between passes, here and on a cluster
 AHEAD = 2  # more threads for each that computes, which read from a store meanwhile
 READING = 3  # blocks' worth of memory that a thread needs for one
-HOLDS = 0.8  # of its memory: from there on a worker pauses (distributed.worker.memory.pause)
 # What the size of a task follows from. A task costs its scheduler some time, whoever else works meanwhile, and a
 # thread gets through a block no faster than this.
 TASK_SECONDS = {False: 0.4e-3, True: 2e-3}  # on threads, on a client; with its sum
@@ -76,18 +66,38 @@ class Blocks(Protocol):
 
     @property
     def graph(self) -> Mapping[Any, Any]:
-        """Dask graph that the tasks refer to."""
+        """What the tasks refer to: the reader under `key`, and whatever `parts` names."""
+
+    @property
+    def key(self) -> str:
+        """Where the graph holds the reader, a function of the number of a block and its parts."""
+
+    @property
+    def lazy(self) -> bool:
+        """Whether parts are keys of the graph."""
 
     @property
     def n_blocks(self) -> int:
         """Number of blocks."""
 
-    def task(self, index: int) -> tuple[Any, ...]:
-        """Dask task that evaluates to block ``index``."""
+    def parts(self, index: int) -> tuple[Any, ...]:
+        """What the reader needs for a block beside its number; nothing where it reads a store."""
 
 
-def _apply(function: Callable[[Block], T], block: Block) -> T:
-    return function(block)
+def _add_up(
+    function: Callable[[Any], M], read: Callable[..., Any], first: int, last: int, parts: Sequence[Any] = ()
+) -> M:
+    """``function`` of blocks ``first`` to ``last``, read in turn and added up as the tree above them is."""
+    if last - first == 1:
+        return function(read(first, *(parts[0] if parts else ())))
+    middle = _middle(first, last)
+    left = _add_up(function, read, first, middle, parts[: middle - first])
+    return left + _add_up(function, read, middle, last, parts[middle - first :])
+
+
+def _middle(first: int, last: int) -> int:
+    """Where the tree splits: after the largest power of two."""
+    return first + (1 << (last - first - 1).bit_length() - 1)
 
 
 @dataclass(frozen=True)
@@ -136,8 +146,8 @@ class Engine:
         """``function`` of every block, added up. ``report`` is told blocks done and blocks in all."""
         name = _name(function)
         if span is None:
-            span = 1 if rows.graph else self.span or self._span(rows)
-        # Names are strings that no other key can equal; the function is in the graph once.
+            span = 1 if rows.lazy else self.span or self._span(rows)
+        # Names are strings that no other key can equal; the function is in the graph once, and so is the reader.
         graph: dict[Hashable, Any] = {**rows.graph, name: function}
         root = (name, 0, rows.n_blocks)
         graph[root] = _subtree(graph, rows, name, span, 0, rows.n_blocks)
@@ -152,7 +162,7 @@ class Engine:
     def _evaluate(self, graph: Mapping[Hashable, Any], keys: list[Hashable]) -> list[Any]:
         """Values of some keys; on a client, with a limit to every wait."""
         client = self.client
-        return list(self.get(graph, keys)) if client is None else _gather(client, graph, keys)
+        return list(self.get(graph, keys)) if client is None else cluster.gather(client, graph, keys)
 
     def _span(self, rows: Blocks) -> int:
         """Blocks per task for rows that tasks read."""
@@ -166,7 +176,9 @@ class Engine:
     def threads(self) -> int:
         """How many threads compute; one at least, as a cluster may yet have to start its workers."""
         client = self.client
-        return max(1, _threads(client)) if client else int(dask.config.get("num_workers", None) or CPU_COUNT)
+        return (
+            max(1, cluster.threads(client)) if client else int(dask.config.get("num_workers", None) or CPU_COUNT)
+        )
 
     def held_span(self, n_blocks: int) -> int:
         """Blocks per task where `hold` has them in this process: a task for each thread; one on a client."""
@@ -200,7 +212,7 @@ class Engine:
         """
         limit = dask.config.get("daskgmm.memory-limit", None)
         if self.client is not None:
-            limits = [worker.get("memory_limit") or 0 for worker in _workers(self.client).values()]
+            limits = [worker.get("memory_limit") or 0 for worker in cluster.workers(self.client).values()]
             most = CLUSTER_KEEPS * sum(limits) if all(limits) else 0
             return min(most, math.inf if limit is None else parse_bytes(limit))
         if self.get not in (dask.threaded.get, get_sync):
@@ -215,14 +227,17 @@ class Engine:
         """
         graph = {**rows.graph, **tasks}
         parts = [Delayed(key, graph) for key in tasks]
-        held = dask.base.persist(*parts, scheduler=self.get, optimize_graph=False)
+        if self.client is not None:
+            held = cluster.hold(self.client, parts)
+        else:
+            held = dask.base.persist(*parts, scheduler=self.get, optimize_graph=False)
         return {key: part.dask[key] for key, part in zip(tasks, held, strict=True)}
 
     def each(self, rows: Rows, function: Callable[[Block], T], blocks: Sequence[int]) -> list[T]:
         """``function`` of some blocks, each by itself."""
         name = _name(function)
         graph: dict[Hashable, Any] = {**rows.graph, name: function}
-        graph |= {(name, index): (_apply, name, rows.task(index)) for index in blocks}
+        graph |= {(name, index): _work(rows, name, index, index + 1) for index in blocks}
         return self._evaluate(graph, [(name, index) for index in blocks])
 
 
@@ -234,17 +249,19 @@ def _subtree(
     A function, not a closure: one that calls itself would keep every pass's graph alive until the next
     collection of cycles.
     """
-    if last - first == 1:
-        return (_apply, name, rows.task(first))
-    middle = first + (1 << (last - first - 1).bit_length() - 1)
-    halves = []
-    for lo, hi in ((first, middle), (middle, last)):
-        task = _subtree(graph, rows, name, span, lo, hi)
-        if last - first > span:  # else part of this task, which works through its blocks in turn
-            graph[name, lo, hi] = task
-            task = (name, lo, hi)
-        halves.append(task)
+    if last - first <= max(span, 1):
+        return _work(rows, name, first, last)
+    middle = _middle(first, last)
+    halves = ((name, first, middle), (name, middle, last))
+    for key in halves:
+        graph[key] = _subtree(graph, rows, name, span, *key[1:])
     return (add, *halves)
+
+
+def _work(rows: Blocks, name: str, first: int, last: int) -> tuple[Any, ...]:
+    """The task that works through blocks ``first`` to ``last`` in turn."""
+    parts = [list(rows.parts(index)) for index in range(first, last)]
+    return (_add_up, name, rows.key, first, last, *([parts] if any(parts) else []))
 
 
 class _Watch(Callback):
@@ -271,139 +288,9 @@ class _Watch(Callback):
 def engine_for(rows: Rows) -> Engine:
     """Threads for rows in memory, else the scheduler that Dask would take; an explicit setting wins."""
     get = dask.base.get_scheduler()
-    if get is None or (rows.in_memory and Engine(get).on_client and not rows.graph):
+    if get is None or (rows.in_memory and Engine(get).on_client and not rows.lazy):
         get = dask.threaded.get
     engine = Engine(get)
     if engine.client is not None:
-        _check_fit(engine.client, rows)
+        cluster.check_fit(engine.client, rows)
     return engine
-
-
-def _seconds(timeout: str) -> float:
-    return float(parse_timedelta(dask.config.get(f"daskgmm.timeouts.{timeout}", TIMEOUTS[timeout])))
-
-
-def _gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list[Hashable]) -> list[Any]:
-    """Compute keys of a graph on a client; what a cluster can do to it is a `ClusterLostError`."""
-    # An adaptive cluster starts its workers for tasks: only what is gone for good keeps them from being sent.
-    _last_seen(client, time.monotonic())
-    # A plain dictionary would be tokenised, parameters and all, which takes as long as half of the pass.
-    layered = HighLevelGraph.from_collections(f"daskgmm-{uuid4().hex}", cast(Mapping[Any, Any], graph))
-    try:
-        futures = client.get(layered, keys, sync=False)
-        try:
-            _wait(client, futures)
-            values = _collect(client, futures)
-        finally:
-            for future in futures:  # after an error or an interrupt the workers are not to go on
-                future.release()
-            # The client's log of its last 1000 messages, for its developers, would keep the graph of every pass.
-            if client.scheduler_comm is not None:
-                client.scheduler_comm.recent_message_log.clear()
-        return list(values)
-    except KilledWorker as error:
-        raise WorkersKilledError(
-            f"{error.allowed_failures + 1} workers in turn died on the task {error.task}; the last was "
-            f"{error.last_worker.address}. Most often a block needs more memory than the worker has: use a "
-            "smaller block_size, fewer threads per worker or workers with more memory, and read the worker's log."
-        ) from error
-    except (CancelledError, CommClosedError) as error:
-        raise ClusterLostError(f"The scheduler {_address(client)} lost the work: {error}.") from error
-
-
-def _collect(client: distributed.Client, futures: list[Any]) -> Any:
-    """Values of finished futures; raises what a failed one did."""
-    if any(future.status != "finished" for future in futures):
-        return client.gather(futures)  # raises at once
-    limit = _seconds("no-workers")  # the values are small, but their worker may be gone meanwhile, and all others
-
-    async def gather() -> Any:
-        return await client.gather(futures, asynchronous=True)
-
-    try:
-        return client.sync(gather, callback_timeout=limit)
-    except TimeoutError as error:
-        raise ClusterLostError(
-            f"The scheduler {_address(client)} has not handed over a result for {limit:g} s "
-            "(daskgmm.timeouts.no-workers)."
-        ) from error
-
-
-def _wait(client: distributed.Client, futures: list[Any]) -> None:
-    """Return when all are finished or one has failed; raise once the cluster has been gone for too long."""
-    seen = time.monotonic()
-    while True:
-        with suppress(TimeoutError), client.as_current():  # it may be nobody's default
-            distributed.wait(futures, timeout=POLL)
-            return
-        if any(future.status in ("error", "cancelled", "lost") for future in futures):
-            return
-        seen = _last_seen(client, seen)
-
-
-def _threads(client: distributed.Client) -> int:
-    """Threads of the workers that are there; none where the scheduler does not say, which the pass will notice."""
-    if client.scheduler is None:
-        return 0
-    try:
-        return sum(client.sync(client.scheduler.ncores, callback_timeout=_seconds("scheduler")).values())
-    except (OSError, TimeoutError):
-        return 0
-
-
-def _last_seen(client: distributed.Client, seen: float) -> float:
-    """Now, if a worker is there; `ClusterLostError` where none has been for as long as the timeouts allow."""
-    limit, silent = _seconds("no-workers"), _seconds("scheduler")
-    try:
-        if client.status in ("closing", "closed") or client.scheduler is None:
-            raise CommClosedError("the client is closed")
-        workers = client.sync(client.scheduler.ncores, callback_timeout=max(POLL, silent))
-    except (OSError, TimeoutError) as error:
-        if client.status in ("closing", "closed") or time.monotonic() - seen > silent:
-            raise ClusterLostError(
-                f"The scheduler {_address(client)} has not answered for {silent:g} s "
-                f"(daskgmm.timeouts.scheduler): {error}."
-            ) from error
-        return seen
-    if workers:
-        return time.monotonic()
-    if time.monotonic() - seen > limit:
-        raise ClusterLostError(
-            f"The scheduler {_address(client)} has had no worker for {limit:g} s (daskgmm.timeouts.no-workers). "
-            "Start some, and fit again."
-        )
-    return seen
-
-
-def _address(client: distributed.Client) -> str:
-    return str(client.scheduler.address) if client.scheduler else "?"
-
-
-def _check_fit(client: distributed.Client, rows: Rows) -> None:
-    """Refuse what workers can never do: read this process's memory, hold a block larger than their own."""
-    if not _address(client).startswith("inproc"):
-        for title in rows.in_driver:
-            raise DataError(
-                f"{title} is a Zarr array in the memory of this process, which workers cannot read. Write it to a "
-                "store that they can, or fit without a client."
-            )
-    if not rows.block_bytes:
-        return
-    for address, worker in _workers(client).items():
-        limit = worker.get("memory_limit") or 0
-        if limit and rows.block_bytes > HOLDS * limit:
-            raise BlockTooLargeError(
-                f"The largest block takes {format_bytes(rows.block_bytes)}, and the worker {address} has "
-                f"{format_bytes(limit)}. Use a smaller block_size or smaller chunks, or workers with more memory."
-            )
-
-
-def _workers(client: distributed.Client) -> dict[str, Any]:
-    """What the scheduler knows of its workers, by address."""
-    if client.scheduler is None:
-        return {}
-    try:
-        found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_seconds("scheduler"))
-    except (OSError, TimeoutError) as error:
-        raise ClusterLostError(f"The scheduler {_address(client)} does not answer: {error}.") from error
-    return dict(found["workers"])

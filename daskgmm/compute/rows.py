@@ -6,7 +6,7 @@ import math
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -114,9 +114,30 @@ class Rows:
         n = sum(self.chunks)
         return None if math.isnan(n) else int(n)
 
+    @property
+    def lazy(self) -> bool:
+        """Whether rows come out of a Dask graph."""
+        return bool(self._arrays)
+
+    @cached_property
+    def key(self) -> str:
+        """Where the graph holds the reader."""
+        return f"daskgmm-rows-{uuid.uuid4().hex}"
+
+    @property
+    def reader(self) -> Callable[..., Block]:
+        """Maps the number of a block and its parts to the block; what all tasks share, once in the graph."""
+        return _Reader(
+            readers=tuple(None if s is None else s.reader for s in self._sources),
+            chunks=self.chunks,
+            offsets=None if self.n_rows is None else self.x.offsets,
+            n_features=self.n_features,
+            omit_nan=self.omit_nan,
+        )
+
     @cached_property
     def graph(self) -> Mapping[Any, Any]:
-        """Optimised Dask graph that the tasks refer to; empty without Dask arrays."""
+        """What the tasks refer to: the reader, and the optimised graph of Dask arrays."""
         arrays = optimize(*self._arrays)
         graph = ensure_dict(HighLevelGraph.merge(*(array.dask for array in arrays)))
         # Optimising drops chunks that lie on a cluster; tuple tasks need their keys to refer to.
@@ -124,19 +145,16 @@ class Rows:
             keys = flatten(array.__dask_keys__())
             lost = [key for key in keys if key not in graph]
             graph |= {key: array.dask[key] for key in lost}
-        return graph
+        return {**graph, self.key: self.reader}
 
     def task(self, index: int) -> tuple[Any, ...]:
         """Build the Dask task that evaluates to block ``index``; it may be nested in others."""
-        finish = partial(
-            assemble,
-            index=index,
-            first_row=None if self.n_rows is None else int(self.x.offsets[index]),
-            shape=(self.chunks[index], self.n_features),
-            omit_nan=self.omit_nan,
-        )
-        parts = (None if s is None else s.part(index) for s in (self.x, self.weight, self.start))
-        return (finish, *parts)
+        return (call, self.key, index, *self.parts(index))
+
+    def parts(self, index: int) -> tuple[Any, ...]:
+        """What the reader needs for block ``index`` beside its number: keys, or rows in this process."""
+        parts = tuple(None if s is None else s.part(index) for s in self._sources)
+        return () if all(part is None for part in parts) else parts
 
     def read(self, index: int) -> Block:
         """Evaluate that task in the calling thread (chunks persisted on a cluster stay there)."""
@@ -167,9 +185,9 @@ class Rows:
         name = f"daskgmm-{uuid.uuid4().hex}"
         embedded = f"function-{name}"
         column = () if columns is None else (0,)
-        layer: dict[Any, Any] = {embedded: function}
+        layer: dict[Any, Any] = {embedded: function, self.key: self.reader}
         for index in range(self.n_blocks):
-            layer[(name, index, *column)] = (_apply, embedded, self.task(index))
+            layer[(name, index, *column)] = (call, embedded, self.task(index))
         graph = HighLevelGraph.from_collections(name, layer, dependencies=self._arrays)
         chunks = (self.chunks,) if columns is None else (self.chunks, (columns,))
         return da.Array(graph, name, chunks, dtype=np.dtype(dtype))
@@ -177,8 +195,38 @@ class Rows:
     @property
     def _arrays(self) -> list[Any]:
         """Dask arrays among the sources."""
-        sources = (self.x, self.weight, self.start)
-        return [s.collection for s in sources if s is not None and s.collection is not None]
+        return [s.collection for s in self._sources if s is not None and s.collection is not None]
+
+    @property
+    def _sources(self) -> tuple[Source | None, Source | None, Source | None]:
+        return self.x, self.weight, self.start
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What every task of some rows needs to put its block together."""
+
+    readers: tuple[Callable[[int, Any], Any] | None, ...]
+    chunks: Chunks
+    offsets: Chunks | None
+    n_features: int
+    omit_nan: bool
+
+    def __call__(self, index: int, *parts: Any) -> Block:
+        handed = parts or (None,) * len(self.readers)
+        found = (None if r is None else r(index, part) for r, part in zip(self.readers, handed, strict=True))
+        return assemble(
+            *found,
+            index=index,
+            first_row=None if self.offsets is None else int(self.offsets[index]),
+            shape=(self.chunks[index], self.n_features),
+            omit_nan=self.omit_nan,
+        )
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what the graph holds under a key: the first of a task is never a key."""
+    return function(*arguments)
 
 
 def as_rows(
@@ -310,7 +358,3 @@ def _positive_bytes(block_size: int | str) -> int:
 def _check_option(title: str, value: str, options: tuple[str, ...]) -> None:
     if value not in options:
         raise ValueError(f"{title} must be one of {options}, got {value!r}.")
-
-
-def _apply(function: Callable[[Block], Array], block: Block) -> Array:
-    return function(block)

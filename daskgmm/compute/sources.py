@@ -67,7 +67,11 @@ class Source(Protocol):
         """Cut the same rows elsewhere."""
 
     def part(self, index: int) -> Any:
-        """Dask task, in tuple style, that evaluates to chunk ``index``."""
+        """What the graph hands to a task for chunk ``index``: a key, or rows; None where `reader` needs none."""
+
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        """Maps the number of a chunk and its part to the chunk; all tasks share it."""
 
 
 class _Cut:
@@ -117,6 +121,10 @@ class InMemory(_Cut):
     def part(self, index: int) -> Array:
         return self.array[self.bounds(index)]
 
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return _joined
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Constant(_Cut):
@@ -139,8 +147,12 @@ class Constant(_Cut):
     def cut(self, chunks: Chunks) -> Constant:
         return replace(self, chunks=chunks)
 
-    def part(self, index: int) -> Array:
-        return self.value
+    def part(self, index: int) -> None:
+        """Nothing: the number goes along with the reader."""
+
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return partial(_always, self.value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,8 +192,15 @@ class Stored(_Cut):
     def cut(self, chunks: Chunks) -> Stored:
         return replace(self, chunks=chunks)
 
-    def part(self, index: int) -> Any:
-        return (partial(_retried, _read, self.array, self.bounds(index), self.fill_missing),)
+    def part(self, index: int) -> None:
+        """Nothing: the task reads the store."""
+
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return self._read
+
+    def _read(self, index: int, _: None) -> Array:
+        return _retried(_read, self.array, self.bounds(index), self.fill_missing)
 
     def check_unchanged(self, title: str) -> None:
         """Raise `DataError` where the store now holds an array of another layout than when it was opened."""
@@ -230,7 +249,11 @@ class Delayed(_Cut):
         if self.array.ndim == 1:
             return (name, index)
         columns = [(name, index, column) for column in range(self.array.numblocks[1])]
-        return columns[0] if len(columns) == 1 else (np.hstack, columns)
+        return columns[0] if len(columns) == 1 else columns
+
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return _joined
 
 
 def even_chunks(n: int, rows: int) -> tuple[int, ...]:
@@ -250,6 +273,15 @@ def stored(array: zarr.Array[Any], fill_missing: bool) -> Stored:
 def row_bytes(source: Source) -> int:
     """Bytes of one row."""
     return int(math.prod(source.shape[1:])) * source.dtype.itemsize
+
+
+def _joined(_: int, part: Any) -> Any:
+    """A chunk that the graph hands over; its columns in one."""
+    return np.hstack(part) if isinstance(part, list) else part
+
+
+def _always(value: Array, *_: Any) -> Array:
+    return value
 
 
 def _whole_units(fit: int, unit: int) -> int:

@@ -79,18 +79,31 @@ class Hands:
         return len(self.hands)
 
     @cached_property
-    def graph(self) -> Mapping[str, Any]:
-        """Where the hands lie, if not in this process."""
-        return {key: hand for key, hand in self.hands.items() if not isinstance(hand, Hand)}
+    def key(self) -> str:
+        """Where the graph holds the reader."""
+        return f"daskgmm-hands-{uuid.uuid4().hex}"
 
-    def task(self, index: int) -> tuple[Any, ...]:
-        """Dask task that evaluates to what is wanted of one hand."""
+    @property
+    def reader(self) -> Callable[[int, Hand], Any]:
+        """Maps a hand to what is wanted of it."""
+        return _whole
+
+    @property
+    def lazy(self) -> bool:
+        """Whether hands lie elsewhere than in this process."""
+        return any(not isinstance(hand, Hand) for hand in self.hands.values())
+
+    @cached_property
+    def graph(self) -> Mapping[str, Any]:
+        """The reader, and where the hands lie, if not in this process."""
+        elsewhere = {key: hand for key, hand in self.hands.items() if not isinstance(hand, Hand)}
+        return {**elsewhere, self.key: self.reader}
+
+    def parts(self, index: int) -> tuple[Any, ...]:
+        """One hand, or its key."""
         key, hand = list(self.hands.items())[index]
         # A hand that is here goes along with its task: a key of its own would cost as much as a task.
-        return (self._of(index), key) if key in self.graph else (partial(self._of(index), hand),)
-
-    def _of(self, index: int) -> Callable[[Hand], Any]:
-        return _whole
+        return (key,) if key in self.graph else (hand,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +114,10 @@ class MiniBatch(Hands):
     last: int
     total: int
 
-    def _of(self, index: int) -> Callable[[Hand], Block]:
-        return partial(Hand.cut, first=self.first, last=self.last, total=self.total, index=index)
+    @property
+    def reader(self) -> Callable[[int, Hand], Block]:
+        """Maps a hand to its share of the mini-batch."""
+        return partial(_share, self.first, self.last, self.total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,8 +228,12 @@ def _shuffled(n: int, random: np.random.Generator) -> Array:
     return order[order < n] if n % GROUP else order
 
 
-def _whole(hand: Hand) -> Hand:
+def _whole(_: int, hand: Hand) -> Hand:
     return hand
+
+
+def _share(first: int, last: int, total: int, index: int, hand: Hand) -> Block:
+    return hand.cut(first, last, total, index)
 
 
 def _count(hand: Hand) -> int:

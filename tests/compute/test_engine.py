@@ -247,12 +247,12 @@ def test_blocks_of_a_task_are_read_in_turn() -> None:
 
     Engine(get, 8).reduce(rows, look)
     assert most == 1
-    # Four tasks of eight blocks, three sums, and the function, once.
-    assert len(graphs[0]) == 4 + 3 + 1
+    # Four tasks of eight blocks, three sums, and the function and what reads the rows, once.
+    assert len(graphs[0]) == 4 + 3 + 2
     Engine(get, 1).reduce(rows, look)
-    assert len(graphs[1]) == 32 + 31 + 1
+    assert len(graphs[1]) == 32 + 31 + 2
     # A dashboard shows keys up to their digits.
-    assert {key_split(key) for key in graphs[0]} == {"daskgmm-look"}
+    assert {key_split(key) for key in graphs[0]} == {"daskgmm-look", "daskgmm-rows"}
 
 
 def test_tasks_are_as_large_as_their_scheduling_asks_for() -> None:

@@ -103,7 +103,8 @@ class TestKinds:
 
     def test_only_dask_arrays_have_a_graph(self, kind: str, tmp_path: Path) -> None:
         rows = as_rows(KINDS[kind](tmp_path / "x.zarr"))
-        assert bool(rows.graph) == ("dask" in kind)
+        assert rows.lazy == ("dask" in kind)
+        assert (set(rows.graph) == {rows.key}) == ("dask" not in kind)
 
     def test_tasks_nest_and_read_in_turn(self, kind: str, tmp_path: Path) -> None:
         rows = as_rows(KINDS[kind](tmp_path / "x.zarr"), block_size=100)

@@ -1,0 +1,166 @@
+"""What the engine asks of a cluster through its `distributed.Client`; every wait has a limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Mapping
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import Any, cast
+from uuid import uuid4
+
+import dask
+import distributed
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
+from dask.utils import format_bytes, parse_timedelta
+from distributed.comm.core import CommClosedError
+from distributed.scheduler import KilledWorker
+
+from daskgmm.compute.rows import Rows
+from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
+
+# Limits to waits, in the configuration under daskgmm.timeouts.
+TIMEOUTS = {"no-workers": "5 minutes", "scheduler": "1 minute"}
+POLL = 1.0  # seconds between looks at a cluster that has not answered yet
+HOLDS = 0.8  # of its memory: from there on a worker pauses (distributed.worker.memory.pause)
+
+
+def _seconds(timeout: str) -> float:
+    return float(parse_timedelta(dask.config.get(f"daskgmm.timeouts.{timeout}", TIMEOUTS[timeout])))
+
+
+def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list[Hashable]) -> list[Any]:
+    """Compute keys of a graph on a client; what a cluster can do to it is a `ClusterLostError`."""
+    # An adaptive cluster starts its workers for tasks: only what is gone for good keeps them from being sent.
+    _last_seen(client, time.monotonic())
+    # A plain dictionary would be tokenised, parameters and all, which takes as long as half of the pass.
+    layered = HighLevelGraph.from_collections(f"daskgmm-{uuid4().hex}", cast(Mapping[Any, Any], graph))
+    try:
+        futures = client.get(layered, keys, sync=False)
+        try:
+            _wait(client, futures)
+            values = _collect(client, futures)
+        finally:
+            for future in futures:  # after an error or an interrupt the workers are not to go on
+                future.release()
+            # The client's log of its last 1000 messages, for its developers, would keep the graph of every pass.
+            if client.scheduler_comm is not None:
+                client.scheduler_comm.recent_message_log.clear()
+        return list(values)
+    except KilledWorker as error:
+        raise WorkersKilledError(
+            f"{error.allowed_failures + 1} workers in turn died on the task {error.task}; the last was "
+            f"{error.last_worker.address}. Most often a block needs more memory than the worker has: use a "
+            "smaller block_size, fewer threads per worker or workers with more memory, and read the worker's log."
+        ) from error
+    except (CancelledError, CommClosedError) as error:
+        raise ClusterLostError(f"The scheduler {_address(client)} lost the work: {error}.") from error
+
+
+def _collect(client: distributed.Client, futures: list[Any]) -> Any:
+    """Values of futures that are done; raises what a failed one did."""
+    limit = _seconds("no-workers")  # the values are small, but their worker may be gone meanwhile, and all others
+
+    async def collect() -> Any:
+        try:
+            return await client.gather(futures, asynchronous=True), None
+        except Exception as error:  # its own TimeoutError is not ours
+            return None, error
+
+    try:
+        values, failure = client.sync(collect, callback_timeout=limit)
+    except TimeoutError as error:
+        raise ClusterLostError(
+            f"The scheduler {_address(client)} has not handed over a result for {limit:g} s "
+            "(daskgmm.timeouts.no-workers)."
+        ) from error
+    if failure is not None:
+        raise failure
+    return values
+
+
+def _wait(client: distributed.Client, futures: list[Any]) -> None:
+    """Return when all are finished or one has failed; raise once the cluster has been gone for too long."""
+    seen = time.monotonic()
+    while True:
+        with suppress(TimeoutError), client.as_current():  # it may be nobody's default
+            distributed.wait(futures, timeout=POLL)
+            return
+        if any(future.status in ("error", "cancelled", "lost") for future in futures):
+            return
+        seen = _last_seen(client, seen)
+
+
+def threads(client: distributed.Client) -> int:
+    """Threads of the workers that are there; none where the scheduler does not say, which the pass will notice."""
+    if client.scheduler is None:
+        return 0
+    try:
+        return sum(client.sync(client.scheduler.ncores, callback_timeout=_seconds("scheduler")).values())
+    except (OSError, TimeoutError):
+        return 0
+
+
+def _last_seen(client: distributed.Client, seen: float) -> float:
+    """Now, if a worker is there; `ClusterLostError` where none has been for as long as the timeouts allow."""
+    limit, silent = _seconds("no-workers"), _seconds("scheduler")
+    try:
+        if client.status in ("closing", "closed") or client.scheduler is None:
+            raise CommClosedError("the client is closed")
+        there = client.sync(client.scheduler.ncores, callback_timeout=max(POLL, silent))
+    except (OSError, TimeoutError) as error:
+        if client.status in ("closing", "closed") or time.monotonic() - seen > silent:
+            raise ClusterLostError(
+                f"The scheduler {_address(client)} has not answered for {silent:g} s "
+                f"(daskgmm.timeouts.scheduler): {error}."
+            ) from error
+        return seen
+    if there:
+        return time.monotonic()
+    if time.monotonic() - seen > limit:
+        raise ClusterLostError(
+            f"The scheduler {_address(client)} has had no worker for {limit:g} s (daskgmm.timeouts.no-workers). "
+            "Start some, and fit again."
+        )
+    return seen
+
+
+def _address(client: distributed.Client) -> str:
+    return str(client.scheduler.address) if client.scheduler else "?"
+
+
+def hold(client: distributed.Client, parts: list[Delayed]) -> list[Any]:
+    """Have values computed that stay on the workers; whoever uses them waits for them, within the limits."""
+    # Not `dask.persist`: where the client is not the default one, it would wait for the values and fetch them.
+    return list(client.persist(parts, optimize_graph=False))
+
+
+def check_fit(client: distributed.Client, rows: Rows) -> None:
+    """Refuse what workers can never do: read this process's memory, hold a block larger than their own."""
+    if not _address(client).startswith("inproc"):
+        for title in rows.in_driver:
+            raise DataError(
+                f"{title} is a Zarr array in the memory of this process, which workers cannot read. Write it to a "
+                "store that they can, or fit without a client."
+            )
+    if not rows.block_bytes:
+        return
+    for address, worker in workers(client).items():
+        limit = worker.get("memory_limit") or 0
+        if limit and rows.block_bytes > HOLDS * limit:
+            raise BlockTooLargeError(
+                f"The largest block takes {format_bytes(rows.block_bytes)}, and the worker {address} has "
+                f"{format_bytes(limit)}. Use a smaller block_size or smaller chunks, or workers with more memory."
+            )
+
+
+def workers(client: distributed.Client) -> dict[str, Any]:
+    """What the scheduler knows of its workers, by address."""
+    if client.scheduler is None:
+        return {}
+    try:
+        found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_seconds("scheduler"))
+    except (OSError, TimeoutError) as error:
+        raise ClusterLostError(f"The scheduler {_address(client)} does not answer: {error}.") from error
+    return dict(found["workers"])
