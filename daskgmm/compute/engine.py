@@ -112,10 +112,23 @@ class _InTurn:
             return self.function(block)
 
 
-def _name(function: Any) -> str:
-    """A fresh name that the dashboard shows without its digits."""
-    kind = getattr(function, "__name__", type(function).__name__).strip("<>").lower()
-    return f"daskgmm-{kind}-{uuid4().hex}"
+@dataclass(frozen=True)
+class _Names:
+    """Fresh names for the keys of a pass, which the dashboard shows without their digits.
+
+    A name each for the function, what works through blocks and what only adds: Dask shares tasks out evenly among
+    workers, and learns how long they take, by the name.
+    """
+
+    function: str
+    work: str
+    total: str
+
+    @classmethod
+    def of(cls, function: Any) -> _Names:
+        kind = getattr(function, "__name__", type(function).__name__).strip("<>").lower()
+        tag = uuid4().hex
+        return cls(f"daskgmm-function-{tag}", f"daskgmm-{kind}-{tag}", f"daskgmm-total-{tag}")
 
 
 @dataclass(frozen=True)
@@ -144,18 +157,17 @@ class Engine:
         span: int | None = None,
     ) -> M:
         """``function`` of every block, added up. ``report`` is told blocks done and blocks in all."""
-        name = _name(function)
+        names = _Names.of(function)
         if span is None:
             span = 1 if rows.lazy else self.span or self._span(rows)
         # Names are strings that no other key can equal; the function is in the graph once, and so is the reader.
-        graph: dict[Hashable, Any] = {**rows.graph, name: function}
-        root = (name, 0, rows.n_blocks)
-        graph[root] = _subtree(graph, rows, name, span, 0, rows.n_blocks)
+        graph: dict[Hashable, Any] = {**rows.graph, names.function: function}
+        root = _subtree(graph, rows, names, span, 0, rows.n_blocks)
         engine, ahead = self, self.ahead(rows) if isinstance(rows, Rows) else 0
         if ahead:
             engine = replace(self, get=partial(dask.threaded.get, num_workers=self.threads + ahead))
-            graph[name] = _InTurn(function, threading.Semaphore(self.threads))
-        with _Watch(name, span, rows.n_blocks, report):
+            graph[names.function] = _InTurn(function, threading.Semaphore(self.threads))
+        with _Watch(names.work, rows.n_blocks, report):
             (result,) = engine._evaluate(graph, [root])
         return result  # type: ignore[no-any-return]
 
@@ -235,49 +247,48 @@ class Engine:
 
     def each(self, rows: Rows, function: Callable[[Block], T], blocks: Sequence[int]) -> list[T]:
         """``function`` of some blocks, each by itself."""
-        name = _name(function)
-        graph: dict[Hashable, Any] = {**rows.graph, name: function}
-        graph |= {(name, index): _work(rows, name, index, index + 1) for index in blocks}
-        return self._evaluate(graph, [(name, index) for index in blocks])
+        names = _Names.of(function)
+        graph: dict[Hashable, Any] = {**rows.graph, names.function: function}
+        graph |= {(names.work, index): _work(rows, names, index, index + 1) for index in blocks}
+        return self._evaluate(graph, [(names.work, index) for index in blocks])
 
 
 def _subtree(
-    graph: dict[Hashable, Any], rows: Blocks, name: str, span: int, first: int, last: int
-) -> tuple[Any, ...]:
-    """The task that adds up blocks ``first`` to ``last``; the tasks that it refers to go into ``graph``.
+    graph: dict[Hashable, Any], rows: Blocks, names: _Names, span: int, first: int, last: int
+) -> tuple[str, int, int]:
+    """Put the task that adds up blocks ``first`` to ``last`` into ``graph``, with what it refers to; its key.
 
     A function, not a closure: one that calls itself would keep every pass's graph alive until the next
     collection of cycles.
     """
     if last - first <= max(span, 1):
-        return _work(rows, name, first, last)
-    middle = _middle(first, last)
-    halves = ((name, first, middle), (name, middle, last))
-    for key in halves:
-        graph[key] = _subtree(graph, rows, name, span, *key[1:])
-    return (add, *halves)
+        key = (names.work, first, last)
+        graph[key] = _work(rows, names, first, last)
+    else:
+        key, middle = (names.total, first, last), _middle(first, last)
+        halves = ((first, middle), (middle, last))
+        graph[key] = (add, *(_subtree(graph, rows, names, span, lo, hi) for lo, hi in halves))
+    return key
 
 
-def _work(rows: Blocks, name: str, first: int, last: int) -> tuple[Any, ...]:
+def _work(rows: Blocks, names: _Names, first: int, last: int) -> tuple[Any, ...]:
     """The task that works through blocks ``first`` to ``last`` in turn."""
     parts = [list(rows.parts(index)) for index in range(first, last)]
-    return (_add_up, name, rows.key, first, last, *([parts] if any(parts) else []))
+    return (_add_up, names.function, rows.key, first, last, *([parts] if any(parts) else []))
 
 
 class _Watch(Callback):
     """Reports blocks as Dask's local schedulers finish them; on a client, only whole passes."""
 
-    def __init__(self, name: str, span: int, total: int, report: Callable[[int, int], None] | None) -> None:
-        self.name, self.span, self.total, self.report = name, span, total, report
+    def __init__(self, work: str, total: int, report: Callable[[int, int], None] | None) -> None:
+        self.work, self.total, self.report = work, total, report
         self.done = 0
         super().__init__(posttask=self._finished)  # type: ignore[no-untyped-call]
 
     def _finished(self, key: Any, *_: Any) -> None:
-        if self.report and isinstance(key, tuple) and key[0] == self.name and len(key) == 3:
-            blocks = key[2] - key[1]
-            if blocks <= self.span:  # larger subtrees only add
-                self.done += blocks
-                self.report(self.done, self.total)
+        if self.report and isinstance(key, tuple) and key[0] == self.work:
+            self.done += key[2] - key[1]
+            self.report(self.done, self.total)
 
     def __exit__(self, *failure: Any) -> None:
         super().__exit__(*failure)  # type: ignore[no-untyped-call]
