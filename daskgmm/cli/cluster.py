@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import click
 import dask
 from dask.utils import parse_timedelta
 from distributed import Client, LocalCluster
+from distributed.comm.addressing import get_address_host_port, parse_address
 from distributed.security import Security
 
 from daskgmm.cli.options import Decorator, together
@@ -97,16 +99,51 @@ NAMES = tuple(inspect.signature(running).parameters)
 
 def _connected(address: str | None, file: str | None, tls: dict[str, str | None]) -> Client:
     """A client of a scheduler that is there."""
-    secure = any(tls.values())
-    security = Security(require_encryption=True, **tls) if secure else None
     timeout = parse_timedelta(dask.config.get("daskgmm.timeouts.scheduler", "1 minute"))
+    place = address if file is None else _found(file, timeout)
+    assert place is not None
+    security = _security(place, tls)
+    try:
+        return Client(place, security=security, timeout=timeout, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        told = f"No Dask scheduler answers at {address or file}: {str(error) or type(error).__name__}."
+        hint = "If it uses TLS, its address begins with tls://, and it needs --tls-ca-file, --tls-cert, --tls-key."
+        if _encrypted(place):
+            hint = "If it uses no TLS, its address begins with tcp://. Or it does not know the certificates."
+        raise ClusterLostError(f"{told} {hint}") from error
+
+
+def _found(file: str, timeout: float) -> str:
+    """The address in a scheduler file, once it is there."""
     began = time.monotonic()
-    while file is not None and not Path(file).is_file():  # Dask itself would wait for ever
+    while True:  # Dask itself would wait for ever
+        with suppress(FileNotFoundError, ValueError, KeyError):  # it may be half written
+            return str(json.loads(Path(file).read_text())["address"])
         if time.monotonic() - began > timeout:
             raise ClusterLostError(f"No Dask scheduler has written the file {file} within {timeout:g} s.")
         time.sleep(0.1)
+
+
+def _security(address: str, tls: dict[str, str | None]) -> Security:
+    """What the connection needs; refuses an address and TLS options that do not go together."""
+    given = {name: value for name, value in tls.items() if value is not None}
+    # Dask's configuration has what is not given.
+    security = Security(**given, **({"require_encryption": True} if given else {}))
     try:
-        return Client(address, scheduler_file=file, security=security, timeout=timeout, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        hint = "" if secure else " If it asks for TLS, give --tls-ca-file, --tls-cert and --tls-key."
-        raise ClusterLostError(f"No Dask scheduler answers at {address or file}: {error}.{hint}") from error
+        get_address_host_port(address)
+        context = security.get_connection_args("client")["ssl_context"] if _encrypted(address) else None
+    except (OSError, ValueError) as error:  # an SSLError is both
+        kind = "The files for TLS" if isinstance(error, OSError) else f"The address {address}"
+        raise click.UsageError(f"{kind} cannot be used: {error}.") from error
+    if _encrypted(address) and context is None:
+        raise click.UsageError(f"{address} uses TLS: give --tls-ca-file, --tls-cert and --tls-key.")
+    if security.require_encryption and not _encrypted(address):
+        raise click.UsageError(
+            f"{address} would not be encrypted, and the options about TLS, or Dask's configuration, ask for that. "
+            "The address of a scheduler with TLS begins with tls://."
+        )
+    return security
+
+
+def _encrypted(address: str) -> bool:
+    return parse_address(address)[0] in ("tls", "wss")

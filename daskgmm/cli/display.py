@@ -35,12 +35,13 @@ class Log:
         """Write one line."""
         click.echo(line, err=True)
 
-    def stage(self, name: str) -> None:
+    def stage(self, name: str, done: int = 0) -> None:
         if not self.name:
             self.say(HEADER)
         elif self.name != "em":
             self._line(self.name)
         self.name = name
+        self.iterations = done
         self.began = perf_counter()
 
     def blocks(self, done: int, total: int) -> None: ...
@@ -67,8 +68,8 @@ class Terminal(Log):
     def say(self, line: str) -> None:
         self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def stage(self, name: str) -> None:
-        super().stage(name)
+    def stage(self, name: str, done: int = 0) -> None:
+        super().stage(name, done)
         self._restart()
 
     def blocks(self, done: int, total: int) -> None:

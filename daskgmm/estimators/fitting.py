@@ -68,8 +68,8 @@ class Fitting(BaseMixture):
     @contextmanager
     def _keeping(self, engine: Engine, rows: Rows, names: Array | None, **more: Any) -> Iterator[Keeper[Any]]:
         """Where to keep the states of a fit; `_stopped` gets the last of one that is interrupted."""
-        identity = {} if self.checkpoint is None else self._identity(rows) | more
-        with keeping(self.checkpoint, identity, lambda: digests(engine, rows)) as keeper:
+        settings, plan = ({}, {}) if self.checkpoint is None else (self._identity() | more, layout(rows))
+        with keeping(self.checkpoint, settings, plan, lambda: digests(engine, rows)) as keeper:
             try:
                 yield keeper
             except KeyboardInterrupt:
@@ -81,8 +81,8 @@ class Fitting(BaseMixture):
     def _stopped(self, state: Any, rows: Rows, names: Array | None) -> None:
         """Take the best parameters so far, if there are any, as fitted."""
 
-    def _identity(self, rows: Rows) -> dict[str, Any]:
-        """What makes this fit differ from another: layout, and settings that change the result."""
+    def _identity(self) -> dict[str, Any]:
+        """What makes this fit differ from another of the same rows: settings that change the result."""
         settings = {name: value for name, value in self.get_params().items() if name not in ELSEWHERE}
         for name in SMALL:
             settings[name] = None if settings[name] is None else array_digest(settings[name])
@@ -94,7 +94,7 @@ class Fitting(BaseMixture):
             last = self._fitted
             settings["warm_start"] = value_digest((last.mixture, last.lower_bound, last.online))
         plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
-        return {"estimator": type(self).__name__, **plain, **layout(rows)}
+        return {"estimator": type(self).__name__, **plain}
 
     def save(self, path: str | Path) -> None:
         """Write settings and parameters to one ``.npz`` file, whole or not at all.

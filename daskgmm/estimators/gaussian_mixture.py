@@ -81,6 +81,8 @@ class GaussianMixture(Fitting):
         settings, with the result of a fit that was never stopped; from a finished one it returns without
         reading the rows. It is refused where shape, block plan or settings differ, or, in an unfinished fit, the
         values of the first, middle or last block. Where ``random_state`` is no integer, the file's own goes on.
+        While another fit writes it, it is refused, too. On a URL a fit that was killed counts as writing for
+        another 30 s (``daskgmm.checkpoint-lease`` in Dask's configuration): `fit` waits for so long, and goes on.
     verbose, verbose_interval : int
         Print a line every ``verbose_interval`` iterations.
 
@@ -310,7 +312,7 @@ class GaussianMixture(Fitting):
         def after(runs: Sequence[Run], more: int) -> State:
             return replace(began, runs=tuple(runs), passes=began.passes + more)
 
-        progress.stage("em")
+        progress.stage("em", max(run.n_iter for run in began.runs))
         runs, more = em(engine, rows, began.runs, progress, lambda *found: keeper.keep(after(*found)))
         return after(runs, more)
 

@@ -46,7 +46,12 @@ def write(place: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapp
     if not isinstance(fs, LocalFileSystem):
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, header=text, **arrays)
-        fs.pipe_file(path, buffer.getvalue())
+        try:
+            fs.pipe_file(path, buffer.getvalue())
+        except OSError:
+            raise
+        except Exception as error:  # each store has its own, for what the network does
+            raise OSError(f"{type(error).__name__}: {error}") from error
         return
     aside = Path(f"{path}.partial")
     try:
@@ -63,8 +68,19 @@ def write(place: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapp
 
 def read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]]:
     """Header and arrays of a file; `ValueError` or `KeyError`, among others, where it is damaged."""
+    return parse(fetch(place))
+
+
+def fetch(place: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file."""
     fs, path = locate(place)
-    with np.load(io.BytesIO(fs.cat_file(path)), allow_pickle=False) as archive:
+    content: bytes = fs.cat_file(path)
+    return content
+
+
+def parse(content: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What `read` finds in the bytes of a file."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     return json.loads(str(arrays.pop("header"))), arrays
 

@@ -5,34 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 import dask
 import numpy as np
 from dask.utils import parse_timedelta
-from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm._typing import Array
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Block, Rows
 from daskgmm.errors import CheckpointError
 from daskgmm.fit import archive
+from daskgmm.fit.lock import locked
 from daskgmm.fit.run import Run
 from daskgmm.fit.survey import Survey
 
-if sys.platform != "win32":
-    import fcntl
-
 FORMAT, VERSION = "daskgmm checkpoint", 1
-
 
 INTERVAL = "60 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-interval`
 
@@ -98,11 +92,17 @@ class Keeper(Generic[S]):
 class Checkpoint(Keeper[S]):
     """Writes states to a file as well: each that is kept, and noted ones from time to time.
 
-    A file that cannot be written is a warning: the fit matters more, and the last whole file stays.
+    A file that cannot be written is a warning: the fit matters more, and the last whole file stays. ``check`` is
+    called before each write, and raises a `CheckpointError` where another fit has taken over.
     """
 
-    def __init__(self, place: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
-        self.place = place
+    def __init__(
+        self,
+        place: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.place, self.check = place, check
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))  # lists, as they come back
         self.written: S | None = None
         self.interval = float(parse_timedelta(dask.config.get("daskgmm.checkpoint-interval", INTERVAL)))
@@ -127,7 +127,11 @@ class Checkpoint(Keeper[S]):
         header = {"format": FORMAT, "version": VERSION, "identity": self.identity}
         header["state"] = archive.pack(self.state, arrays)
         try:
+            self.check()
             archive.write(self.place, header, arrays)
+        except CheckpointError:
+            self.written = self.state  # as far as this fit goes: it must not try again as it ends
+            raise
         except OSError as error:
             warnings.warn(
                 f"The checkpoint {os.fspath(self.place)} cannot be written: {error}. The fit goes on; "
@@ -142,7 +146,10 @@ class Checkpoint(Keeper[S]):
 
 @contextmanager
 def keeping(
-    place: str | os.PathLike[str] | None, identity: Mapping[str, Any], digests: Callable[[], list[str]]
+    place: str | os.PathLike[str] | None,
+    settings: Mapping[str, Any],
+    layout: Mapping[str, Any],
+    digests: Callable[[], list[str]],
 ) -> Iterator[Keeper[Any]]:
     """Where to keep states: with the one to go on from, if ``place`` has one.
 
@@ -150,16 +157,17 @@ def keeping(
     ----------
     place : path or fsspec URL, or None
         None keeps them in memory alone.
-    identity : mapping
-        Layout and settings of this fit, by name, as JSON.
+    settings, layout : mapping
+        Of this fit and of its rows, by name, as JSON.
     digests : callable
         Hashes of some of the rows. Called only where the fit is not finished: a finished one is returned
-        without a look at the rows.
+        without a look at the rows. Nor are rows of another layout looked at, which need not be there.
 
     Raises
     ------
     CheckpointError
-        If the file is of another fit (it lists the differences), damaged, or in use.
+        If the file is of another fit (it lists the differences), damaged, or in use. On a URL also later, if
+        another fit has taken over since: one that found no sign of life of this one for the time of a lease.
     FileNotFoundError
         If the folder does not exist.
     """
@@ -167,14 +175,15 @@ def keeping(
         yield Keeper()
         return
     with ExitStack() as stack:
-        stack.enter_context(_locked(place))
+        check = stack.enter_context(locked(place))
         found = _read(place)
-        checkpoint: Checkpoint[Standing] = Checkpoint(place, identity)
-        if found is None or not found[1].done:
-            checkpoint.identity["digests"] = digests()
+        checkpoint: Checkpoint[Standing] = Checkpoint(place, {**settings, **layout}, check)
+        here = checkpoint.identity
+        if found is None or not (found[1].done or any(_differs(found[0], here, name) for name in layout)):
+            here["digests"] = digests()
         if found is not None:
             there, checkpoint.state = found
-            _compare(place, there, checkpoint.identity)
+            _compare(place, there, here)
             checkpoint.written = checkpoint.state
         # An interrupt may have struck in the middle of a write.
         stack.callback(checkpoint.flush)
@@ -234,7 +243,11 @@ def value_digest(value: Any) -> str:
 def _read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], Standing] | None:
     """Identity and state in a file; None where there is none."""
     try:
-        header, arrays = archive.read(place)
+        content = archive.fetch(place)
+    except FileNotFoundError:
+        return None
+    try:
+        header, arrays = archive.parse(content)
         if header["format"] != FORMAT:
             raise KeyError(header["format"])
         if header["version"] > VERSION:
@@ -246,32 +259,18 @@ def _read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], Standing] | No
         if not isinstance(state, Standing):
             raise TypeError(type(state))
         return header["identity"], state
-    except FileNotFoundError:
-        return None
     except CheckpointError:
         raise
-    except OSError as error:
-        if not _damaged(error):
-            raise
-        raise _unreadable(place) from error
     except Exception as error:  # whatever a damaged archive may raise
-        raise _unreadable(place) from error
-
-
-def _damaged(error: OSError) -> bool:
-    return error.errno is None  # not of the system, but of who tried to make sense of the bytes
-
-
-def _unreadable(place: str | os.PathLike[str]) -> CheckpointError:
-    return CheckpointError(
-        f"{os.fspath(place)} is not a checkpoint of a daskgmm fit, or it is damaged. Name another file, or "
-        "delete it."
-    )
+        raise CheckpointError(
+            f"{os.fspath(place)} is not a checkpoint of a daskgmm fit, or it is damaged. Name another file, or "
+            "delete it."
+        ) from error
 
 
 def _compare(place: str | os.PathLike[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another fit; values that ``here`` lacks are not compared."""
-    names = [name for name in here if name not in there or there[name] != here[name]]
+    names = [name for name in here if _differs(there, here, name)]
     if names:
         listed = "; ".join(
             "the rows: their values differ"
@@ -285,45 +284,10 @@ def _compare(place: str | os.PathLike[str], there: Mapping[str, Any], here: Mapp
         )
 
 
+def _differs(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool:
+    return name not in there or bool(there[name] != here[name])
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-@contextmanager
-def _locked(place: str | os.PathLike[str]) -> Iterator[None]:
-    """Refuse a second writer on the same local file; the kernel frees the lock when a process dies."""
-    fs, path = archive.locate(place)
-    if not isinstance(fs, LocalFileSystem) or sys.platform == "win32":
-        yield
-        return
-    if not Path(path).parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {Path(path).parent} for the checkpoint.")
-    lock = f"{path}.lock"
-    handle = _take(lock, path)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            Path(lock).unlink(missing_ok=True)
-            os.close(handle)
-
-
-def _take(lock: str, path: str) -> int | None:
-    """Handle of the lock; None where nothing can be written, as then nobody writes."""
-    while True:
-        try:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError:  # the first write will tell
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise CheckpointError(f"Another fit is writing the checkpoint {path}.") from None
-        except OSError:  # a file system without locks
-            return handle
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.stat(lock)):
-                return handle
-        os.close(handle)  # whoever held it has just removed it: take the new one

@@ -209,7 +209,8 @@ class Learner:
         if state.passes is None:
             passes = Run(run.mixture, self.tol, self.max_iter, self.reg_covar)
             state = replace(state, passes=passes, score=state.score_of(run.published), clock=run.clock)
-        progress.stage("em")
+        assert state.passes is not None
+        progress.stage("em", state.passes.n_iter)
         while not state.done:
             seed = int(random.randint(2**31))
             with one_thread():

@@ -11,8 +11,8 @@ from daskgmm.fit.run import Run
 class Progress(Protocol):
     """Called on the driver: by stage, by block and after each pass."""
 
-    def stage(self, name: str) -> None:
-        """``"survey"``, ``"seeding"`` or ``"em"`` begins."""
+    def stage(self, name: str, done: int = 0) -> None:
+        """``"survey"``, ``"seeding"`` or ``"em"`` begins, the last of these after so many iterations."""
 
     def blocks(self, done: int, total: int) -> None:
         """So many blocks of the current pass are finished."""
@@ -24,7 +24,7 @@ class Progress(Protocol):
 class Silent:
     """The progress that nobody watches."""
 
-    def stage(self, name: str) -> None: ...
+    def stage(self, name: str, done: int = 0) -> None: ...
 
     def blocks(self, done: int, total: int) -> None: ...
 
@@ -37,7 +37,7 @@ class Verbose:
     def __init__(self, interval: int) -> None:
         self.interval = interval
 
-    def stage(self, name: str) -> None:
+    def stage(self, name: str, done: int = 0) -> None:
         print(name)
 
     def blocks(self, done: int, total: int) -> None: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,3 +78,27 @@ def model(tmp_path: Path, fitted: GaussianMixture) -> str:
     place = str(tmp_path / "model.npz")
     fitted.save(place)
     return place
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str, ...]]:
+    """The options of Dask's commands for a certificate of one of two authorities, "ca" and "rogue"."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(words: str) -> None:
+        subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True, timeout=30)
+
+    new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj"
+    for name in ("ca", "rogue"):
+        openssl(f"req -x509 {new} /CN={name} -keyout {name}.key -out {name}.pem -days 2")
+        openssl(f"req {new} /CN=daskgmm -keyout {name}-key.pem -out {name}.csr")
+        signed = f"-CA {name}.pem -CAkey {name}.key -CAcreateserial -out {name}-cert.pem -days 2"
+        openssl(f"x509 -req -in {name}.csr {signed}")
+
+    def options(name: str) -> tuple[str, ...]:
+        files = {"ca-file": f"{name}.pem", "cert": f"{name}-cert.pem", "key": f"{name}-key.pem"}
+        return tuple(word for what, file in files.items() for word in (f"--tls-{what}", str(folder / file)))
+
+    return options

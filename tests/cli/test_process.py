@@ -99,6 +99,9 @@ def test_a_terminated_command_goes_on_where_it_was(data: str, tmp_path: Path) ->
     for file, more in ((out, ("--checkpoint", str(place))), (whole, ())):
         result = runner.invoke(main, [str(word) for word in (*words, "--out", file, *more)])
         assert result.exit_code == 3, result.stderr
+        numbers = [int(line.split()[1]) for line in result.stderr.splitlines() if line.startswith("iteration ")]
+        assert numbers == list(range(numbers[0], 301))
+        assert (numbers[0] == 1) == (file == whole)
     ours, theirs = GaussianMixture.load(out), GaussianMixture.load(whole)
     assert ours.means_.tobytes() == theirs.means_.tobytes()
     assert ours.lower_bounds_ == theirs.lower_bounds_
@@ -173,6 +176,8 @@ def test_the_bar_counts_blocks_and_starts_anew() -> None:
     (bar,) = bars.tasks
     assert (bar.description, bar.completed, bar.total) == ("iteration 1", 0, None)
     assert bar.fields["count"] == ""
+    terminal.stage("em", 7)  # a fit that goes on
+    assert [bar.description for bar in bars.tasks] == ["iteration 8"]
 
 
 def test_version_and_help_name_the_exit_codes(run: Run) -> None:

@@ -205,7 +205,7 @@ class Watch:
     def __init__(self) -> None:
         self.events: list[Any] = []
 
-    def stage(self, name: str) -> None:
+    def stage(self, name: str, done: int = 0) -> None:
         self.events.append(name)
 
     def blocks(self, done: int, total: int) -> None:

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ class Stop(Silent):
     def __init__(self, after: int, error: type[BaseException] = KeyboardInterrupt) -> None:
         self.after, self.error = after, error
 
-    def stage(self, name: str) -> None:
+    def stage(self, name: str, done: int = 0) -> None:
         self.iteration(())
 
     def iteration(self, runs: Any) -> None:
@@ -175,6 +176,13 @@ def test_other_values_are_refused(row: int, tmp_path: Path) -> None:
         GaussianMixture(**SETTINGS, checkpoint=tmp_path / "c").fit(da.from_array(other, chunks=chunks))
 
 
+def test_rows_of_another_layout_are_not_looked_at(tmp_path: Path) -> None:
+    stopped(tmp_path / "c", 4)
+    poison = da.from_delayed(dask.delayed(lambda: 1 / 0)(), shape=(700, 3), dtype=X.dtype)
+    with pytest.raises(CheckpointError, match="rows: 600 there, 700 now"):
+        GaussianMixture(**SETTINGS, checkpoint=tmp_path / "c").fit(poison)
+
+
 def test_watching_and_another_name_are_no_difference(tmp_path: Path) -> None:
     stopped(tmp_path / "c", 4)
     (tmp_path / "c").rename(tmp_path / "d")
@@ -281,6 +289,20 @@ def test_a_url_holds_a_checkpoint() -> None:
     place = "memory://folder/checkpoint"
     stopped(place, 4)
     assert bits(GaussianMixture(**SETTINGS, checkpoint=place).fit(X)) == bits(GaussianMixture(**SETTINGS).fit(X))
+
+
+def test_a_refused_write_is_not_made_later(tmp_path: Path) -> None:
+    answers = iter([CheckpointError("another")])
+
+    def check() -> None:
+        for error in answers:
+            raise error
+
+    checkpoint = Checkpoint(tmp_path / "c", {}, check)
+    with pytest.raises(CheckpointError, match="another"):
+        checkpoint.keep(State({}))
+    checkpoint.flush()
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_failed_run_comes_back(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class Stop(Silent):
         if self.events > self.after:
             raise self.error
 
-    def stage(self, name: str) -> None:
+    def stage(self, name: str, done: int = 0) -> None:
         self.name = name
         self._event()
 

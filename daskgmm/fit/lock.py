@@ -1,0 +1,183 @@
+"""One writer for a checkpoint: a second fit on the same place is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
+from typing import Any, Self
+from uuid import uuid4
+
+import dask
+from dask.utils import parse_timedelta
+from fsspec.implementations.local import LocalFileSystem
+
+from daskgmm.errors import CheckpointError
+from daskgmm.fit import archive
+
+if sys.platform != "win32":
+    import fcntl
+
+LEASE = "30 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-lease`
+
+
+@contextmanager
+def locked(place: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
+    """Be the only writer of ``place``; what is to be called before each write.
+
+    A local file has a lock beside it, which the kernel frees when a process dies. On a URL it is a `Lease`.
+
+    Raises
+    ------
+    CheckpointError
+        If another fit writes it; from the call, if another has taken over since.
+    FileNotFoundError
+        If the folder does not exist.
+    """
+    fs, path = archive.locate(place)
+    if not isinstance(fs, LocalFileSystem):
+        with Lease(fs, path, os.fspath(place)) as lease:
+            yield lease.check
+        return
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {Path(path).parent} for the checkpoint.")
+    lock = f"{path}.lock"
+    handle = None if sys.platform == "win32" else _take(lock, path)
+    try:
+        yield lambda: None
+    finally:
+        if handle is not None:
+            Path(lock).unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _take(lock: str, path: str) -> int | None:
+    """Handle of the lock; None where nothing can be written, as then nobody writes."""
+    while True:
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:  # the first write will tell
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise CheckpointError(f"Another fit is writing the checkpoint {path}.") from None
+        except OSError:  # a file system without locks
+            return handle
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                return handle
+        os.close(handle)  # whoever held it has just removed it: take the new one
+
+
+class Lease:
+    """The object PATH.lock, which says who writes PATH, and is put anew while they live.
+
+    An object store knows neither locks nor whether a process is alive. So the object is put on the condition that
+    there is none, and then anew three times within the time of the lease. Whoever finds one watches it for that
+    time, by their own clock: if it changes, its owner lives; if not, its owner is dead, and it is taken over. A
+    process that was only stopped, and wakes up later, finds another's name in it, and writes no more.
+
+    Where the store knows no conditions, two fits that begin at the same moment may both go on, until the first
+    write of one. Every state that either of them writes is whole, and of the same fit.
+    """
+
+    def __init__(self, fs: Any, path: str, place: str) -> None:
+        self.fs, self.path, self.place = fs, f"{path}.lock", place
+        self.duration = float(parse_timedelta(dask.config.get("daskgmm.checkpoint-lease", LEASE)))
+        self.name = {"host": socket.gethostname(), "pid": os.getpid(), "lease": uuid4().hex}
+        self.mark = str(self.name["lease"]).encode()
+        self.puts = 0
+        self.ended = Event()
+        self.thread = Thread(target=self._stay, name="daskgmm-lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._take()
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+        self.thread.join(self.duration)
+        with suppress(Exception):  # what stays runs out
+            if self._own(self._read()):
+                self.fs.rm_file(self.path)
+
+    def check(self) -> None:
+        """Refuse to write where another fit has taken over."""
+        try:
+            found = self._read()
+        except Exception:  # the write will tell
+            return
+        if found is not None and not self._own(found):
+            raise self._refused(found)
+
+    def _take(self) -> None:
+        while not self._create():
+            found = seen = self._read()
+            if self._own(seen):  # a try that was taken to have failed
+                return
+            if seen is None:  # its owner has just removed it
+                continue
+            ends = monotonic() + self.duration
+            while found == seen and monotonic() < ends:
+                self.ended.wait(self.duration / 10)
+                found = self._read()
+            if found == seen:
+                self.fs.pipe_file(self.path, self._content())
+                return
+            if found is not None:
+                raise self._refused(found)
+
+    def _create(self) -> bool:
+        """Put the object if there is none; whether there was none, or none can be put."""
+        try:
+            self.fs.pipe_file(self.path, self._content(), mode="create")
+        except FileExistsError:
+            return False
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"There is no place for the checkpoint {self.place}: {error}") from error
+        except Exception:  # a store that takes no conditions, or cannot be written
+            with suppress(OSError):  # the first write will tell
+                if self.fs.exists(self.path):
+                    return False
+                self.fs.pipe_file(self.path, self._content())
+        return True
+
+    def _stay(self) -> None:
+        """Show that this process lives, until it ends or another has taken over."""
+        while not self.ended.wait(self.duration / 3):
+            with suppress(Exception):  # a store that is away for a moment: nobody else can take over meanwhile
+                found = self._read()
+                if found is not None and not self._own(found):
+                    return
+                self.fs.pipe_file(self.path, self._content())
+
+    def _content(self) -> bytes:
+        self.puts += 1
+        return json.dumps({**self.name, "puts": self.puts}).encode()
+
+    def _read(self) -> bytes | None:
+        try:
+            found: bytes = self.fs.cat_file(self.path)
+        except FileNotFoundError:
+            return None
+        return found
+
+    def _own(self, found: bytes | None) -> bool:
+        return found is not None and self.mark in found
+
+    def _refused(self, found: bytes) -> CheckpointError:
+        try:
+            name = json.loads(found)
+            who = f"Another fit (process {name['pid']} on {name['host']})"
+        except (ValueError, TypeError, KeyError):
+            who = "Another fit"
+        return CheckpointError(f"{who} is writing the checkpoint {self.place}.")
