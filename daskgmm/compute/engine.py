@@ -128,7 +128,7 @@ class _Names:
     def of(cls, function: Any) -> _Names:
         kind = getattr(function, "__name__", type(function).__name__).strip("<>").lower()
         tag = uuid4().hex
-        return cls(f"daskgmm-function-{tag}", f"daskgmm-{kind}-{tag}", f"daskgmm-total-{tag}")
+        return cls(f"daskgmm-map-{tag}", f"daskgmm-{kind}-{tag}", f"daskgmm-total-{tag}")
 
 
 @dataclass(frozen=True)
