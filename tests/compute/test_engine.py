@@ -252,7 +252,12 @@ def test_blocks_of_a_task_are_read_in_turn() -> None:
     Engine(get, 1).reduce(rows, look)
     assert len(graphs[1]) == 32 + 31 + 2
     # A dashboard shows keys up to their digits.
-    assert {key_split(key) for key in graphs[0]} == {"daskgmm-look", "daskgmm-total", "daskgmm-map", "daskgmm-rows"}
+    assert {key_split(key) for key in graphs[0]} == {
+        "daskgmm-look",
+        "daskgmm-total",
+        "daskgmm-map",
+        "daskgmm-rows",
+    }
 
 
 def test_tasks_are_as_large_as_their_scheduling_asks_for() -> None:
