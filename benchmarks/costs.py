@@ -170,8 +170,8 @@ class CostModel:
         )
 
     def least_rows(self, workers: int, threads: int = 1, block_bytes: int = 2**26, share: float = SHARE) -> float:
-        """Rows from which on scheduling stays below a share of the pass; infinity where it never does."""
-        sizes = np.geomspace(block_bytes / self.row_bytes, 1e15, 400)
+        """Rows, a block for each thread at least, from which on scheduling stays below a share; maybe infinity."""
+        sizes = np.geomspace(workers * threads * block_bytes // self.row_bytes, 1e15, 400)
         above = [self.predicted(n, workers, threads, block_bytes).scheduling > share for n in sizes]
         last = max((i for i, is_above in enumerate(above) if is_above), default=-1)
         return float(sizes[last + 1]) if last + 1 < len(sizes) else math.inf

@@ -5,7 +5,8 @@
 
 linear: time per row of an iteration for ten times the rows. workers: one thread against two, and one process of a
 local cluster against two, over the same persisted rows. memory: peak of lazy queries for ten times the rows.
-model: the cost model of `costs.py` from measured rates, its predictions beside measured passes, and beyond.
+model: the cost model of `costs.py` from measured rates, its predictions beside measured passes. clusters: what it
+says of 10 to 1000 workers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import dask.array as da
 import numpy as np
 import zarr
 from common import Peer, answered, heading, start, write_rows
-from costs import CostModel
+from costs import CostModel, Line
 from peers import arguments, timed
 from rates import cluster_of, model_of, numerics, passes, scheduling, transfers
 
@@ -134,25 +135,38 @@ def measured(store: zarr.Array[Any], k: int, block: int, workers: int, repeats: 
 
 
 def modelled(options: argparse.Namespace) -> Iterator[str]:
-    """The cost model: its rates, its predictions beside measured passes, and what it says beyond."""
+    """The cost model's rates here, and its predictions beside measured passes."""
     with tempfile.TemporaryDirectory() as name:
         folder, repeats = Path(name), options.repeats
         graphs, links = scheduling(folder, repeats), transfers(repeats)
-        driver, scheduler, hand, idle = graphs
-        for title, line in (("driver builds and sends a graph", driver), ("scheduler takes it in", scheduler)):
-            each = f"{line.task * 1e6:.0f} µs a task + {line.block * 1e6:.0f} µs a block"
-            yield f"{title}: {line.base * 1e3:.1f} ms + {each}"
-        yield f"for each task that runs: scheduler {hand * 1e6:.0f} µs, thread without a task {idle * 1e6:.0f} µs"
-        yield f"between workers: a small result {links[0] * 1e3:.1f} ms, {links[1] / 1e9:.1f} GB/s\n"
+        yield from told_rates(graphs, links)
         yield from checked(folder, repeats, lambda numbers: model_of(numbers, graphs, links))
+
+
+def clusters(options: argparse.Namespace) -> Iterator[str]:
+    """What the cost model says of clusters that are not there, from rates measured here; d=16, k=16, full."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, repeats = Path(name), options.repeats
+        graphs, links = scheduling(folder, repeats), transfers(repeats)
         store = stored_rows(folder, 4 * LARGE // (8 * 16), 16, 16, LARGE)
         model = model_of(numerics(store, 16, LARGE, repeats), graphs, links)
-    yield f"\nd=16 k=16, full covariances, workers of {THREADS} threads; of a thread, in blocks of 64 MiB:"
-    yield f"reads {1e-6 / model.byte_seconds:.0f} MB/s, E-step {model.row_seconds * 1e9:.0f} ns a row; results of"
-    yield f"{model.statistics_bytes:,} bytes, a sum {model.merge_seconds * 1e6:.0f} µs, M-step on the driver"
-    yield f"{model.update_seconds * 1e3:.2f} ms\n"
+    yield from told_rates(graphs, links)
+    yield f"In blocks of 64 MiB a thread reads {1e-6 / model.byte_seconds:.0f} MB/s and takes"
+    yield f"{model.row_seconds * 1e9:.0f} ns a row for the E-step; workers have {THREADS} threads."
+    yield f"Results have {model.statistics_bytes:,} bytes; two are added in {model.merge_seconds * 1e6:.0f} µs."
+    yield f"The M-step takes {model.update_seconds * 1e3:.2f} ms of the driver.\n"
     yield from beyond(model)
     yield from least(model)
+
+
+def told_rates(graphs: tuple[Line, Line, float, float], links: tuple[float, float]) -> Iterator[str]:
+    """The measured rates that no mixture enters into."""
+    driver, scheduler, hand, idle = graphs
+    for title, line in (("driver builds and sends a graph", driver), ("scheduler takes it in", scheduler)):
+        each = f"{line.task * 1e6:.0f} µs a task + {line.block * 1e6:.0f} µs a block"
+        yield f"{title}: {line.base * 1e3:.1f} ms + {each}"
+    yield f"for each task that runs: scheduler {hand * 1e6:.0f} µs, thread without a task {idle * 1e6:.0f} µs"
+    yield f"between workers: a small result {links[0] * 1e3:.1f} ms, {links[1] / 1e9:.1f} GB/s\n"
 
 
 def checked(folder: Path, repeats: int, model_for: Callable[[dict[str, Any]], CostModel]) -> Iterator[str]:
@@ -217,7 +231,7 @@ LARGER = (LARGE, 2**29)
 THREADS = 2
 CLUSTERS = (10, 100, 1000)
 NETWORKS = (1e9, 1e10)  # bytes a second and worker, between workers and from the store
-SECTIONS = {"linear": linear, "workers": shared, "memory": memory, "model": modelled}
+SECTIONS = {"linear": linear, "workers": shared, "memory": memory, "model": modelled, "clusters": clusters}
 
 
 def main() -> None:
