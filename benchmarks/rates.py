@@ -49,9 +49,10 @@ def passes(client: Client, action: Callable[[], Any]) -> list[Observed]:
         action()
     for task in stream.data:
         key = task["key"]
-        name = key if isinstance(key, str) else key[0]
+        if isinstance(key, str):  # what the tasks share
+            continue
         spans = [(s["start"], s["stop"]) for s in task["startstops"] if s["action"] == "compute"]
-        found.setdefault(name.rpartition("-")[2], []).extend(spans)  # a fresh number for each pass
+        found.setdefault(key[0].rpartition("-")[2], []).extend(spans)  # a fresh number for each pass
     observed = []
     for spans in found.values():
         starts, stops = np.array(spans).T
