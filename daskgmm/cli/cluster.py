@@ -6,7 +6,7 @@ import inspect
 import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,12 @@ def _found(file: str, timeout: float) -> str:
     """The address in a scheduler file, once it is there."""
     began = time.monotonic()
     while True:  # Dask itself would wait for ever
-        with suppress(FileNotFoundError, ValueError, KeyError):  # it may be half written
+        try:
             return str(json.loads(Path(file).read_text())["address"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # it may be half written
+            pass
+        except OSError as error:
+            raise click.UsageError(f"The scheduler file cannot be read: {error}.") from error
         if time.monotonic() - began > timeout:
             raise ClusterLostError(f"No Dask scheduler has written the file {file} within {timeout:g} s.")
         time.sleep(0.1)

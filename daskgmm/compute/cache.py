@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.engine import READING, Engine
-from daskgmm.compute.rows import Rows, call
+from daskgmm.compute.rows import Rows, read_at
 from daskgmm.compute.sources import Chunks, Delayed, Source, Stored, _Cut
 
 
@@ -142,7 +143,9 @@ def _as_dask(source: Stored) -> da.Array:
     name = f"daskgmm-read-{uuid.uuid4().hex}"
     rest = (0,) * (len(source.shape) - 1)
     reader = f"daskgmm-source-{uuid.uuid4().hex}"
-    layer: dict[Any, Any] = {(name, i, *rest): (call, reader, i, None) for i in range(len(source.chunks))}
+    layer: dict[Any, Any] = {
+        (name, i, *rest): (partial(read_at, i), reader, None) for i in range(len(source.chunks))
+    }
     layer[reader] = source.reader
     chunks = (source.chunks, *((int(size),) for size in source.shape[1:]))
     return da.Array(layer, name, chunks, dtype=source.dtype)

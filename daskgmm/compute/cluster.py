@@ -39,8 +39,10 @@ def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list
     try:
         futures = client.get(layered, keys, sync=False)
         try:
-            _wait(client, futures)
-            values = _collect(client, futures)
+            values = None
+            while values is None:
+                _wait(client, futures)
+                values = _collect(client, futures)
         finally:
             for future in futures:  # after an error or an interrupt the workers are not to go on
                 future.release()
@@ -59,7 +61,7 @@ def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list
 
 
 def _collect(client: distributed.Client, futures: list[Any]) -> Any:
-    """Values of futures that are done; raises what a failed one did."""
+    """Values of futures that are done; raises what a failed one did. None where one has to be computed again."""
     limit = _seconds("no-workers")  # the values are small, but their worker may be gone meanwhile, and all others
 
     async def collect() -> Any:
@@ -71,6 +73,10 @@ def _collect(client: distributed.Client, futures: list[Any]) -> Any:
     try:
         values, failure = client.sync(collect, callback_timeout=limit)
     except TimeoutError as error:
+        if any(
+            future.status in ("pending", "lost") for future in futures
+        ):  # its worker died before it was fetched
+            return None
         raise ClusterLostError(
             f"The scheduler {_address(client)} has not handed over a result for {limit:g} s "
             "(daskgmm.timeouts.no-workers)."
@@ -87,19 +93,19 @@ def _wait(client: distributed.Client, futures: list[Any]) -> None:
         with suppress(TimeoutError), client.as_current():  # it may be nobody's default
             distributed.wait(futures, timeout=POLL)
             return
-        if any(future.status in ("error", "cancelled", "lost") for future in futures):
+        if any(future.status in ("error", "cancelled") for future in futures):
             return
         seen = _last_seen(client, seen)
 
 
 def threads(client: distributed.Client) -> int:
-    """Threads of the workers that are there; none where the scheduler does not say, which the pass will notice."""
+    """Threads of the workers that are there."""
     if client.scheduler is None:
         return 0
     try:
         return sum(client.sync(client.scheduler.ncores, callback_timeout=_seconds("scheduler")).values())
-    except (OSError, TimeoutError):
-        return 0
+    except (OSError, TimeoutError) as error:
+        raise _silent(client, error) from error
 
 
 def _last_seen(client: distributed.Client, seen: float) -> float:
@@ -111,10 +117,7 @@ def _last_seen(client: distributed.Client, seen: float) -> float:
         there = client.sync(client.scheduler.ncores, callback_timeout=max(POLL, silent))
     except (OSError, TimeoutError) as error:
         if client.status in ("closing", "closed") or time.monotonic() - seen > silent:
-            raise ClusterLostError(
-                f"The scheduler {_address(client)} has not answered for {silent:g} s "
-                f"(daskgmm.timeouts.scheduler): {error}."
-            ) from error
+            raise _silent(client, error) from error
         return seen
     if there:
         return time.monotonic()
@@ -124,6 +127,13 @@ def _last_seen(client: distributed.Client, seen: float) -> float:
             "Start some, and fit again."
         )
     return seen
+
+
+def _silent(client: distributed.Client, error: Exception) -> ClusterLostError:
+    limit = _seconds("scheduler")
+    return ClusterLostError(
+        f"The scheduler {_address(client)} has not answered for {limit:g} s (daskgmm.timeouts.scheduler): {error}."
+    )
 
 
 def _address(client: distributed.Client) -> str:
@@ -162,5 +172,5 @@ def workers(client: distributed.Client) -> dict[str, Any]:
     try:
         found = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_seconds("scheduler"))
     except (OSError, TimeoutError) as error:
-        raise ClusterLostError(f"The scheduler {_address(client)} does not answer: {error}.") from error
+        raise _silent(client, error) from error
     return dict(found["workers"])

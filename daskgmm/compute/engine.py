@@ -85,14 +85,14 @@ class Blocks(Protocol):
 
 
 def _add_up(
-    function: Callable[[Any], M], read: Callable[..., Any], first: int, last: int, parts: Sequence[Any] = ()
+    first: int, last: int, function: Callable[[Any], M], read: Callable[..., Any], parts: Sequence[Any] = ()
 ) -> M:
     """``function`` of blocks ``first`` to ``last``, read in turn and added up as the tree above them is."""
     if last - first == 1:
         return function(read(first, *(parts[0] if parts else ())))
     middle = _middle(first, last)
-    left = _add_up(function, read, first, middle, parts[: middle - first])
-    return left + _add_up(function, read, middle, last, parts[middle - first :])
+    left = _add_up(first, middle, function, read, parts[: middle - first])
+    return left + _add_up(middle, last, function, read, parts[middle - first :])
 
 
 def _middle(first: int, last: int) -> int:
@@ -274,7 +274,8 @@ def _subtree(
 def _work(rows: Blocks, names: _Names, first: int, last: int) -> tuple[Any, ...]:
     """The task that works through blocks ``first`` to ``last`` in turn."""
     parts = [list(rows.parts(index)) for index in range(first, last)]
-    return (_add_up, names.function, rows.key, first, last, *([parts] if any(parts) else []))
+    # The numbers are no arguments: Dask would take them for keys, of which a user's graph may have such.
+    return (partial(_add_up, first, last), names.function, rows.key, *([parts] if any(parts) else []))
 
 
 class _Watch(Callback):

@@ -6,7 +6,7 @@ import math
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Real
 from typing import Any
 
@@ -149,7 +149,7 @@ class Rows:
 
     def task(self, index: int) -> tuple[Any, ...]:
         """Build the Dask task that evaluates to block ``index``; it may be nested in others."""
-        return (call, self.key, index, *self.parts(index))
+        return (partial(read_at, index), self.key, *self.parts(index))
 
     def parts(self, index: int) -> tuple[Any, ...]:
         """What the reader needs for block ``index`` beside its number: keys, or rows in this process."""
@@ -187,7 +187,7 @@ class Rows:
         column = () if columns is None else (0,)
         layer: dict[Any, Any] = {embedded: function, self.key: self.reader}
         for index in range(self.n_blocks):
-            layer[(name, index, *column)] = (call, embedded, self.task(index))
+            layer[(name, index, *column)] = (_apply, embedded, self.task(index))
         graph = HighLevelGraph.from_collections(name, layer, dependencies=self._arrays)
         chunks = (self.chunks,) if columns is None else (self.chunks, (columns,))
         return da.Array(graph, name, chunks, dtype=np.dtype(dtype))
@@ -224,9 +224,13 @@ class _Reader:
         )
 
 
-def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call what the graph holds under a key: the first of a task is never a key."""
-    return function(*arguments)
+def read_at(index: int, reader: Callable[..., Any], *parts: Any) -> Any:
+    """Call a reader, which the graph holds under a key. The number is no argument: Dask would look it up, too."""
+    return reader(index, *parts)
+
+
+def _apply(function: Callable[[Block], Array], block: Block) -> Array:
+    return function(block)
 
 
 def as_rows(

@@ -61,6 +61,10 @@ class Hand:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __sizeof__(self) -> int:
+        """Bytes of the rows: what Dask weighs before it moves a hand to another worker."""
+        return int(self.x.nbytes + (0 if self.weight is None else self.weight.nbytes))
+
     def cut(self, first: int, last: int, total: int, index: int) -> Block:
         """Its share of rows ``first`` to ``last`` of ``total`` in all hands, as one block."""
         share = slice(len(self) * first // total, len(self) * last // total)
@@ -139,7 +143,7 @@ class Window:
         parts = _parts(rows, blocks)
         name = f"daskgmm-{uuid.uuid4().hex}"
         tasks = {
-            f"{name}-{i}": (_deal, chosen, seed, *(rows.task(block) for block in part))
+            f"{name}-{i}": (partial(_deal, chosen, seed), *(rows.task(block) for block in part))
             for i, part in enumerate(parts)
         }
         hands = engine.hold(rows, tasks)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Self
 from uuid import uuid4
 
@@ -80,10 +80,11 @@ def _take(lock: str, path: str) -> int | None:
 class Lease:
     """The object PATH.lock, which says who writes PATH, and is put anew while they live.
 
-    An object store knows neither locks nor whether a process is alive. So the object is put on the condition that
-    there is none, and then anew three times within the time of the lease. Whoever finds one watches it for that
-    time, by their own clock: if it changes, its owner lives; if not, its owner is dead, and it is taken over. A
-    process that was only stopped, and wakes up later, finds another's name in it, and writes no more.
+    An object store knows neither locks nor whether a process is alive. So the object is put on the condition
+    that there is none, and then anew three times within the time of the lease, which it names. Whoever finds one
+    watches it for that time, or for their own if that is longer: if it changes, its owner lives; if not, its owner
+    is dead, and it is taken over. A process that was only stopped, and wakes up later, finds another's name in it,
+    or none, and writes no more; what it was about to write as it was stopped may still come.
 
     Where the store knows no conditions, two fits that begin at the same moment may both go on, until the first
     write of one. Every state that either of them writes is whole, and of the same fit.
@@ -92,20 +93,27 @@ class Lease:
     def __init__(self, fs: Any, path: str, place: str) -> None:
         self.fs, self.path, self.place = fs, f"{path}.lock", place
         self.duration = float(parse_timedelta(dask.config.get("daskgmm.checkpoint-lease", LEASE)))
-        self.name = {"host": socket.gethostname(), "pid": os.getpid(), "lease": uuid4().hex}
-        self.mark = str(self.name["lease"]).encode()
-        self.puts = 0
+        self.owner = {"host": socket.gethostname(), "pid": os.getpid(), "lease": uuid4().hex}
+        self.mark = str(self.owner["lease"]).encode()
+        self.puts, self.put_at = 0, time()
         self.ended = Event()
         self.thread = Thread(target=self._stay, name="daskgmm-lease", daemon=True)
 
     def __enter__(self) -> Self:
-        self._take()
+        try:
+            self._take()
+        except BaseException:
+            self._leave()
+            raise
         self.thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.ended.set()
         self.thread.join(self.duration)
+        self._leave()
+
+    def _leave(self) -> None:
         with suppress(Exception):  # what stays runs out
             if self._own(self._read()):
                 self.fs.rm_file(self.path)
@@ -118,51 +126,83 @@ class Lease:
             return
         if found is not None and not self._own(found):
             raise self._refused(found)
+        if found is None and self._overdue:  # another may have taken over, and be done
+            raise CheckpointError(
+                f"{self.path} is gone, and this fit has not put it anew for {self.duration:g} s: another may have "
+                f"written the checkpoint {self.place}. Fit again to go on from it."
+            )
+
+    @property
+    def _overdue(self) -> bool:
+        """Whether another may have taken over. By the clock on the wall: others stand still with the machine."""
+        return time() - self.put_at > self.duration
 
     def _take(self) -> None:
+        watched, began, wait = None, monotonic(), self.duration
         while not self._create():
-            found = seen = self._read()
-            if self._own(seen):  # a try that was taken to have failed
+            found = self._read()
+            if self._own(found):  # a try that was taken to have failed
                 return
-            if seen is None:  # its owner has just removed it
-                continue
-            ends = monotonic() + self.duration
-            while found == seen and monotonic() < ends:
-                self.ended.wait(self.duration / 10)
-                found = self._read()
-            if found == seen:
-                self.fs.pipe_file(self.path, self._content())
-                return
-            if found is not None:
+            if found is not None and watched is None:
+                watched, began, wait = found, monotonic(), max(wait, self._lasts(found))
+            if found is not None and found != watched:
                 raise self._refused(found)
+            if monotonic() - began > wait:
+                if found is None:
+                    raise CheckpointError(f"{self.path} can be neither made nor read.")
+                self._put()
+                self.ended.wait(self.duration / 10)  # others may have waited for the same one
+                if (last := self._read()) is not None and not self._own(last):
+                    raise self._refused(last)
+                return
+            self.ended.wait(self.duration / 10)
 
     def _create(self) -> bool:
         """Put the object if there is none; whether there was none, or none can be put."""
+        if self._seen():  # a store may ignore the condition
+            return False
         try:
-            self.fs.pipe_file(self.path, self._content(), mode="create")
+            self._put(mode="create")
         except FileExistsError:
             return False
         except FileNotFoundError as error:
             raise FileNotFoundError(f"There is no place for the checkpoint {self.place}: {error}") from error
         except Exception:  # a store that takes no conditions, or cannot be written
-            with suppress(OSError):  # the first write will tell
-                if self.fs.exists(self.path):
-                    return False
-                self.fs.pipe_file(self.path, self._content())
+            if self._seen():
+                return False
+            with suppress(Exception):  # the first write will tell
+                self._put()
         return True
+
+    def _seen(self) -> bool:
+        """Whether the object is there, as far as the store tells; not from a listing, which may be old."""
+        with suppress(Exception):
+            return self._read() is not None
+        return False
 
     def _stay(self) -> None:
         """Show that this process lives, until it ends or another has taken over."""
         while not self.ended.wait(self.duration / 3):
-            with suppress(Exception):  # a store that is away for a moment: nobody else can take over meanwhile
+            with suppress(Exception):  # a store that is away for a moment
                 found = self._read()
-                if found is not None and not self._own(found):
+                if self._overdue if found is None else not self._own(found):
                     return
-                self.fs.pipe_file(self.path, self._content())
+                self._put()
+
+    def _put(self, **condition: str) -> None:
+        self.fs.pipe_file(self.path, self._content(), **condition)
+        self.put_at = time()
 
     def _content(self) -> bytes:
         self.puts += 1
-        return json.dumps({**self.name, "puts": self.puts}).encode()
+        return json.dumps({**self.owner, "puts": self.puts, "seconds": self.duration}).encode()
+
+    @staticmethod
+    def _lasts(found: bytes) -> float:
+        """How long an owner may be silent."""
+        with suppress(ValueError, TypeError, KeyError):
+            return float(json.loads(found)["seconds"])
+        return 0.0
 
     def _read(self) -> bytes | None:
         try:
@@ -176,8 +216,8 @@ class Lease:
 
     def _refused(self, found: bytes) -> CheckpointError:
         try:
-            name = json.loads(found)
-            who = f"Another fit (process {name['pid']} on {name['host']})"
+            owner = json.loads(found)
+            who = f"Another fit (process {owner['pid']} on {owner['host']})"
         except (ValueError, TypeError, KeyError):
             who = "Another fit"
         return CheckpointError(f"{who} is writing the checkpoint {self.place}.")

@@ -322,3 +322,14 @@ def test_errors_of_a_cluster_name_block_and_rows(processes: bool, clusters: Any)
     client = clusters(2, processes)
     with client.as_current(), pytest.raises(DataError, match=r"contains NaN: block 1, row\(s\) 30\."):
         GaussianMixture(2).fit(da.from_array(x, chunks=(29, 3)))
+
+
+def test_numbers_that_are_keys_of_the_users_graph_stay_numbers() -> None:
+    x = np.arange(12.0).reshape(6, 2)
+    graph: dict[Any, Any] = {**dict.fromkeys(range(7), "no number")}
+    graph |= {("x", i, 0): (partial(np.copy, x[2 * i : 2 * i + 2]),) for i in range(3)}
+    rows = as_rows(da.Array(graph, "x", chunks=((2, 2, 2), (2,)), dtype=float))
+    found = Engine(get_sync).reduce(
+        rows, lambda block: Bundle([[(block.index, block.first_row, block.x.tolist())]])
+    )
+    assert found == ([(i, 2 * i, x[2 * i : 2 * i + 2].tolist()) for i in range(3)],)

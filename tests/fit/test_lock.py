@@ -165,6 +165,50 @@ def test_a_lease_that_was_taken_over_is_not_put_anew(tmp_path: Path) -> None:
         assert fs.cat_file(f"{path}.lock") == owner("elsewhere")
 
 
+def test_a_fit_that_slept_while_another_took_over_and_ended_writes_no_more(tmp_path: Path) -> None:
+    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    with Lease(fs, path, path) as held:
+        held.put_at -= 3  # the lease is for two seconds
+        fs.rm_file(f"{path}.lock")
+        with pytest.raises(CheckpointError, match="another may have written the checkpoint"):
+            held.check()
+        held.thread.join(30)  # it puts no lock anew
+        assert not fs.exists(f"{path}.lock")
+
+
+def test_the_longer_of_two_leases_counts(tmp_path: Path) -> None:
+    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    with Lease(fs, path, path), dask.config.set({"daskgmm.checkpoint-lease": "0.1 s"}):
+        other = Lease(fs, path, path)
+        with pytest.raises(CheckpointError, match="is writing"):
+            other.__enter__()
+
+
+def test_a_store_that_ignores_conditions_does_not_lose_its_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Bucket.pipe_file
+    monkeypatch.setattr(Bucket, "pipe_file", lambda self, path, value, **ignored: put(self, path, value))
+    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    with Lease(fs, path, path) as held:
+        with pytest.raises(CheckpointError, match="is writing"), Lease(fs, path, path):
+            pass
+        held.check()
+
+
+def test_a_lock_that_can_be_neither_made_nor_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> bytes:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Bucket, "cat_file", read)
+    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    (tmp_path / "c.lock").write_bytes(b"")
+    with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), pytest.raises(CheckpointError, match="neither"):
+        Lease(fs, path, path).__enter__()
+
+
 def test_a_lease_is_put_anew_where_it_was_removed(tmp_path: Path) -> None:
     fs, path = archive.locate(f"bucket://{tmp_path}/c")
     with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), Lease(fs, path, path) as held:

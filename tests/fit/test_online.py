@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import dask
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from daskgmm.compute import window as module
 from daskgmm.compute.engine import Engine, engine_for
-from daskgmm.compute.rows import Block, as_rows, call
+from daskgmm.compute.rows import Block, as_rows, read_at
 from daskgmm.compute.window import Selection, Window, windows
 from daskgmm.errors import DataError
 from daskgmm.fit import archive
@@ -376,7 +377,7 @@ def dealt(x: Any, seed: int = 0, budget: int = 10**9, weight: Any = None, chosen
         for first in range(0, held.n_rows, 10):
             batch = held.batch(first, min(first + 10, held.n_rows))
             graph = dict(batch.graph)
-            tasks = {("t", i): (call, batch.key, i, *batch.parts(i)) for i in range(batch.n_blocks)}
+            tasks = {("t", i): (partial(read_at, i), batch.key, *batch.parts(i)) for i in range(batch.n_blocks)}
             parts = get_sync({**graph, **tasks}, list(tasks))
             found.append(np.concatenate([part.x for part in parts]))
     return found
