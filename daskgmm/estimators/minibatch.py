@@ -76,7 +76,8 @@ class MiniBatchGaussianMixture(Fitting):
         `fit` goes on from the last fit, without a sample; its statistics count as before.
     block_size : int or str
         Bytes per block, at most (a larger stored chunk stays whole). Dask arrays keep their own row chunks.
-        `fit` holds some blocks in memory at once, four times these bytes in all.
+        `fit` holds some blocks in memory at once, four times these bytes in all, and up to three times as much of
+        what is just being read and shuffled.
     nan_policy : {"raise", "omit"}
         "omit" leaves rows with NaN out.
     missing_chunks : {"raise", "fill"}
