@@ -25,8 +25,9 @@ Exit codes:
   1  unexpected error
   2  wrong usage, or an output that is in the way
   3  not converged; the model is written
-  4  bad data: an input that is missing, unreadable or unfit
-  5  interrupted, or the cluster was lost; with --checkpoint, run the same command again
+  4  bad data: an input that is missing, unreadable or unfit; a checkpoint that
+     is in use, or of another fit
+  5  interrupted, or the cluster was lost: with --checkpoint, run it again
 
 An output appears under its name only once it is whole.
 """

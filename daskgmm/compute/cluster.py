@@ -57,7 +57,9 @@ def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list
             "smaller block_size, fewer threads per worker or workers with more memory, and read the worker's log."
         ) from error
     except (CancelledError, CommClosedError) as error:
-        raise ClusterLostError(f"The scheduler {_address(client)} lost the work: {error}.") from error
+        raise ClusterLostError(
+            f"The scheduler {_address(client)} is gone, or has lost the work of this fit."
+        ) from error
 
 
 def _collect(client: distributed.Client, futures: list[Any]) -> Any:
@@ -113,7 +115,7 @@ def _last_seen(client: distributed.Client, seen: float) -> float:
     limit, silent = _seconds("no-workers"), _seconds("scheduler")
     try:
         if client.status in ("closing", "closed") or client.scheduler is None:
-            raise CommClosedError("the client is closed")
+            raise ClusterLostError("The client is closed, or has lost its scheduler.")
         there = client.sync(client.scheduler.ncores, callback_timeout=max(POLL, silent))
     except (OSError, TimeoutError) as error:
         if client.status in ("closing", "closed") or time.monotonic() - seen > silent:
@@ -132,7 +134,8 @@ def _last_seen(client: distributed.Client, seen: float) -> float:
 def _silent(client: distributed.Client, error: Exception) -> ClusterLostError:
     limit = _seconds("scheduler")
     return ClusterLostError(
-        f"The scheduler {_address(client)} has not answered for {limit:g} s (daskgmm.timeouts.scheduler): {error}."
+        f"The scheduler {_address(client)} has not answered for {limit:g} s "
+        f"(daskgmm.timeouts.scheduler): {str(error).rstrip('.')}."
     )
 
 
