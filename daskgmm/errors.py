@@ -23,7 +23,11 @@ class CollapseError(DataError):
 
 
 class CheckpointError(DataError):
-    """A checkpoint of other data or settings, a damaged one, or one that another fit is writing."""
+    """A checkpoint of other data or settings, or a damaged one."""
+
+
+class CheckpointInUseError(CheckpointError):
+    """Another fit is writing the checkpoint; once that has ended, the same fit goes on from it."""
 
 
 class ClusterLostError(RuntimeError):

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from sklearn.exceptions import ConvergenceWarning
 
-from daskgmm.errors import ClusterLostError, DataError
+from daskgmm.errors import CheckpointInUseError, ClusterLostError, DataError
 
 NOT_CONVERGED = 3  # the others are of exceptions; 2 is click's own
 
@@ -25,9 +25,10 @@ Exit codes:
   1  unexpected error
   2  wrong usage, or an output that is in the way
   3  not converged; the model is written
-  4  bad data: an input that is missing, unreadable or unfit; a checkpoint that
-     is in use, or of another fit
-  5  interrupted, or the cluster was lost: with --checkpoint, run it again
+  4  bad data: an input that is missing, unreadable or unfit; a checkpoint of
+     another fit
+  5  interrupted, the cluster was lost, or another fit writes the checkpoint:
+     with --checkpoint, run it again
 
 An output appears under its name only once it is whole.
 """
@@ -69,6 +70,8 @@ class Commands(click.Group):
             raise Interrupted(f"Interrupted.{_resumable(ctx)}") from None
         except ClusterLostError as error:
             raise Interrupted(f"{error}{_resumable(ctx)}") from error
+        except CheckpointInUseError as error:
+            raise Interrupted(f"{error} Wait until it has ended, or name another.") from error
         except (DataError, FileNotFoundError) as error:
             raise BadData(str(error)) from error
         except Exception as error:

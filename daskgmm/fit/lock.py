@@ -18,7 +18,7 @@ import dask
 from dask.utils import parse_timedelta
 from fsspec.implementations.local import LocalFileSystem
 
-from daskgmm.errors import CheckpointError
+from daskgmm.errors import CheckpointError, CheckpointInUseError
 from daskgmm.fit import archive
 
 if sys.platform != "win32":
@@ -35,7 +35,7 @@ def locked(place: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
 
     Raises
     ------
-    CheckpointError
+    CheckpointInUseError
         If another fit writes it; from the call, if another has taken over since.
     FileNotFoundError
         If the folder does not exist.
@@ -68,7 +68,7 @@ def _take(lock: str, path: str) -> int | None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            raise CheckpointError(f"Another fit is writing the checkpoint {path}.") from None
+            raise CheckpointInUseError(f"Another fit is writing the checkpoint {path}.") from None
         except OSError:  # a file system without locks
             return handle
         with suppress(FileNotFoundError):
@@ -127,7 +127,7 @@ class Lease:
         if found is not None and not self._own(found):
             raise self._refused(found)
         if found is None and self._overdue:  # another may have taken over, and be done
-            raise CheckpointError(
+            raise CheckpointInUseError(
                 f"{self.path} is gone, and this fit has not put it anew for {self.duration:g} s: another may have "
                 f"written the checkpoint {self.place}. Fit again to go on from it."
             )
@@ -214,10 +214,10 @@ class Lease:
     def _own(self, found: bytes | None) -> bool:
         return found is not None and self.mark in found
 
-    def _refused(self, found: bytes) -> CheckpointError:
+    def _refused(self, found: bytes) -> CheckpointInUseError:
         try:
             owner = json.loads(found)
             who = f"Another fit (process {owner['pid']} on {owner['host']})"
         except (ValueError, TypeError, KeyError):
             who = "Another fit"
-        return CheckpointError(f"{who} is writing the checkpoint {self.place}.")
+        return CheckpointInUseError(f"{who} is writing the checkpoint {self.place}.")

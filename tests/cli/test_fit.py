@@ -16,6 +16,7 @@ from daskgmm import GaussianMixture
 from daskgmm._typing import Array
 from daskgmm.cli.fit import fit as fit_command
 from daskgmm.fit.em import Expectations
+from daskgmm.fit.lock import locked
 
 Run = Callable[..., Result]
 Write = Callable[..., str]
@@ -201,6 +202,16 @@ def test_verbose_logs_a_line_per_interval(run: Run, data: str, out: Path) -> Non
     lines = run(*words, "--verbose-interval", 2).stderr.splitlines()
     told = [line.split() for line in lines if line.startswith("iteration")]
     assert [int(words[1]) for words in told] == [2, 4, 5]  # and the last
+
+
+def test_a_checkpoint_in_use_is_to_be_tried_again(run: Run, data: str, out: Path, tmp_path: Path) -> None:
+    place = tmp_path / "c"
+    with locked(place):
+        result = run("fit", data, "-k", 3, "--out", out, "--checkpoint", place)
+    assert result.exit_code == 5
+    assert f"Another fit is writing the checkpoint {place}. Wait until it has ended" in result.stderr
+    assert not out.exists()
+    assert run("fit", data, "-k", 3, "--out", out, "--checkpoint", place).exit_code == 0
 
 
 def test_array_names_a_member_of_a_group(run: Run, data: str, out: Path, tmp_path: Path) -> None:
