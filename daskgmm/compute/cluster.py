@@ -75,10 +75,8 @@ def _collect(client: distributed.Client, futures: list[Any]) -> Any:
     try:
         values, failure = client.sync(collect, callback_timeout=limit)
     except TimeoutError as error:
-        if any(
-            future.status in ("pending", "lost") for future in futures
-        ):  # its worker died before it was fetched
-            return None
+        if any(future.status in ("pending", "lost") for future in futures):
+            return None  # its worker died before it was fetched
         raise ClusterLostError(
             f"The scheduler {_address(client)} has not handed over a result for {limit:g} s "
             "(daskgmm.timeouts.no-workers)."

@@ -72,10 +72,13 @@ class Hand:
 
 
 @dataclass(frozen=True, eq=False)
-class Hands:
-    """Hands as blocks, each as a whole."""
+class MiniBatch:
+    """Blocks of one mini-batch: of every hand its share of rows ``first`` to ``last`` of ``total`` in all hands."""
 
     hands: Mapping[str, Any]
+    first: int
+    last: int
+    total: int
 
     @property
     def n_blocks(self) -> int:
@@ -88,9 +91,9 @@ class Hands:
         return f"daskgmm-hands-{uuid.uuid4().hex}"
 
     @property
-    def reader(self) -> Callable[[int, Hand], Any]:
-        """Maps a hand to what is wanted of it."""
-        return _whole
+    def reader(self) -> Callable[[int, Hand], Block]:
+        """Maps a hand to its share of the mini-batch."""
+        return partial(_share, self.first, self.last, self.total)
 
     @property
     def lazy(self) -> bool:
@@ -108,20 +111,6 @@ class Hands:
         key, hand = list(self.hands.items())[index]
         # A hand that is here goes along with its task: a key of its own would cost as much as a task.
         return (key,) if key in self.graph else (hand,)
-
-
-@dataclass(frozen=True, eq=False)
-class MiniBatch(Hands):
-    """Blocks of one mini-batch: a share of every hand."""
-
-    first: int
-    last: int
-    total: int
-
-    @property
-    def reader(self) -> Callable[[int, Hand], Block]:
-        """Maps a hand to its share of the mini-batch."""
-        return partial(_share, self.first, self.last, self.total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +136,7 @@ class Window:
             for i, part in enumerate(parts)
         }
         hands = engine.hold(rows, tasks)
-        return cls(hands, engine.reduce(Hands(hands), _count))
+        return cls(hands, engine.reduce(MiniBatch(hands, 0, 1, 1), _count))  # all of each hand
 
     def batch(self, first: int, last: int) -> MiniBatch:
         """The rows ``first`` to ``last`` of the window, in the order in which they were dealt."""
@@ -232,13 +221,9 @@ def _shuffled(n: int, random: np.random.Generator) -> Array:
     return order[order < n] if n % GROUP else order
 
 
-def _whole(_: int, hand: Hand) -> Hand:
-    return hand
-
-
 def _share(first: int, last: int, total: int, index: int, hand: Hand) -> Block:
     return hand.cut(first, last, total, index)
 
 
-def _count(hand: Hand) -> int:
-    return len(hand)
+def _count(block: Block) -> int:
+    return len(block.x)
