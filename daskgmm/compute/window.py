@@ -73,7 +73,7 @@ class Hand:
 
 @dataclass(frozen=True, eq=False)
 class MiniBatch:
-    """Blocks of one mini-batch: of every hand its share of rows ``first`` to ``last`` of ``total`` in all hands."""
+    """Blocks of one mini-batch: of every hand its share of rows ``first`` to ``last`` of ``total``."""
 
     hands: Mapping[str, Any]
     first: int
