@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,9 @@ from distributed import Client, LocalCluster
 from distributed.comm.addressing import get_address_host_port, parse_address
 from distributed.security import Security
 
+from daskgmm.cli.failure import handled
 from daskgmm.cli.options import Decorator, together
+from daskgmm.compute.cluster import workers
 from daskgmm.errors import ClusterLostError
 
 
@@ -70,28 +73,33 @@ def running(
     tls_key: str | None,
     scheduler_timeout: str | None,
     no_workers_timeout: str | None,
-) -> Iterator[None]:
-    """The client that the options ask for, as the current one; none leaves threads."""
+) -> Iterator[str]:
+    """The client that the options ask for, as the current one, and what it is; none leaves threads."""
     if sum(place is not None for place in (scheduler, scheduler_file, local)) > 1:
         raise click.UsageError("Give one of --scheduler, --scheduler-file and --local.")
     timeouts = {"scheduler": scheduler_timeout, "no-workers": no_workers_timeout}
     tls = {"tls_ca_file": tls_ca_file, "tls_client_cert": tls_cert, "tls_client_key": tls_key}
+    given = {f"daskgmm.timeouts.{name}": value for name, value in timeouts.items() if value is not None}
+    if any(tls.values()) and scheduler is None and scheduler_file is None:
+        raise click.UsageError("The options about TLS need --scheduler or --scheduler-file.")
+    if given and scheduler is None and scheduler_file is None and local is None:
+        raise click.UsageError("--scheduler-timeout and --no-workers-timeout need a cluster.")
     with ExitStack() as stack:
-        given = {f"daskgmm.timeouts.{name}": value for name, value in timeouts.items() if value is not None}
         stack.enter_context(dask.config.set(given))
         if local is not None:
-            cluster = LocalCluster(n_workers=local, threads_per_worker=1, dashboard_address=":0")
+            # Ctrl-C reaches all processes of a terminal, but is for this one, which ends the others.
+            with handled(signal.SIGINT, signal.SIG_IGN):
+                cluster = LocalCluster(n_workers=local, threads_per_worker=1, dashboard_address=":0")
             stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))
         elif scheduler is not None or scheduler_file is not None:
             client = stack.enter_context(_connected(scheduler, scheduler_file, tls))
         else:
-            if any(tls.values()):
-                raise click.UsageError("The options about TLS need --scheduler or --scheduler-file.")
-            yield
+            yield ""
             return
         stack.enter_context(client.as_current())
-        yield
+        found = workers(client).values()
+        yield f"Workers: {len(found)}, with {sum(worker['nthreads'] for worker in found)} threads in all."
 
 
 NAMES = tuple(inspect.signature(running).parameters)
@@ -106,7 +114,8 @@ def _connected(address: str | None, file: str | None, tls: dict[str, str | None]
     try:
         return Client(place, security=security, timeout=timeout, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        told = f"No Dask scheduler answers at {address or file}: {str(error) or type(error).__name__}."
+        found = f"{place}, the address in {file}" if file is not None else place
+        told = f"No Dask scheduler answers at {found}: {str(error) or type(error).__name__}."
         hint = "If it uses TLS, its address begins with tls://, and it needs --tls-ca-file, --tls-cert, --tls-key."
         if _encrypted(place):
             hint = "If it uses no TLS, its address begins with tcp://. Or it does not know the certificates."
@@ -135,10 +144,16 @@ def _security(address: str, tls: dict[str, str | None]) -> Security:
     security = Security(**given, **({"require_encryption": True} if given else {}))
     try:
         get_address_host_port(address)
+    except ValueError as error:
+        raise click.UsageError(f"The address {address} cannot be used: {error}.") from error
+    try:
         context = security.get_connection_args("client")["ssl_context"] if _encrypted(address) else None
-    except (OSError, ValueError) as error:  # an SSLError is both
-        kind = "The files for TLS" if isinstance(error, OSError) else f"The address {address}"
-        raise click.UsageError(f"{kind} cannot be used: {error}.") from error
+    except OSError as error:  # OpenSSL's own words name no file
+        files = ", ".join(str(getattr(security, name)) for name in tls if getattr(security, name))
+        raise click.UsageError(
+            f"The files for TLS cannot be used: {error}. They are {files}; each has to be in PEM format, and "
+            "the key to belong to the certificate."
+        ) from error
     if _encrypted(address) and context is None:
         raise click.UsageError(f"{address} uses TLS: give --tls-ca-file, --tls-cert and --tls-key.")
     if security.require_encryption and not _encrypted(address):

@@ -22,6 +22,13 @@ from daskgmm.fit.run import Run
 HEADER = f"{'stage':<16}{'mean log-likelihood':>21}{'change':>12}{'seconds':>11}"
 
 
+class Quiet(Silent):
+    """Only how the fit begins, where that is not as usual."""
+
+    def tell(self, line: str) -> None:
+        click.echo(line, err=True)
+
+
 class Log:
     """A line for each stage, and one for every ``interval`` EM iterations."""
 
@@ -34,6 +41,9 @@ class Log:
     def say(self, line: str) -> None:
         """Write one line."""
         click.echo(line, err=True)
+
+    def tell(self, line: str) -> None:
+        self.say(line)
 
     def stage(self, name: str, done: int = 0) -> None:
         if not self.name:
@@ -101,12 +111,12 @@ class Tasks(Callback):
 
 @contextmanager
 def fitting(verbose: bool, interval: int) -> Iterator[Progress]:
-    """What a fit tells: a bar and lines on a terminal, lines if asked for, else nothing."""
+    """What a fit tells: a bar and lines on a terminal, lines if asked for, else hardly anything."""
     if _live():
         with _bars() as bars:
             yield Terminal(bars, interval)
     else:
-        yield Log(interval) if verbose else Silent()
+        yield Log(interval) if verbose else Quiet()
 
 
 @contextmanager

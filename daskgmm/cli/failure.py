@@ -62,7 +62,8 @@ class Commands(click.Group):
         # Reads that an error leaves under way are dropped as the process ends: asyncio would call that one more.
         atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
         try:
-            with _terminable(), _plain_warnings():
+            # Batch systems send SIGTERM.
+            with handled(signal.SIGTERM, signal.default_int_handler), _plain_warnings():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -89,16 +90,16 @@ def _resumable(ctx: click.Context) -> str:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Take SIGTERM, which batch systems send, as Ctrl-C. Only the main thread may."""
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """Have a signal handled by something else meanwhile. Only the main thread may."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
 
 
 @contextmanager

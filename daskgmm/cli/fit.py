@@ -74,18 +74,18 @@ def fit(
     ctx = click.get_current_context()
     ctx.meta[CHECKPOINT] = model.checkpoint
     began = perf_counter()
-    with cluster.running(**where), display.fitting(verbose, verbose_interval) as progress:
+    with cluster.running(**where) as place, display.fitting(verbose, verbose_interval) as progress:
+        if place:
+            progress.tell(place)
         model._fit(x, places.rowwise(weights), progress)
     seconds = perf_counter() - began
     # A warm start and a checkpoint are of this command, not of the model.
     model.set_params(warm_start=False, checkpoint=None).save(out)
     output.show(_result(model, out, x.shape[0], seconds), as_json)
     if not online and model.max_iter > 0 and not model.converged_:
-        click.echo(
-            f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is "
-            f"written. To go on: --warm-start {out}",
-            err=True,
-        )
+        told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
+        elsewhere = " and another --checkpoint" if given.get("checkpoint") else ""
+        click.echo(f"{told}To go on: --warm-start {out}{elsewhere}", err=True)
         raise click.exceptions.Exit(NOT_CONVERGED)
 
 

@@ -13,10 +13,11 @@ import zarr
 
 from daskgmm._typing import Array
 from daskgmm.compute.inputs import open_array
-from daskgmm.errors import DataError
+from daskgmm.errors import CheckpointError, DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.persistence import kind
+from daskgmm.fit import checkpoint
 
 FILE_URL = "file://"
 
@@ -81,6 +82,14 @@ def load_model(place: str) -> Model:
         raise DataError(f"The model {place} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise DataError(str(error)) from error
+
+
+def load_checkpoint(place: str) -> tuple[dict[str, Any], checkpoint.Standing] | None:
+    """What a fit is of, and where it stands; None where the file is no checkpoint."""
+    try:
+        return checkpoint.read(place)
+    except (CheckpointError, OSError):
+        return None
 
 
 def _read_npy(place: str, mmap_mode: Any = None) -> Array:

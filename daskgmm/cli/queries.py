@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import perf_counter
@@ -17,6 +17,8 @@ from dask.system import CPU_COUNT
 
 from daskgmm.cli import display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES
+from daskgmm.fit.checkpoint import Standing
+from daskgmm.fit.run import best
 
 
 @click.command(epilog=EXIT_CODES)
@@ -127,7 +129,10 @@ def score(
 @options.json_output
 @options.verbose
 def info(model: str, as_json: bool, verbose: bool) -> None:
-    """Tell what is in a saved MODEL."""
+    """Tell what is in a saved MODEL, or where the fit of a checkpoint stands."""
+    if (standing := inputs.load_checkpoint(model)) is not None:
+        output.show({"checkpoint": model, **_standing(*standing)}, as_json)
+        return
     mixture = inputs.load_model(model)
     plain = (bool, int, float, str)
     shape = ("n_components", "covariance_type")
@@ -155,6 +160,24 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
         "settings": settings,
     }
     output.show(result, as_json)
+
+
+def _standing(identity: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
+    """Where a fit stands, and of what it is."""
+    sound = [run for run in standing.runs if run.trace and run.failure is None]
+    leader = best(sound) if sound else None
+    return {
+        "estimator": identity["estimator"],
+        "n_components": identity["n_components"],
+        "covariance_type": identity["covariance_type"],
+        "n_rows": identity["rows"],
+        "finished": standing.done,
+        "n_passes": standing.n_passes,
+        "n_runs": len(standing.runs),
+        "n_runs_ended": sum(run.done for run in standing.runs),
+        "n_iter": leader.n_iter if leader else 0,
+        "log_likelihood": leader.lower_bound if leader else None,
+    }
 
 
 def _model(place: str, reading: dict[str, Any]) -> inputs.Model:

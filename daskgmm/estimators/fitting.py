@@ -66,10 +66,12 @@ class Fitting(BaseMixture):
             )
 
     @contextmanager
-    def _keeping(self, engine: Engine, rows: Rows, names: Array | None, **more: Any) -> Iterator[Keeper[Any]]:
+    def _keeping(
+        self, engine: Engine, rows: Rows, names: Array | None, progress: Progress, **more: Any
+    ) -> Iterator[Keeper[Any]]:
         """Where to keep the states of a fit; `_stopped` gets the last of one that is interrupted."""
         settings, plan = ({}, {}) if self.checkpoint is None else (self._identity() | more, layout(rows))
-        with keeping(self.checkpoint, settings, plan, lambda: digests(engine, rows)) as keeper:
+        with keeping(self.checkpoint, settings, plan, lambda: digests(engine, rows), progress.tell) as keeper:
             try:
                 yield keeper
             except KeyboardInterrupt:

@@ -241,7 +241,7 @@ class GaussianMixture(Fitting):
         self._check_kind(rows)
         start = read_start(self, rows.n_features)
         engine = engine_for(rows)
-        with self._keeping(engine, rows, names) as keeper:
+        with self._keeping(engine, rows, names, progress) as keeper:
             state = keeper.state or keeper.keep(self._begun(rows))
             # What one more pass reads need not stay: new memory costs as much as to read again.
             again = not state.runs or any(not run.done and run.max_iter - run.n_iter > 1 for run in state.runs)
@@ -258,7 +258,7 @@ class GaussianMixture(Fitting):
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self._fitted = fitted(run, state.passes, names)
+        self._fitted = fitted(run, state.n_passes, names)
         return self
 
     def _begun(self, rows: Rows) -> State:
@@ -279,7 +279,7 @@ class GaussianMixture(Fitting):
         survey = state.survey
         if survey is None:
             survey = self._survey(rows, engine, sample_seed, progress)
-            keeper.keep(replace(state, survey=survey, passes=1))
+            keeper.keep(replace(state, survey=survey, n_passes=1))
         progress.stage("seeding")
         mixtures = seed(
             survey,
@@ -293,7 +293,7 @@ class GaussianMixture(Fitting):
             self.reg_covar,
         )
         # The sample has done its work: later files are small.
-        return keeper.keep(State(state.random, passes=1, runs=tuple(self._run(m) for m in mixtures)))
+        return keeper.keep(State(state.random, n_passes=1, runs=tuple(self._run(m) for m in mixtures)))
 
     def _survey(self, rows: Rows, engine: Engine, sample_seed: int, progress: Progress) -> Survey:
         """The first pass."""
@@ -310,7 +310,7 @@ class GaussianMixture(Fitting):
         """EM until all runs are done, kept after each iteration."""
 
         def after(runs: Sequence[Run], more: int) -> State:
-            return replace(began, runs=tuple(runs), passes=began.passes + more)
+            return replace(began, runs=tuple(runs), n_passes=began.n_passes + more)
 
         progress.stage("em", max(run.n_iter for run in began.runs))
         runs, more = em(engine, rows, began.runs, progress, lambda *found: keeper.keep(after(*found)))
@@ -319,7 +319,7 @@ class GaussianMixture(Fitting):
     def _stopped(self, state: State, rows: Rows, names: Any) -> None:
         sound = [run for run in state.runs if run.failure is None and run.n_iter]
         if sound:
-            self._fitted = fitted(best(sound), state.passes, names)
+            self._fitted = fitted(best(sound), state.n_passes, names)
 
     def _given_start(self) -> Any:
         if self.labels_init is not None and self.responsibilities_init is not None:

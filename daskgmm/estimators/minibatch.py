@@ -448,7 +448,7 @@ class MiniBatchGaussianMixture(Fitting):
         count = sample_size(self.n_components, rows.n_features)
         run = self._resumed(rows) if self._resumes else learner.given(min(count, rows.n_rows or count))
         random = check_random_state(self.random_state)
-        with self._keeping(engine, rows, names, window_bytes=learner.window_bytes) as keeper:
+        with self._keeping(engine, rows, names, progress, window_bytes=learner.window_bytes) as keeper:
             state = keeper.state or keeper.keep(Learning(random.get_state(legacy=False), run=run))
             state = learner.fit(engine, rows, state, keeper, random, progress)
         self._take(state, rows, names)
@@ -469,7 +469,7 @@ class MiniBatchGaussianMixture(Fitting):
             told.converged,
             told.lower_bound if told.trace else run.bound,  # interrupted in the first pass
             told.trace,
-            state.surveys + told.n_iter,
+            state.n_passes,
             names,
             run,
             rows.n_rows or 0,

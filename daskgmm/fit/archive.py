@@ -15,7 +15,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm._typing import Array
-from daskgmm.errors import CollapseError
+from daskgmm.errors import CheckpointError, CollapseError
 from daskgmm.fit.run import Run
 from daskgmm.fit.stepwise import Spread, Stepwise
 from daskgmm.fit.survey import RowSample, Survey
@@ -31,11 +31,14 @@ TYPES |= {c.__name__: c for c in STRUCTURES.values()}
 
 
 def locate(place: str | os.PathLike[str]) -> tuple[Any, str]:
-    """File system and path of a local path or an fsspec URL."""
+    """File system and path of a local path or an fsspec URL; `CheckpointError` where there is no such system."""
     name = os.fspath(place)
     if "://" not in name:
         return LocalFileSystem(), os.path.abspath(name)
-    fs, path = fsspec.core.url_to_fs(name)
+    try:
+        fs, path = fsspec.core.url_to_fs(name)
+    except (ImportError, ValueError) as error:  # not installed, or not known
+        raise CheckpointError(f"{name} cannot be reached: {error}") from error
     return fs, path
 
 

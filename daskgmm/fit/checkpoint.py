@@ -36,8 +36,18 @@ class Standing(ABC):
 
     @property
     @abstractmethod
+    def n_passes(self) -> int:
+        """How often the rows were read."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> tuple[Run, ...]:
+        """What the passes advance; empty until seeded."""
+
+    @property
     def done(self) -> bool:
         """Whether no pass is left."""
+        return bool(self.runs) and all(run.done for run in self.runs)
 
 
 S = TypeVar("S", bound=Standing)
@@ -51,7 +61,7 @@ class State(Standing):
     ----------
     random : dict
         State of the random numbers when the fit began.
-    passes : int
+    n_passes : int
         How often the rows were read.
     survey : Survey or None
         What the first pass found, until the runs have begun.
@@ -60,14 +70,9 @@ class State(Standing):
     """
 
     random: dict[str, Any]
-    passes: int = 0
+    n_passes: int = 0
     survey: Survey | None = None
     runs: tuple[Run, ...] = ()
-
-    @property
-    def done(self) -> bool:
-        """Whether no pass is left."""
-        return bool(self.runs) and all(run.done for run in self.runs)
 
 
 archive.TYPES[State.__name__] = State
@@ -150,6 +155,7 @@ def keeping(
     settings: Mapping[str, Any],
     layout: Mapping[str, Any],
     digests: Callable[[], list[str]],
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Keeper[Any]]:
     """Where to keep states: with the one to go on from, if ``place`` has one.
 
@@ -162,6 +168,8 @@ def keeping(
     digests : callable
         Hashes of some of the rows. Called only where the fit is not finished: a finished one is returned
         without a look at the rows. Nor are rows of another layout looked at, which need not be there.
+    tell : callable
+        Gets a sentence where the fit goes on from a file, or waits for one.
 
     Raises
     ------
@@ -175,8 +183,8 @@ def keeping(
         yield Keeper()
         return
     with ExitStack() as stack:
-        check = stack.enter_context(locked(place))
-        found = _read(place)
+        check = stack.enter_context(locked(place, tell))
+        found = read(place)
         checkpoint: Checkpoint[Standing] = Checkpoint(place, {**settings, **layout}, check)
         here = checkpoint.identity
         if found is None or not (found[1].done or any(_differs(found[0], here, name) for name in layout)):
@@ -184,7 +192,9 @@ def keeping(
         if found is not None:
             there, checkpoint.state = found
             _compare(place, there, here)
-            checkpoint.written = checkpoint.state
+            checkpoint.written = state = checkpoint.state
+            what = "The fit is finished" if state.done else "The fit goes on"
+            tell(f"{what}, from {os.fspath(place)}, after {state.n_passes} passes over the rows.")
         # An interrupt may have struck in the middle of a write.
         stack.callback(checkpoint.flush)
         yield checkpoint
@@ -240,12 +250,14 @@ def value_digest(value: Any) -> str:
     return found.hexdigest()
 
 
-def _read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], Standing] | None:
+def read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], Standing] | None:
     """Identity and state in a file; None where there is none."""
     try:
         content = archive.fetch(place)
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise CheckpointError(f"The checkpoint {os.fspath(place)} is a folder. Name a file.") from None
     try:
         header, arrays = archive.parse(content)
         if header["format"] != FORMAT:
@@ -272,14 +284,14 @@ def _compare(place: str | os.PathLike[str], there: Mapping[str, Any], here: Mapp
     """Refuse a checkpoint of another fit; values that ``here`` lacks are not compared."""
     names = [name for name in here if _differs(there, here, name)]
     if names:
-        listed = "; ".join(
-            "the rows: their values differ"
+        listed = "\n".join(
+            "  the rows: their values differ"
             if name == "digests"
-            else f"{name}: {_short(there.get(name))} there, {_short(here[name])} now"
+            else f"  {name}: {_short(there.get(name))} there, {_short(here[name])} now"
             for name in names
         )
         raise CheckpointError(
-            f"The checkpoint {os.fspath(place)} is of another fit. {listed}. "
+            f"The checkpoint {os.fspath(place)} is of another fit:\n{listed}\n"
             "Fit what it is of, name another file, or delete it."
         )
 

@@ -66,9 +66,14 @@ class Learning(Standing):
     total: float = 0.0
 
     @property
-    def done(self) -> bool:
-        """Whether no pass is left."""
-        return self.passes is not None and self.passes.done
+    def n_passes(self) -> int:
+        """How often the rows were read."""
+        return self.surveys + sum(run.n_iter for run in self.runs)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The passes, as one run."""
+        return () if self.passes is None else (self.passes,)
 
     @property
     def learnt(self) -> bool:

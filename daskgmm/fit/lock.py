@@ -28,8 +28,10 @@ LEASE = "30 s"  # unless Dask's configuration has another at `daskgmm.checkpoint
 
 
 @contextmanager
-def locked(place: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
-    """Be the only writer of ``place``; what is to be called before each write.
+def locked(
+    place: str | os.PathLike[str], tell: Callable[[str], None] = lambda line: None
+) -> Iterator[Callable[[], None]]:
+    """Be the only writer of ``place``; what is to be called before each write. ``tell`` gets what it waits for.
 
     A local file has a lock beside it, which the kernel frees when a process dies. On a URL it is a `Lease`.
 
@@ -42,7 +44,7 @@ def locked(place: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
     """
     fs, path = archive.locate(place)
     if not isinstance(fs, LocalFileSystem):
-        with Lease(fs, path, os.fspath(place)) as lease:
+        with Lease(fs, path, os.fspath(place), tell) as lease:
             yield lease.check
         return
     if not Path(path).parent.is_dir():
@@ -90,8 +92,8 @@ class Lease:
     write of one. Every state that either of them writes is whole, and of the same fit.
     """
 
-    def __init__(self, fs: Any, path: str, place: str) -> None:
-        self.fs, self.path, self.place = fs, f"{path}.lock", place
+    def __init__(self, fs: Any, path: str, place: str, tell: Callable[[str], None] = lambda line: None) -> None:
+        self.fs, self.path, self.place, self.tell = fs, f"{path}.lock", place, tell
         self.duration = float(parse_timedelta(dask.config.get("daskgmm.checkpoint-lease", LEASE)))
         self.owner = {"host": socket.gethostname(), "pid": os.getpid(), "lease": uuid4().hex}
         self.mark = str(self.owner["lease"]).encode()
@@ -145,6 +147,7 @@ class Lease:
                 return
             if found is not None and watched is None:
                 watched, began, wait = found, monotonic(), max(wait, self._lasts(found))
+                self.tell(f"{self._owner(found)} may be writing {self.place}: watching it for {wait:g} s.")
             if found is not None and found != watched:
                 raise self._refused(found)
             if monotonic() - began > wait:
@@ -215,9 +218,12 @@ class Lease:
         return found is not None and self.mark in found
 
     def _refused(self, found: bytes) -> CheckpointInUseError:
+        return CheckpointInUseError(f"{self._owner(found)} is writing the checkpoint {self.place}.")
+
+    @staticmethod
+    def _owner(found: bytes) -> str:
         try:
             owner = json.loads(found)
-            who = f"Another fit (process {owner['pid']} on {owner['host']})"
+            return f"Another fit (process {owner['pid']} on {owner['host']})"
         except (ValueError, TypeError, KeyError):
-            who = "Another fit"
-        return CheckpointInUseError(f"{who} is writing the checkpoint {self.place}.")
+            return "Another fit"

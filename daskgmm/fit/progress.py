@@ -11,6 +11,9 @@ from daskgmm.fit.run import Run
 class Progress(Protocol):
     """Called on the driver: by stage, by block and after each pass."""
 
+    def tell(self, line: str) -> None:
+        """A sentence about how the fit begins: where it goes on from, what it waits for."""
+
     def stage(self, name: str, done: int = 0) -> None:
         """``"survey"``, ``"seeding"`` or ``"em"`` begins, the last of these after so many iterations."""
 
@@ -24,6 +27,8 @@ class Progress(Protocol):
 class Silent:
     """The progress that nobody watches."""
 
+    def tell(self, line: str) -> None: ...
+
     def stage(self, name: str, done: int = 0) -> None: ...
 
     def blocks(self, done: int, total: int) -> None: ...
@@ -36,6 +41,9 @@ class Verbose:
 
     def __init__(self, interval: int) -> None:
         self.interval = interval
+
+    def tell(self, line: str) -> None:
+        print(line)
 
     def stage(self, name: str, done: int = 0) -> None:
         print(name)

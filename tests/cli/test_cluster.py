@@ -72,7 +72,7 @@ def test_a_scheduler_file_and_an_address(
 def test_local_workers(run: Run, data: str, tmp_path: Path, threads: Path) -> None:
     out = tmp_path / "out.npz"
     result = run("fit", data, *SETTINGS, "--out", out, "--local", 2)
-    assert result.exit_code == 0, result.stderr
+    assert (result.exit_code, result.stderr) == (0, "Workers: 2, with 2 threads in all.\n")
     assert same(out, threads)
 
 
@@ -84,6 +84,8 @@ def test_local_workers(run: Run, data: str, tmp_path: Path, threads: Path) -> No
         (("--scheduler", "nonsense"), 2, "missing port number in address 'nonsense'"),
         (("--scheduler-file", "none.json", "--scheduler-timeout", "1s"), 5, "has written the file none.json"),
         (("--tls-ca-file", __file__), 2, "need --scheduler"),
+        (("--local", 1, "--tls-ca-file", __file__), 2, "need --scheduler"),
+        (("--scheduler-timeout", "1s"), 2, "need a cluster"),
         (("--no-workers-timeout", "soon"), 2, "no duration"),
     ],
 )
@@ -143,4 +145,4 @@ def test_files_that_are_no_certificates(run: Run, data: str, tmp_path: Path) -> 
     words = [word for what in ("ca-file", "cert", "key") for word in (f"--tls-{what}", __file__)]
     out = tmp_path / "out.npz"
     result = run("fit", data, *SETTINGS, "--out", out, "--scheduler", "tls://127.0.0.1:9", *words)
-    assert (result.exit_code, "The files for TLS cannot be used" in result.stderr) == (2, True), result.stderr
+    assert (result.exit_code, f"They are {__file__}" in result.stderr) == (2, True), result.stderr

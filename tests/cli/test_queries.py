@@ -18,7 +18,7 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm._typing import Array
 from daskgmm.cli.output import chunk_rows
 from daskgmm.fit.score import Query
@@ -389,6 +389,32 @@ def test_info(run: Run, model: str, fitted: GaussianMixture) -> None:
     lines = run("info", model).stdout.splitlines()
     assert all(len(line) <= 79 for line in lines if not line.startswith("model"))
     assert any(line.split() == ["n", "passes", str(fitted.n_passes_)] for line in lines)
+
+
+@pytest.mark.parametrize("online", [(), ("--online",)])
+def test_info_of_a_checkpoint(run: Run, data: str, tmp_path: Path, online: tuple[str, ...]) -> None:
+    words = ("fit", data, "-k", 3, "--seed", 0, "--max-iter", 2, "--tol", 0, "--verbose", *online)
+    place, out = tmp_path / "fit.ckpt", tmp_path / "out.npz"
+    before = run(*words, "--out", out, "--checkpoint", place)
+    assert before.exit_code in (0, 3)
+    result = run("info", place, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    model = (MiniBatchGaussianMixture if online else GaussianMixture).load(out)
+    assert json.loads(result.stdout) == {
+        "checkpoint": str(place),
+        "estimator": type(model).__name__,
+        "n_components": 3,
+        "covariance_type": "full",
+        "n_rows": zarr.open_array(data).shape[0],
+        "finished": True,
+        "n_passes": model.n_passes_,
+        "n_runs": 1,
+        "n_runs_ended": 1,
+        "n_iter": model.n_iter_,
+        "log_likelihood": model.lower_bound_,
+    }
+    again = run(*words, "--out", out, "--overwrite", "--checkpoint", place)
+    assert again.stderr.startswith(f"The fit is finished, from {place}, after {model.n_passes_} passes")
 
 
 def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:

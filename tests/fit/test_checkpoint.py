@@ -96,6 +96,26 @@ def test_a_given_start_and_weights_go_on(tmp_path: Path) -> None:
         model.fit(X)
 
 
+def test_where_it_goes_on_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopped(tmp_path / "c", 3)
+    assert capsys.readouterr().out == ""
+    for told in ("The fit goes on, from {}, after 2 passes", "The fit is finished, from {}, after 13 passes"):
+        GaussianMixture(**SETTINGS, checkpoint=tmp_path / "c", verbose=1).fit(X)
+        assert capsys.readouterr().out.startswith(told.format(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [("nosuch://bucket/c", "nosuch://bucket/c cannot be reached: .*nosuch"), ("folder", "folder is a folder")],
+)
+def test_what_can_be_no_checkpoint(place: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    with pytest.raises(CheckpointError, match=told):
+        GaussianMixture(**SETTINGS, checkpoint=place).fit(X)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_drawn_seed_is_kept(tmp_path: Path) -> None:
     settings = SETTINGS | {"random_state": None, "init_params": "random"}
     stopped(tmp_path / "c", 0, **settings)  # before the survey
@@ -162,7 +182,7 @@ def test_all_differences_are_listed(tmp_path: Path) -> None:
     other = X.copy()
     other[300, 0] += 1e-12
     model = GaussianMixture(**(SETTINGS | {"tol": 1.0}), checkpoint=tmp_path / "c")
-    with pytest.raises(CheckpointError, match=r"tol: .*; the rows: their values differ\."):
+    with pytest.raises(CheckpointError, match=r"  tol: .*\n  the rows: their values differ\n"):
         model.fit(other)
 
 

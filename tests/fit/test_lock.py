@@ -23,7 +23,7 @@ import daskgmm
 from daskgmm import GaussianMixture
 from daskgmm.errors import CheckpointError
 from daskgmm.fit import archive
-from daskgmm.fit.checkpoint import _read
+from daskgmm.fit.checkpoint import read
 from daskgmm.fit.lock import Lease
 from daskgmm.fit.progress import Silent
 from tests.fit.bucket import Bucket
@@ -133,12 +133,18 @@ def test_of_many_that_begin_at_once_one_goes_on(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == []
 
 
-def test_a_lease_that_nobody_renews_runs_out(place: str, expected: Any) -> None:
+def test_a_lease_that_nobody_renews_runs_out(
+    place: str, expected: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     GaussianMixture(**(SETTINGS | {"max_iter": 0}), checkpoint=f"{place}2").fit(X)  # the folder is there
     put(f"{place}.lock", owner("a machine that is gone"))
     with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}):
-        assert bits(GaussianMixture(**SETTINGS, checkpoint=place).fit(X)) == expected
+        assert bits(GaussianMixture(**SETTINGS, checkpoint=place, verbose=1).fit(X)) == expected
     assert content(f"{place}.lock") is None
+    told = capsys.readouterr().out
+    assert told.startswith(
+        f"Another fit (process 7 on a machine that is gone) may be writing {place}: watching it for 0."
+    )
 
 
 def test_a_fit_that_another_took_over_from_writes_no_more(place: str) -> None:
@@ -233,7 +239,7 @@ def test_a_store_that_is_away_is_a_warning(tmp_path: Path, expected: Any, monkey
     with pytest.warns(RuntimeWarning, match="cannot be written: RuntimeError: the endpoint does not answer"):
         model._fit(X, None, Away())
     assert bits(model) == expected
-    found = _read(place)
+    found = read(place)
     assert found is not None
     assert found[1].done  # written once it was back
 
