@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import mmap
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate, product
 from socket import gethostname
@@ -22,6 +21,7 @@ from zarr.errors import NodeNotFoundError
 from zarr.storage import MemoryStore, StorePath
 
 from daskgmm._typing import Array
+from daskgmm.compute.memory import Spare
 from daskgmm.errors import DataError
 
 Chunks: TypeAlias = tuple[float, ...]
@@ -162,6 +162,7 @@ class Stored(_Cut):
     array: zarr.Array[Any]
     chunks: Chunks
     fill_missing: bool
+    spare: Spare = field(default_factory=Spare)
     waits: ClassVar[bool] = True
 
     @property
@@ -200,7 +201,7 @@ class Stored(_Cut):
         return self._read
 
     def _read(self, index: int, _: None) -> Array:
-        return _retried(_read, self.array, self.bounds(index), self.fill_missing)
+        return _retried(_read, self.array, self.bounds(index), self.fill_missing, self.spare)
 
     def check_unchanged(self, title: str) -> None:
         """Raise `DataError` where the store now holds an array of another layout than when it was opened."""
@@ -301,9 +302,9 @@ def _retried(function: Callable[..., T], *arguments: Any) -> T:
     return function(*arguments)
 
 
-def _read(array: zarr.Array[Any], rows: slice, fill_missing: bool) -> Array:
+def _read(array: zarr.Array[Any], rows: slice, fill_missing: bool, spare: Spare) -> Array:
     """Read rows of a Zarr array."""
-    values = _buffer((rows.stop - rows.start, *array.shape[1:]), np.dtype(array.dtype))
+    values = spare.array((rows.stop - rows.start, *array.shape[1:]), np.dtype(array.dtype))
     everything = (slice(None),) * (array.ndim - 1)
     array.get_basic_selection(
         (rows, *everything), out=default_buffer_prototype().nd_buffer.from_numpy_array(values)
@@ -323,16 +324,6 @@ def _layout(place: StorePath, zarr_format: Literal[2, 3]) -> tuple[Any, ...] | N
 
 def _layout_of(array: zarr.Array[Any]) -> tuple[Any, ...]:
     return (array.shape, array.chunks, array.shards, str(array.dtype))
-
-
-def _buffer(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Uninitialised array straight from the system, to which it goes back whole when dropped.
-
-    The C library would keep a block's worth of heap for every thread that ever held one.
-    """
-    size = math.prod(shape)
-    memory = mmap.mmap(-1, max(1, size * dtype.itemsize))
-    return np.frombuffer(memory, dtype=dtype, count=size).reshape(shape)
 
 
 def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:

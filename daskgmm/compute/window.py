@@ -18,6 +18,7 @@ from daskgmm.compute.sources import row_bytes
 
 PART_BYTES = 16 * 2**20  # of rows, for each task of a mini-batch
 PARTS = 4  # tasks of a mini-batch, where there are blocks enough
+PIECES = 256  # blocks from all over the data in a window that does not hold all, where its chunks allow
 GROUP = 32  # consecutive rows of which every round deals one
 
 
@@ -143,10 +144,12 @@ class Window:
         return MiniBatch(self.hands, first, last, self.n_rows)
 
 
-def finer(rows: Rows, block_bytes: int) -> Rows:
-    """The same rows in blocks of at most so many bytes, where their source can be cut: many fit in a window."""
-    chunks = rows.x.plan(block_bytes)
-    if rows.n_rows is None or len(chunks) <= rows.n_blocks:
+def finer(rows: Rows, window_bytes: int) -> Rows:
+    """The same rows in blocks of which many fit in a window, where one does not hold all and they can be cut."""
+    if not rows.total_bytes > window_bytes:  # also of an unknown size
+        return rows
+    chunks = rows.x.plan(window_bytes // PIECES)
+    if len(chunks) <= rows.n_blocks:
         return rows
     return replace(rows, x=rows.x.cut(chunks), weight=None if rows.weight is None else rows.weight.cut(chunks))
 

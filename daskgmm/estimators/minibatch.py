@@ -31,8 +31,7 @@ from daskgmm.fit.stepwise import StepRule, Stepwise
 from daskgmm.model.covariance import STRUCTURES
 
 ROWS_PER_COMPONENT = 50  # kept to seed a stream
-WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once,
-WINDOW_PIECES = 256  # read in so many pieces from all over the data, where its chunks allow
+WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once
 
 
 class MiniBatchGaussianMixture(Fitting):
@@ -392,7 +391,12 @@ class MiniBatchGaussianMixture(Fitting):
 
     def _window_rows(self, X: Any, sample_weight: Any) -> Rows:
         """Rows in blocks of which many fit in a window."""
-        return finer(self._rows(X, sample_weight), WINDOW_BLOCKS * parse_bytes(self.block_size) // WINDOW_PIECES)
+        return finer(self._rows(X, sample_weight), self._window_bytes)
+
+    @property
+    def _window_bytes(self) -> int:
+        """Of rows that are in memory at once."""
+        return int(WINDOW_BLOCKS * parse_bytes(self.block_size))
 
     def _learner(self, d: int) -> Learner:
         """The settings, for rows of d features."""
@@ -407,7 +411,7 @@ class MiniBatchGaussianMixture(Fitting):
             self.reg_covar,
             self.max_iter,
             self.tol,
-            WINDOW_BLOCKS * parse_bytes(self.block_size),
+            self._window_bytes,
         )
 
     def _resumed(self, rows: Rows) -> Stepwise:

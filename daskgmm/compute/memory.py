@@ -1,0 +1,48 @@
+"""Memory that blocks of rows are read into."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from daskgmm._typing import Array
+
+# Not shared with other processes, which costs twice as much; where it is left out, the system has no such choice.
+PRIVATE: dict[str, Any] = (
+    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+)
+
+
+class Spare:
+    """Uninitialised arrays, in the memory of those that are gone where there are some.
+
+    New memory comes from the system page by page, which takes as long as to read and decode what it is for. From
+    the heap it would come back no sooner: the C library keeps a block's worth for every thread that ever held one.
+    This keeps no more than was alive at once, and goes when its owner and the last array have gone.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[mmap.mmap] = deque()  # its `pop` and `append` need no lock
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array of this shape; whatever was in its memory is still there."""
+        size = math.prod(shape)
+        n_bytes = max(1, size * dtype.itemsize)
+        try:
+            memory: mmap.mmap | None = self._free.pop()
+        except IndexError:
+            memory = None
+        if memory is None or len(memory) < n_bytes:
+            memory = mmap.mmap(-1, n_bytes, **PRIVATE)
+        values = np.frombuffer(memory, dtype=dtype, count=size)
+        # Every view of it, whoever made it, keeps this array alive.
+        weakref.finalize(values, self._free.append, memory).atexit = False
+        return values.reshape(shape)
+
+    def __reduce__(self) -> tuple[type[Spare], tuple[()]]:
+        return Spare, ()  # memory stays in its process
