@@ -237,7 +237,7 @@ SECTIONS = {"linear": linear, "workers": shared, "memory": memory, "model": mode
 def main() -> None:
     """Print the sections asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("section", nargs="*", choices=[*SECTIONS, []], default=list(SECTIONS))
+    parser.add_argument("section", nargs="*", choices=list(SECTIONS), help="all without")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the smaller case")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--query", help=argparse.SUPPRESS)
@@ -248,7 +248,7 @@ def main() -> None:
         print(answer_lazily(options.query, *map(int, options.shape.split(","))))
         return
     print(heading(2))
-    for name in options.section:
+    for name in options.section or SECTIONS:
         print(f"\n{name}: {SECTIONS[name].__doc__}\n")
         for line in SECTIONS[name](options):
             print(line, flush=True)

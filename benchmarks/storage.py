@@ -4,8 +4,8 @@
 
 Two stores: zstd chunks in the page cache, where decoding and the E-step share the cores, to be compared with the
 sum of the two; uncompressed chunks behind the latency of a remote store, to be compared with the larger one. The
-latency is such that reading alone takes as long as computing alone: the hardest case. The library may keep no
-rows between passes (``daskgmm.memory-limit``), so that each pass reads; the last
+latency is such that reading alone takes as long as computing alone: the hardest case. The library has memory to
+read ahead, and none to keep rows between passes (``daskgmm.memory-limit``), so that each pass reads; the last
 lines say what it gains where it may.
 """
 
@@ -27,6 +27,8 @@ from common import heading, start, write_rows
 from peers import daskgmm
 from zarr.storage import LocalStore
 from zarr.testing.store import LatencyStore
+
+from daskgmm.compute.engine import AHEAD, READING
 
 COUNTS = (2, 5)
 
@@ -65,10 +67,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--shape", default="2000000,16,16", help="rows, features, components")
     parser.add_argument("--chunk-mib", type=float, default=8)
-    parser.add_argument("--memory-limit", default="1 MiB", help="what the library may keep between passes")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    dask.config.set({"daskgmm.memory-limit": options.memory_limit})
+    ahead = int(READING * AHEAD * options.threads * options.chunk_mib * 2**20)
+    dask.config.set({"daskgmm.memory-limit": ahead})
     n, d, k = map(int, options.shape.split(","))
     begin = start(d, k, "full")
     print(heading(options.threads))

@@ -43,13 +43,13 @@ class Selection:
     def of(self, block: Block) -> Array:
         """Which rows of the block to visit: those of positive weight."""
         start = block.index << 40 if block.first_row is None else block.first_row
-        kept: Array = np.ones(len(block.x), bool) if block.weight is None else block.weight > 0
+        visited: Array = np.ones(len(block.x), bool) if block.weight is None else block.weight > 0
         if block.first_row is not None:
-            kept[: max(0, self.first - start)] = False
-            kept[int(min(len(kept), max(0, self.last - start))) :] = False
+            visited[: max(0, self.first - start)] = False
+            visited[int(min(len(visited), max(0, self.last - start))) :] = False
         out = np.asarray(self.out, dtype=np.int64) - start
-        kept[out[(out >= 0) & (out < len(kept))]] = False
-        return kept
+        visited[out[(out >= 0) & (out < len(visited))]] = False
+        return visited
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class Window:
     @classmethod
     def load(cls, engine: Engine, rows: Rows, blocks: Sequence[int], chosen: Selection, seed: int) -> Window:
         """Read blocks, each once, and deal the chosen rows; ``seed`` fixes their order."""
-        parts = _parts(rows, blocks)
+        parts = _hand_blocks(rows, blocks)
         name = f"daskgmm-{uuid.uuid4().hex}"
         tasks = {
             f"{name}-{i}": (partial(_deal, chosen, seed), *(rows.task(block) for block in part))
@@ -188,7 +188,7 @@ def _block_bytes(rows: Rows) -> float | None:
     return None if rows.n_rows is None else rows.n_rows / rows.n_blocks * row_bytes(rows.x)
 
 
-def _parts(rows: Rows, blocks: Sequence[int]) -> list[Array]:
+def _hand_blocks(rows: Rows, blocks: Sequence[int]) -> list[Array]:
     """Share out the blocks of a window among tasks: a function of the data, never of the workers."""
     size = _block_bytes(rows)
     wanted = PARTS if size is None else max(PARTS, int(len(blocks) * size // PART_BYTES))
@@ -199,10 +199,10 @@ def _parts(rows: Rows, blocks: Sequence[int]) -> list[Array]:
 def _deal(chosen: Selection, seed: int, *blocks: Block) -> Hand:
     """The chosen rows of some blocks in the order of `_shuffled`."""
     x = np.concatenate([block.x for block in blocks]) if len(blocks) > 1 else blocks[0].x
-    kept = np.concatenate([chosen.of(block) for block in blocks])
-    order = _shuffled(int(kept.sum()), np.random.Generator(np.random.Philox(key=[seed, 1 + blocks[0].index])))
-    if len(order) < len(kept):
-        order = np.flatnonzero(kept)[order]
+    visited = np.concatenate([chosen.of(block) for block in blocks])
+    order = _shuffled(int(visited.sum()), np.random.Generator(np.random.Philox(key=[seed, 1 + blocks[0].index])))
+    if len(order) < len(visited):
+        order = np.flatnonzero(visited)[order]
     weight = None
     if any(block.weight is not None for block in blocks):
         weights = [np.ones(len(block.x)) if block.weight is None else block.weight for block in blocks]

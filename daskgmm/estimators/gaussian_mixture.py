@@ -245,10 +245,10 @@ class GaussianMixture(Fitting):
             state = keeper.state or keeper.keep(self._begun(rows))
             # What one more pass reads need not stay: new memory costs as much as to read again.
             again = not state.runs or any(not run.done and run.max_iter - run.n_iter > 1 for run in state.runs)
-            with kept(engine, rows, wanted=again) as held:
+            with kept(engine, rows, wanted=again) as kept_rows:
                 if not state.runs:
-                    state = self._started(held, engine, start, state, keeper, progress)
-                state = self._advanced(held, engine, state, keeper, progress)
+                    state = self._started(kept_rows, engine, start, state, keeper, progress)
+                state = self._advanced(kept_rows, engine, state, keeper, progress)
             rows.check_unchanged()  # also where passes saw only what was kept
         run = best(state.runs)
         if self.max_iter > 0 and not run.converged:

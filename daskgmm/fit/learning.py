@@ -40,7 +40,7 @@ class Learning(Standing):
         How often the rows were read for a sample: 0 or 1.
     survey : Survey or None
         What that found, until there is a run.
-    held : RowSample or None
+    held_out : RowSample or None
         Rows that neither start nor passes see.
     run : Stepwise or None
         None until seeded.
@@ -57,7 +57,7 @@ class Learning(Standing):
     random: dict[str, Any]
     surveys: int = 0
     survey: Survey | None = None
-    held: RowSample | None = None
+    held_out: RowSample | None = None
     run: Stepwise | None = None
     passes: Run | None = None
     score: float = -np.inf
@@ -82,9 +82,9 @@ class Learning(Standing):
 
     def score_of(self, mixture: Mixture) -> float:
         """Mean log-likelihood of the held-out rows."""
-        if self.held is None:
+        if self.held_out is None:
             return -np.inf
-        x, weight = self.held.points()
+        x, weight = self.held_out.points()
         return float(np.average(mixture.score_samples(x), weights=weight))
 
 
@@ -181,12 +181,14 @@ class Learner:
             survey = self._survey(engine, rows, int(random.randint(2**31)), progress)
             state = keeper.keep(replace(state, random=random.get_state(legacy=False), surveys=1, survey=survey))
         progress.stage("seeding")
-        held = None
+        held_out = None
         if self.max_iter > 1 and len(survey.sample.rows) >= MIN_HELD:
-            survey, held = hold_out(survey)
+            survey, held_out = hold_out(survey)
         run = self.begin(survey, random)
         # The sample has done its work: later files are small.
-        return keeper.keep(replace(state, random=random.get_state(legacy=False), survey=None, held=held, run=run))
+        return keeper.keep(
+            replace(state, random=random.get_state(legacy=False), survey=None, held_out=held_out, run=run)
+        )
 
     def _survey(self, engine: Engine, rows: Rows, seed: int, progress: Progress) -> Survey:
         """The pass that draws the sample."""
@@ -208,7 +210,7 @@ class Learner:
         span: Selection | None = None,
     ) -> Learning:
         """All passes that are left, over the rows of ``span`` that are not held out."""
-        chosen = replace(span or Selection(), out=() if state.held is None else positions(state.held))
+        chosen = replace(span or Selection(), out=() if state.held_out is None else positions(state.held_out))
         run = state.run
         assert run is not None
         if state.passes is None:
@@ -242,7 +244,7 @@ def _passed(state: Learning, run: Stepwise, random: np.random.RandomState) -> Le
             *state.passes.trace,
             state.total / (run.clock - state.clock) if run.clock > state.clock else np.nan,
         ),
-        converged=state.held is not None and score - state.score < state.passes.tol,
+        converged=state.held_out is not None and score - state.score < state.passes.tol,
     )
     return replace(
         state,
