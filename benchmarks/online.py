@@ -328,15 +328,16 @@ SECTIONS: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
 def main() -> None:
     """Print the sections asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", nargs="*", choices=list(SECTIONS), help="all without")
+    told = f"of {', '.join(SECTIONS)}; all without"
+    parser.add_argument("section", nargs="*", choices=[*SECTIONS, []], metavar="section", help=told)
     parser.add_argument("--seeds", type=int, help="instead of as many as the target names")
-    told = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
-    for name in told.section or SECTIONS:
+    for name in options.section or SECTIONS:
         function, seeds = SECTIONS[name]
         print(f"{name}: {function.__doc__}\n")
         print(f"| {name} | found | target |\n| --- | --- | --- |")
-        for what, found, target in function(told.seeds or seeds):
+        for what, found, target in function(options.seeds or seeds):
             print(f"| {what} | {found} | {target} |", flush=True)
         print()
 

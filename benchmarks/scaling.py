@@ -237,7 +237,8 @@ SECTIONS = {"linear": linear, "workers": shared, "memory": memory, "model": mode
 def main() -> None:
     """Print the sections asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("section", nargs="*", choices=list(SECTIONS), help="all without")
+    told = f"of {', '.join(SECTIONS)}; all without"
+    parser.add_argument("section", nargs="*", choices=[*SECTIONS, []], metavar="section", help=told)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the smaller case")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--query", help=argparse.SUPPRESS)

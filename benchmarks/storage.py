@@ -91,7 +91,7 @@ def main() -> None:
             read = reading_pass(array, options.threads, options.repeats)
             both = fitted_pass(array, begin, options.threads, options.repeats)
             with dask.config.set({"daskgmm.memory-limit": None}):
-                once = fitted_pass(array, begin, options.threads, 1)
+                once = fitted_pass(array, begin, options.threads, options.repeats)
             bound = read + memory if name == "zstd" else max(read, memory)
             print(
                 f"| {name} | {read:.3f} | {memory:.3f} | {both:.3f} | {bound:.3f} | {both / bound:.2f} |",

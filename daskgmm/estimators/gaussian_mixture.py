@@ -58,7 +58,8 @@ class GaussianMixture(Fitting):
     init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"}
         How to start, always from the row sample that the first pass draws: all rows where they fit in it
         (20,000 rows or 20·k·(d + 1), if that is more, within 256 MiB). "subsample" tries ``max(n_init, 5)``
-        k-means++ starts with short EM runs on that sample and goes on with the best, after EM on the sample.
+        starts, of k-means++ and of k-means in turn, with short EM runs on that sample, follows the best of each
+        kind there to the end, and goes on with the better one.
         "auto" is "kmeans" where the sample holds all rows, else "subsample". "k-means++" and
         "random_from_data" assign each row to the nearest of the chosen ones.
     weights_init : (k,), means_init : (k, d), precisions_init : as ``covariances_``

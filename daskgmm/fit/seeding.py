@@ -23,7 +23,9 @@ from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import TILE_ROWS, Mixture, moments
 from daskgmm.model.statistics import Statistics
 
-# "subsample": k-means++ starts tried with short EM runs, the best of which goes on.
+# "subsample": starts of these kinds in turn, tried with short EM runs. The best of each kind goes on: k-means finds
+# round clusters that k-means++ misses, is misled by long ones, and is ahead after few iterations in either case.
+TRIED = ("k-means++", "kmeans")
 TRIALS, TRIAL_ITER, SAMPLE_ITER = 5, 10, 100
 SAMPLE_BYTES = 256 * 2**20
 
@@ -82,16 +84,20 @@ def seed(
         if survey.start is not None:
             return [start.onto(_update(survey, survey.start, reg_covar))]
         x, weight = survey.sample.points()
-        found, failure = [], None
-        for _ in range(many):
+        kinds = TRIED if trials else (method,)
+        found: dict[str, list[Mixture]] = {}
+        failure = None
+        for i in range(many):
+            kind = kinds[i % len(kinds)]
             try:
-                chosen = "k-means++" if trials else method
-                found.append(_from_sample(survey, structure, x, weight, k, chosen, start, random, reg_covar))
+                mixture = _from_sample(survey, structure, x, weight, k, kind, start, random, reg_covar)
             except CollapseError as error:  # the other starts may do better
                 failure = error
+            else:
+                found.setdefault(kind, []).append(mixture)
         if failure is not None and not found:
             raise failure
-        return [_polished(x, weight, found, tol, reg_covar)] if trials else found
+        return [_polished(x, weight, list(found.values()), tol, reg_covar)] if trials else found[method]
 
 
 def _from_sample(
@@ -169,13 +175,17 @@ def _update(survey: Survey, statistics: Statistics, reg_covar: float) -> Mixture
     return base.maximise(statistics, reg_covar)
 
 
-def _polished(x: Array, weight: Array | None, trials: list[Mixture], tol: float, reg_covar: float) -> Mixture:
-    """Short EM runs from each trial on the sample, then EM from the best of them."""
+def _polished(x: Array, weight: Array | None, kinds: list[list[Mixture]], tol: float, reg_covar: float) -> Mixture:
+    """Short EM runs from each start on the sample, then EM from the best of each kind; the best of those."""
     rows = as_rows(x, weight)
     engine = engine_for(rows)
-    runs, _ = em(engine, rows, [Run(m, tol, TRIAL_ITER, reg_covar) for m in trials], Silent())
-    chosen = best(runs)
-    again = replace(chosen, converged=False, max_iter=SAMPLE_ITER)
-    (polished,), _ = em(engine, rows, [again], Silent())
+    starts = [Run(mixture, tol, TRIAL_ITER, reg_covar) for kind in kinds for mixture in kind]
+    runs, _ = em(engine, rows, starts, Silent())
+    leaders, first = [], 0
+    for kind in kinds:
+        tried, first = runs[first : first + len(kind)], first + len(kind)
+        if any(run.failure is None for run in tried):
+            leaders.append(replace(best(tried), converged=False, max_iter=SAMPLE_ITER))
+    polished, _ = em(engine, rows, leaders or [best(runs)], Silent())
     # What collapses on the sample need not collapse on the rows: go on from the last sound parameters.
-    return polished.mixture
+    return max(polished, key=lambda run: run.lower_bound).mixture

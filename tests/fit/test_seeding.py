@@ -96,19 +96,33 @@ def test_a_subsample_goes_on_with_one() -> None:
 
 
 def test_the_best_of_the_subsamples_trials_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    trials: list[Any] = []
+    kinds: list[Any] = []
     original = seeding._polished
 
-    def spy(x: Any, weight: Any, mixtures: list[Mixture], *args: Any) -> Mixture:
-        trials.extend(mixtures)
+    def spy(x: Any, weight: Any, mixtures: list[list[Mixture]], *args: Any) -> Mixture:
+        kinds.extend(mixtures)
         return original(x, weight, mixtures, *args)
 
     monkeypatch.setattr(seeding, "_polished", spy)
-    (mixture,) = seeds("subsample", n_init=8, found=survey(size=60))
-    assert len(trials) == 8
+    (mixture,) = seeds("subsample", n_init=9, found=survey(size=60))
+    assert [len(kind) for kind in kinds] == [5, 4]  # k-means++ and k-means
     sample, _ = survey(size=60).sample.points()
     likelihood = mixture.score_samples(sample).mean()
-    assert all(likelihood >= trial.score_samples(sample).mean() for trial in trials)
+    assert all(likelihood >= trial.score_samples(sample).mean() for kind in kinds for trial in kind)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_better_kind_of_start_wins_at_the_end(order: int) -> None:
+    random = np.random.RandomState(0)
+    long = random.normal(size=(2000, 2)) * [9.0, 0.1]
+    x = np.concatenate([long, long + [0.0, 1.0]])  # two long clusters, which k-means cuts across
+    across = Mixture(np.full(2, 0.5), np.array([[-7.0, 0.5], [7.0, 0.5]]), Full.of(np.stack([20 * np.eye(2)] * 2)))
+    along = Mixture(np.full(2, 0.5), np.array([[0.0, 0.4], [0.0, 0.6]]), Full.of(np.stack([99 * np.eye(2)] * 2)))
+    kinds = [[across], [along]][::order]
+    polished = seeding._polished(x, None, kinds, 1e-6, 1e-6)
+    alone = [seeding._polished(x, None, [kind], 1e-6, 1e-6).score_samples(x).mean() for kind in kinds]
+    assert polished.score_samples(x).mean() == max(alone)
+    assert min(alone) < max(alone)
 
 
 def test_a_stuck_trial_is_left_behind() -> None:
@@ -117,7 +131,7 @@ def test_a_stuck_trial_is_left_behind() -> None:
     stuck = Mixture(np.full(3, 1 / 3), np.tile(X.mean(axis=0), (3, 1)), spread)
     good = Mixture(np.full(3, 1 / 3), CENTRES, spread)
     for trials in ([stuck, good], [good, stuck]):
-        polished = seeding._polished(X, None, trials, 1e-3, 1e-6)
+        polished = seeding._polished(X, None, [trials], 1e-3, 1e-6)
         np.testing.assert_allclose(polished.means, CENTRES, atol=0.5)
 
 
