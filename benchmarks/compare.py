@@ -63,7 +63,7 @@ GRIDS = {
         (OURS, "scikit-learn"),
         product((4, 16, 64), (4, 16)),
         KINDS,
-        seconds=1.0,
+        n=(1_000_000,) * 6,
         counts=(1, 3),
         repeats=3,
     ),

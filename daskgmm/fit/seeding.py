@@ -23,8 +23,8 @@ from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import TILE_ROWS, Mixture, moments
 from daskgmm.model.statistics import Statistics
 
-# "subsample": starts of these kinds in turn, tried with short EM runs. The best of each kind goes on: k-means finds
-# round clusters that k-means++ misses, is misled by long ones, and is ahead after few iterations in either case.
+# "subsample": starts of these kinds in turn, tried with short EM runs; the best of each goes on. k-means finds
+# round clusters that k-means++ misses, and is misled by long ones; after a few iterations it leads in either case.
 TRIED = ("k-means++", "kmeans")
 TRIALS, TRIAL_ITER, SAMPLE_ITER = 5, 10, 100
 SAMPLE_BYTES = 256 * 2**20

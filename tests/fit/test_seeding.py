@@ -115,7 +115,7 @@ def test_the_best_of_the_subsamples_trials_goes_on(monkeypatch: pytest.MonkeyPat
 def test_the_better_kind_of_start_wins_at_the_end(order: int) -> None:
     random = np.random.RandomState(0)
     long = random.normal(size=(2000, 2)) * [9.0, 0.1]
-    x = np.concatenate([long, long + [0.0, 1.0]])  # two long clusters, which k-means cuts across
+    x = np.concatenate([long, long + np.array([0.0, 1.0])])  # two long clusters, which k-means cuts across
     across = Mixture(np.full(2, 0.5), np.array([[-7.0, 0.5], [7.0, 0.5]]), Full.of(np.stack([20 * np.eye(2)] * 2)))
     along = Mixture(np.full(2, 0.5), np.array([[0.0, 0.4], [0.0, 0.6]]), Full.of(np.stack([99 * np.eye(2)] * 2)))
     kinds = [[across], [along]][::order]
