@@ -17,7 +17,10 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
   of another's may get none there, and a share below ``2**-110`` of the component's sum over the tile none in its
   sums. That is less than ``eps`` of any sum while rows lie within 1e8 standard deviations of their component.
 - Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses
-  digits to the distance between components.
+  digits to the distance between components. One exception: where all components share a triangular factor, rows
+  are multiplied by it once, measured from the first mean, and the products ``z`` of the means subtracted; only
+  where all of these lie within ``NEAR`` standard deviations, so that ``z`` is off by at most
+  ``(d + 2) * eps(dtype) * (NEAR + |z|)`` times the sums of magnitudes in a row of the factor over its norm.
 - ``means``, ``factor`` and ``offset`` have the dtype of the work within a tile: float64, or float32 where the
   caller has shown that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows
   has a relative error of at most ``TILE * eps(dtype) + n / TILE * eps(float64)`` of the sum of magnitudes.
@@ -49,6 +52,8 @@ LN2 = float(np.log(2.0))
 # Shares this much smaller than a component's sum over a tile add nothing that float64 could hold.
 NEGLIGIBLE = 2.0**-110
 LOG_NEGLIGIBLE = -110 * LN2
+# Standard deviations between means up to which they share their rows' products with a factor.
+NEAR, NEAR_SINGLE = 1e3, 1e1
 # From here on it pays to list the rows that matter to a component; at twice as many, half the features first.
 MANY_FEATURES = 24
 
@@ -176,6 +181,56 @@ def _distance(
         for j in range(0, i, 4):
             _product(factor[i : i + 4], j, centred, n, lines)
         _corner(factor[i : i + 4], i, centred, n, lines, out)
+
+
+@inlined
+def _products(means: Array, factor: Array, offset: Array) -> Array:
+    """``factor @ (means[j] - means[0]) + offset[j]`` where several components have one factor and lie near each
+    other, else an array of no rows.
+    """
+    k, d = means.shape
+    found = np.empty((k, d), factor.dtype)
+    if factor.ndim == 3 and len(factor) < k and d >= 4:
+        return found if _near(means, factor[0], offset, found) else found[:0]
+    return found[:0]
+
+
+@inlined
+def _near(means: Array, factor: Array, offset: Array, out: Array) -> bool:
+    """Fill `_products` until one of them is far."""
+    limit = NEAR if factor.itemsize == 8 else NEAR_SINGLE
+    for j in range(len(means)):
+        square = 0.0
+        for i in range(len(factor)):
+            z = np.float64(offset[j, i])
+            for q in range(i + 1):
+                z += np.float64(factor[i, q]) * (np.float64(means[j, q]) - np.float64(means[0, q]))
+            out[j, i] = z
+            square += z * z
+        if not square <= limit * limit:
+            return False
+    return True
+
+
+@inlined
+def _whiten(centred: Array, factor: Array, n: int, out: Array) -> None:
+    """``out = factor @ centred`` for the first n columns."""
+    for i in range(0, len(factor), 4):
+        out[i : i + 4, :n] = 0.0
+        for j in range(0, i + 1, 4):
+            _product(factor[i : i + 4], j, centred, n, out[i : i + 4])
+
+
+@inlined
+def _distance_between(rows: Array, point: Array, out: Array) -> None:
+    """``out[t] = |rows[:, t] - point|**2``; the number of rows is a multiple of four."""
+    out[:] = 0.0
+    for j in range(0, len(rows), 4):
+        x0, x1, x2, x3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+        m0, m1, m2, m3 = point[j], point[j + 1], point[j + 2], point[j + 3]
+        for t in range(len(out)):
+            z0, z1, z2, z3 = x0[t] - m0, x1[t] - m1, x2[t] - m2, x3[t] - m3
+            out[t] += z0 * z0 + z1 * z1 + z2 * z2 + z3 * z3
 
 
 @inlined
@@ -359,6 +414,7 @@ def _log_joint(
     means: Array,
     factor: Array,
     offset: Array,
+    products: Array,
     log_norm: Array,
     centred: Array,
     lines: Array,
@@ -377,8 +433,14 @@ def _log_joint(
     half = d // 8 * 4 if factor.ndim == 3 and d >= 2 * MANY_FEATURES and len(means) > 1 else d
     n = tile.shape[1]
     base: float = log_norm.max()  # in float64, so that what stays in the products' precision is small
+    if factor.ndim == 3 and len(products):
+        half = d
+        _centre(tile, means[0], d, centred)
+        _whiten(centred, factor[0], n, lines)
     for j in range(len(means)):
-        if factor.ndim == 3:
+        if len(products):
+            _distance_between(lines, products[j], logits[j])
+        elif factor.ndim == 3:
             _centre(tile, means[j], half, centred)
             _distance(centred, factor[min(j, len(factor) - 1)], offset[j], 0, half, n, lines, logits[j])
         else:
@@ -574,7 +636,8 @@ def expectation(
     k, d = means.shape
     tile = np.zeros((d, TILE), x.dtype)
     centred = np.empty((d, TILE), factor.dtype)
-    lines = np.empty((4, TILE), factor.dtype)
+    lines = np.empty((max(d, 4), TILE), factor.dtype)
+    products = _products(means, factor, offset)
     logits = np.empty((k, TILE), factor.dtype)
     resp = np.empty((k, TILE), factor.dtype)
     work = np.empty((2, TILE), factor.dtype)
@@ -585,7 +648,9 @@ def expectation(
     summed = log_likelihood[0]
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
-        base = _log_joint(tile, means, factor, offset, log_norm, centred, lines, work, index, bits, logits)
+        base = _log_joint(
+            tile, means, factor, offset, products, log_norm, centred, lines, work, index, bits, logits
+        )
         _softmax(logits, base, work, bits, density, resp)
         row_weight[:rows] = weight[first : first + rows]
         row_weight[rows:] = 0.0
@@ -642,7 +707,8 @@ def posterior(
     k, d = means.shape
     tile = np.zeros((d, TILE), x.dtype)
     centred = np.empty((d, TILE), factor.dtype)
-    lines = np.empty((4, TILE), factor.dtype)
+    lines = np.empty((max(d, 4), TILE), factor.dtype)
+    products = _products(means, factor, offset)
     logits = np.empty((k, TILE), factor.dtype)
     found = np.empty((k, TILE), factor.dtype)
     work = np.empty((2, TILE), factor.dtype)
@@ -651,7 +717,9 @@ def posterior(
     line, ones = np.empty(TILE), np.ones(TILE)
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
-        base = _log_joint(tile, means, factor, offset, log_norm, centred, lines, work, index, bits, logits)
+        base = _log_joint(
+            tile, means, factor, offset, products, log_norm, centred, lines, work, index, bits, logits
+        )
         if len(labels):
             _likeliest(logits, work[0], bits)
             labels[first : first + rows] = bits[:rows]

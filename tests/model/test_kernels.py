@@ -346,3 +346,23 @@ def test_a_row_infinitely_far_away_has_density_zero(layout: str) -> None:
     kernels.posterior(*arrays.values(), np.empty(0, np.int64), density, np.empty((0, 3)))
     assert density[1] == -np.inf
     assert np.isfinite(density[[0, 2]]).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance", "bound"),
+    [(np.float64, 500.0, 1e-10), (np.float64, 1e8, 1e-13), (np.float32, 9.0, 5e-5), (np.float32, 1e4, 5e-5)],
+)
+def test_a_shared_factor_loses_no_digits_to_the_distance_between_components(
+    dtype: Any, distance: float, bound: float
+) -> None:
+    """Near components share the rows' products; far ones would lose ``eps * distance`` by that, and do not."""
+    random = np.random.default_rng(3)
+    d, k, n = 8, 3, 600
+    factor = (np.tril(random.normal(size=(d, d))) * 0.2 + np.eye(d)).astype(dtype)[None]
+    means = (np.arange(k)[:, None] * np.eye(d)[0] * distance).astype(dtype)  # whole numbers: exact
+    x = (random.integers(-8, 9, size=(n, d)) / 4 + means[random.integers(k, size=n)]).astype(dtype)
+    parameters = (means, factor, np.zeros_like(means), np.zeros(k))
+    density = np.empty(n)
+    kernels.posterior(x, np.ones(n), *parameters, np.empty(0, np.int64), density, np.empty((0, k)))
+    _, exact, _, _ = naive(x, 1.0, *(part.astype(np.float64) for part in parameters))
+    assert np.abs(density - exact).max() <= bound * np.abs(exact).max()
