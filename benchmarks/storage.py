@@ -29,6 +29,7 @@ from zarr.storage import LocalStore
 from zarr.testing.store import LatencyStore
 
 from daskgmm.compute.engine import AHEAD, READING
+from daskgmm.compute.rows import as_rows
 
 COUNTS = (2, 5)
 
@@ -69,8 +70,6 @@ def main() -> None:
     parser.add_argument("--chunk-mib", type=float, default=8)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    ahead = int(READING * AHEAD * options.threads * options.chunk_mib * 2**20)
-    dask.config.set({"daskgmm.memory-limit": ahead})
     n, d, k = map(int, options.shape.split(","))
     begin = start(d, k, "full")
     print(heading(options.threads))
@@ -89,6 +88,8 @@ def main() -> None:
                 store, name = LatencyStore(store, get_latency=wait), f"latency {1000 * wait:.0f} ms"
             array = zarr.open_array(store, mode="r")
             read = reading_pass(array, options.threads, options.repeats)
+            ahead = READING * AHEAD * options.threads * as_rows(array).block_bytes
+            dask.config.set({"daskgmm.memory-limit": ahead})
             both = fitted_pass(array, begin, options.threads, options.repeats)
             with dask.config.set({"daskgmm.memory-limit": None}):
                 once = fitted_pass(array, begin, options.threads, options.repeats)

@@ -75,15 +75,10 @@ def running(
     no_workers_timeout: str | None,
 ) -> Iterator[str]:
     """The client that the options ask for, as the current one, and what it is; none leaves threads."""
-    if sum(place is not None for place in (scheduler, scheduler_file, local)) > 1:
-        raise click.UsageError("Give one of --scheduler, --scheduler-file and --local.")
     timeouts = {"scheduler": scheduler_timeout, "no-workers": no_workers_timeout}
     tls = {"tls_ca_file": tls_ca_file, "tls_client_cert": tls_cert, "tls_client_key": tls_key}
     given = {f"daskgmm.timeouts.{name}": value for name, value in timeouts.items() if value is not None}
-    if any(tls.values()) and scheduler is None and scheduler_file is None:
-        raise click.UsageError("The options about TLS need --scheduler or --scheduler-file.")
-    if given and scheduler is None and scheduler_file is None and local is None:
-        raise click.UsageError("--scheduler-timeout and --no-workers-timeout need a cluster.")
+    _check([scheduler, scheduler_file, local], any(tls.values()), bool(given))
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(given))
         if local is not None:
@@ -99,7 +94,18 @@ def running(
             return
         stack.enter_context(client.as_current())
         found = workers(client).values()
-        yield f"Workers: {len(found)}, with {sum(worker['nthreads'] for worker in found)} threads in all."
+        yield f"Workers: {len(found)}, threads: {sum(worker['nthreads'] for worker in found)}."
+
+
+def _check(places: list[Any], tls: bool, timeouts: bool) -> None:
+    """Refuse options that do not go together."""
+    there = [place is not None for place in places]
+    if sum(there) > 1:
+        raise click.UsageError("Give one of --scheduler, --scheduler-file and --local.")
+    if tls and not any(there[:2]):
+        raise click.UsageError("The options about TLS need --scheduler or --scheduler-file.")
+    if timeouts and not any(there):
+        raise click.UsageError("--scheduler-timeout and --no-workers-timeout need a cluster.")
 
 
 NAMES = tuple(inspect.signature(running).parameters)
@@ -149,7 +155,8 @@ def _security(address: str, tls: dict[str, str | None]) -> Security:
     try:
         context = security.get_connection_args("client")["ssl_context"] if _encrypted(address) else None
     except OSError as error:  # OpenSSL's own words name no file
-        files = ", ".join(str(getattr(security, name)) for name in tls if getattr(security, name))
+        given_as = (str(getattr(security, name) or "") for name in tls)
+        files = ", ".join(place for place in given_as if place and "\n" not in place)  # no key's own text
         raise click.UsageError(
             f"The files for TLS cannot be used: {error}. They are {files}; each has to be in PEM format, and "
             "the key to belong to the certificate."

@@ -85,11 +85,15 @@ def load_model(place: str) -> Model:
 
 
 def load_checkpoint(place: str) -> tuple[dict[str, Any], checkpoint.Standing] | None:
-    """What a fit is of, and where it stands; None where the file is no checkpoint."""
+    """What a fit is of, and where it stands; None where there is a model, or nothing."""
+    if kind(place) is not None:
+        return None
     try:
         return checkpoint.read(place)
-    except (CheckpointError, OSError):
-        return None
+    except CheckpointError as error:
+        raise DataError(f"{place} is not a model that daskgmm saved, or it is damaged. {error}") from error
+    except Exception as error:  # whatever a file system may raise
+        raise DataError(f"{place} cannot be read: {error}") from error
 
 
 def _read_npy(place: str, mmap_mode: Any = None) -> Array:

@@ -18,6 +18,7 @@ from dask.system import CPU_COUNT
 from daskgmm.cli import display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES
 from daskgmm.fit.checkpoint import Standing
+from daskgmm.fit.learning import Learning
 from daskgmm.fit.run import best
 
 
@@ -177,6 +178,7 @@ def _standing(identity: Mapping[str, Any], standing: Standing) -> dict[str, Any]
         "n_runs_ended": sum(run.done for run in standing.runs),
         "n_iter": leader.n_iter if leader else 0,
         "log_likelihood": leader.lower_bound if leader else None,
+        **({"n_samples_seen": standing.run.n_rows} if isinstance(standing, Learning) and standing.run else {}),
     }
 
 

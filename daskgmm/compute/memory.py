@@ -12,7 +12,9 @@ import numpy as np
 
 from daskgmm._typing import Array
 
-# Not shared with other processes, which costs twice as much; where it is left out, the system has no such choice.
+IDLE_BYTES = 32 * 2**20  # that may wait for their next use; two blocks, if these are more
+
+# Pages shared with other processes, Python's default, cost twice as much; not every system has the choice.
 PRIVATE: dict[str, Any] = (
     {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 )
@@ -21,9 +23,9 @@ PRIVATE: dict[str, Any] = (
 class Spare:
     """Uninitialised arrays, in the memory of those that are gone where there are some.
 
-    New memory comes from the system page by page, which takes as long as to read and decode what it is for. From
-    the heap it would come back no sooner: the C library keeps a block's worth for every thread that ever held one.
-    This keeps no more than was alive at once, and goes when its owner and the last array have gone.
+    New memory comes from the system page by page, which takes as long as to read and decode what it is for. The
+    heap is no place for it: the C library keeps a block's worth for every thread that ever held one. Here only so
+    much waits as threads in turn need, and none once the owner has gone.
     """
 
     def __init__(self) -> None:
@@ -41,8 +43,18 @@ class Spare:
             memory = mmap.mmap(-1, n_bytes, **PRIVATE)
         values = np.frombuffer(memory, dtype=dtype, count=size)
         # Every view of it, whoever made it, keeps this array alive.
-        weakref.finalize(values, self._free.append, memory).atexit = False
+        weakref.finalize(values, _give_back, weakref.ref(self), memory).atexit = False
         return values.reshape(shape)
+
+    def _keep(self, memory: mmap.mmap) -> None:
+        if len(self._free) < 2 or (len(self._free) + 1) * len(memory) <= IDLE_BYTES:
+            self._free.append(memory)
 
     def __reduce__(self) -> tuple[type[Spare], tuple[()]]:
         return Spare, ()  # memory stays in its process
+
+
+def _give_back(owner: weakref.ref[Spare], memory: mmap.mmap) -> None:
+    spare = owner()
+    if spare is not None:
+        spare._keep(memory)

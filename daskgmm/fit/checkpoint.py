@@ -155,7 +155,7 @@ def keeping(
     settings: Mapping[str, Any],
     layout: Mapping[str, Any],
     digests: Callable[[], list[str]],
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None],
 ) -> Iterator[Keeper[Any]]:
     """Where to keep states: with the one to go on from, if ``place`` has one.
 
@@ -193,8 +193,8 @@ def keeping(
             there, checkpoint.state = found
             _compare(place, there, here)
             checkpoint.written = state = checkpoint.state
-            what = "The fit is finished" if state.done else "The fit goes on"
-            tell(f"{what}, from {os.fspath(place)}, after {state.n_passes} passes over the rows.")
+            what = "is finished" if state.done else "goes on"
+            tell(f"The fit {what}, from {os.fspath(place)}; passes over the rows so far: {state.n_passes}.")
         # An interrupt may have struck in the middle of a write.
         stack.callback(checkpoint.flush)
         yield checkpoint
@@ -256,7 +256,9 @@ def read(place: str | os.PathLike[str]) -> tuple[dict[str, Any], Standing] | Non
         content = archive.fetch(place)
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
+    except (IsADirectoryError, PermissionError) as error:  # the second is what Windows says of a folder
+        if isinstance(error, PermissionError) and not os.path.isdir(place):
+            raise
         raise CheckpointError(f"The checkpoint {os.fspath(place)} is a folder. Name a file.") from None
     try:
         header, arrays = archive.parse(content)

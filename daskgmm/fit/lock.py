@@ -28,9 +28,7 @@ LEASE = "30 s"  # unless Dask's configuration has another at `daskgmm.checkpoint
 
 
 @contextmanager
-def locked(
-    place: str | os.PathLike[str], tell: Callable[[str], None] = lambda line: None
-) -> Iterator[Callable[[], None]]:
+def locked(place: str | os.PathLike[str], tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Be the only writer of ``place``; what is to be called before each write. ``tell`` gets what it waits for.
 
     A local file has a lock beside it, which the kernel frees when a process dies. On a URL it is a `Lease`.

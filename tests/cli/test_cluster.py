@@ -72,7 +72,7 @@ def test_a_scheduler_file_and_an_address(
 def test_local_workers(run: Run, data: str, tmp_path: Path, threads: Path) -> None:
     out = tmp_path / "out.npz"
     result = run("fit", data, *SETTINGS, "--out", out, "--local", 2)
-    assert (result.exit_code, result.stderr) == (0, "Workers: 2, with 2 threads in all.\n")
+    assert (result.exit_code, result.stderr) == (0, "Workers: 2, threads: 2.\n")
     assert same(out, threads)
 
 

@@ -412,9 +412,12 @@ def test_info_of_a_checkpoint(run: Run, data: str, tmp_path: Path, online: tuple
         "n_runs_ended": 1,
         "n_iter": model.n_iter_,
         "log_likelihood": model.lower_bound_,
+        **({"n_samples_seen": model.n_samples_seen_} if online else {}),
     }
     again = run(*words, "--out", out, "--overwrite", "--checkpoint", place)
-    assert again.stderr.startswith(f"The fit is finished, from {place}, after {model.n_passes_} passes")
+    assert again.stderr.startswith(
+        f"The fit is finished, from {place}; passes over the rows so far: {model.n_passes_}."
+    )
 
 
 def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import pickle
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
+import pytest
 import zarr
 
-from daskgmm.compute.memory import Spare
+from daskgmm.compute.memory import IDLE_BYTES, Spare
 from daskgmm.compute.rows import as_rows
 
 F8 = np.dtype(np.float64)
@@ -52,21 +54,40 @@ def test_memory_is_not_shared_while_anything_refers_to_it() -> None:
 
 
 def test_threads_never_get_the_same_memory() -> None:
-    spare, wrong = Spare(), []
+    spare = Spare()
 
-    def work(number: int) -> None:
-        for _ in range(500):
-            array = spare.array((64,), F8)
-            array[:] = number
+    def work(number: int) -> bool:
+        for _ in range(200):
+            array = spare.array((10_000,), F8)
+            array[:] = number  # without the GIL
             if not (array == number).all():
-                wrong.append(number)
+                return False
+        return True
 
-    threads = [Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert not wrong
+    with ThreadPoolExecutor(8) as pool:
+        assert all(future.result(timeout=30) for future in [pool.submit(work, number) for number in range(8)])
+
+
+@pytest.mark.parametrize(("n_bytes", "waiting"), [(IDLE_BYTES // 4, 4), (IDLE_BYTES, 2)])
+def test_little_waits(n_bytes: int, waiting: int) -> None:
+    spare = Spare()
+    arrays = [spare.array((n_bytes,), np.dtype(np.uint8)) for _ in range(8)]
+    del arrays
+    assert len(spare._free) == waiting
+
+
+def test_nothing_waits_without_its_owner() -> None:
+    spare = Spare()
+    memory = []
+    for _ in range(2):
+        array = spare.array((1000,), F8)
+        memory.append(
+            weakref.ref(array.base.base.obj if isinstance(array.base.base, memoryview) else array.base.base)
+        )
+        last, array = array, None
+    del spare, last
+    gc.collect()
+    assert [reference() for reference in memory] == [None, None]
 
 
 def test_memory_stays_in_its_process() -> None:

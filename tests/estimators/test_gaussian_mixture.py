@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 
 from daskgmm import GaussianMixture
+from daskgmm.fit.progress import Silent
 
 KINDS = ["full", "tied", "diag", "spherical"]
 N, D, K = 300, 2, 3
@@ -201,7 +202,7 @@ def test_verbose_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
-class Watch:
+class Watch(Silent):
     def __init__(self) -> None:
         self.events: list[Any] = []
 
