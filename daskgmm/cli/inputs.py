@@ -91,7 +91,9 @@ def load_checkpoint(place: str) -> tuple[dict[str, Any], checkpoint.Standing] | 
     try:
         return checkpoint.read(place)
     except CheckpointError as error:
-        raise DataError(f"{place} is not a model that daskgmm saved, or it is damaged. {error}") from error
+        if error.__cause__ is None:  # a checkpoint, but of a later version
+            raise
+        raise DataError(f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged.") from error
     except Exception as error:  # whatever a file system may raise
         raise DataError(f"{place} cannot be read: {error}") from error
 

@@ -19,7 +19,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 CONSTANTS = {"True": True, "False": False, "None": None}
-DEFAULTS: dict[str, Any] = MiniBatchGaussianMixture().get_params() | GaussianMixture().get_params()
+ONLINE: dict[str, Any] = MiniBatchGaussianMixture().get_params()
+DEFAULTS: dict[str, Any] = ONLINE | GaussianMixture().get_params()
 
 
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -142,7 +143,8 @@ estimator = together(
     _parameter(
         "--tol",
         type=click.FloatRange(0),
-        help="Converged when the mean log-likelihood changes by less.",
+        default=f"{DEFAULTS['tol']}; online {ONLINE['tol']:g}",
+        help="Converged when the mean log-likelihood changes by less; online, of held-out rows, rises by less.",
     ),
     _parameter(
         "--reg-covar",
@@ -152,7 +154,7 @@ estimator = together(
     _parameter(
         "--max-iter",
         type=click.IntRange(0),
-        default=f"{DEFAULTS['max_iter']}; online 1",
+        default=f"{DEFAULTS['max_iter']}; online {ONLINE['max_iter']}",
         help="EM iterations, 0 keeps the start; online, passes.",
     ),
     _parameter("--n-init", type=click.IntRange(1), help="Starts, of which the best wins."),

@@ -206,7 +206,7 @@ def test_verbose_logs_a_line_per_interval(run: Run, data: str, out: Path) -> Non
 
 def test_a_checkpoint_in_use_is_to_be_tried_again(run: Run, data: str, out: Path, tmp_path: Path) -> None:
     place = tmp_path / "c"
-    with locked(place):
+    with locked(place, print):
         result = run("fit", data, "-k", 3, "--out", out, "--checkpoint", place)
     assert result.exit_code == 5
     assert f"Another fit is writing the checkpoint {place}. Wait until it has ended" in result.stderr

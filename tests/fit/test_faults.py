@@ -269,7 +269,7 @@ def test_a_store_that_changes_its_shape_is_an_error(n: int, fill: str, data: str
     with pytest.raises(DataError, match=r"is not in the store|X at .*x.zarr was changed .* were \(\(4000, 4\)"):
         model._fit(place, None, At(4, resized))
     assert not hasattr(model, "means_")
-    with pytest.raises(DataError, match=f"The checkpoint .* rows: 4000 there, {n} now"):
+    with pytest.raises(DataError, match=f"of another fit:\n  rows: 4000 there, {n} now"):
         model.fit(place)
 
 
