@@ -169,17 +169,20 @@ def test_a_straggler_changes_no_bit(saturation: float, data: str, expected: Any)
 
     def slow(block: Any) -> Any:
         if len(block) and get_worker().name == 0:  # not while Dask guesses the result
-            time.sleep(0.03)
+            time.sleep(0.1)
         return block
 
     x = da.from_zarr(data).map_blocks(slow, dtype=X.dtype, meta=X[:0])
     # In every pass: rows that stay in memory are slow once.
     settings = {"distributed.scheduler.worker-saturation": saturation, "daskgmm.memory-limit": 0}
-    with dask.config.set(settings), cluster() as client:
-        requests = client.cluster.scheduler.extensions["stealing"].metrics["request_count_total"]
-        assert bits(fit(x)) == expected
-        while saturation > 2 and not sum(requests.values()):  # the scheduler need not steal in each fit
-            assert bits(fit(x)) == expected
+    for _ in range(5):  # the scheduler need not steal in each fit, and on a busy machine hardly does
+        with dask.config.set(settings), cluster() as client:
+            requests = client.cluster.scheduler.extensions["stealing"].metrics["request_count_total"]
+            for _ in range(5):
+                assert bits(fit(x)) == expected
+                if saturation < 2 or sum(requests.values()):
+                    return
+    pytest.fail("nothing was stolen in 25 fits")
 
 
 def test_workers_gone_for_good_are_an_error_and_the_fit_goes_on_later(
