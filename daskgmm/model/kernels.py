@@ -19,8 +19,8 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
 - Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses
   digits to the distance between components. One exception: where all components share a triangular factor, rows
   are multiplied by it once, measured from the first mean, and the products ``z`` of the means subtracted; only
-  where all of these lie within ``NEAR`` standard deviations, so that ``z`` is off by at most
-  ``(d + 2) * eps(dtype) * (NEAR + |z|)`` times the sums of magnitudes in a row of the factor over its norm.
+  where all of these lie within ``NEAR`` standard deviations (``NEAR_SINGLE`` in float32), so that ``z`` is off by
+  at most ``(d + 2) * eps(dtype) * (NEAR + |z|)`` times the sum of magnitudes in a row of the factor over its norm.
 - ``means``, ``factor`` and ``offset`` have the dtype of the work within a tile: float64, or float32 where the
   caller has shown that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows
   has a relative error of at most ``TILE * eps(dtype) + n / TILE * eps(float64)`` of the sum of magnitudes.
