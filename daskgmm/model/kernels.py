@@ -8,7 +8,8 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
 
 - ``x`` is C-contiguous ``(n, d)``, float32 or float64. Rows are handled in tiles of ``TILE``, features as
   rows, so that every inner loop runs along contiguous values: 264 of them make loop overhead small, and one
-  tile of one component stays in the first- or second-level cache. No ``(n, k)`` or ``(n, d, d)`` array exists.
+  tile of one component stays in the first- or second-level cache. The next tile's rows are fetched meanwhile. No
+  ``(n, k)`` or ``(n, d, d)`` array exists.
 - Triangular products take four rows by four columns at a time: 16 multiplications for 8 loads. So the ``d`` of
   ``means``, ``factor`` and the sums is a multiple of four there: `width`, zeros beyond the features of ``x``.
   Fewer than four features are taken one by one.
@@ -17,10 +18,12 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
   of another's may get none there, and a share below ``2**-110`` of the component's sum over the tile none in its
   sums. That is less than ``eps`` of any sum while rows lie within 1e8 standard deviations of their component.
 - Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses
-  digits to the distance between components. One exception: where all components share a triangular factor, rows
-  are multiplied by it once, measured from the first mean, and the products ``z`` of the means subtracted; only
-  where all of these lie within ``NEAR`` standard deviations (``NEAR_SINGLE`` in float32), so that ``z`` is off by
-  at most ``(d + 2) * eps(dtype) * (NEAR + |z|)`` times the sum of magnitudes in a row of the factor over its norm.
+  digits to the distance between components. Two exceptions, where all components share a triangular factor and
+  the caller gives ``products``, those of the factor and what the means lie from the first: rows are multiplied
+  by the factor once, measured from the first mean, and the products ``z`` subtracted. With every ``|z|`` at most
+  ``near``, what is left is off by at most ``(d + 2) * eps(dtype) * (near + |z|)`` times the sum of magnitudes in
+  a row of the factor over its norm. And ``pooled``, sums are taken about the first mean for all components: one
+  scatter of all rows; what a move to their own means then loses is for the caller to check.
 - ``means``, ``factor`` and ``offset`` have the dtype of the work within a tile: float64, or float32 where the
   caller has shown that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows
   has a relative error of at most ``TILE * eps(dtype) + n / TILE * eps(float64)`` of the sum of magnitudes.
@@ -41,6 +44,9 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 from daskgmm._typing import Array
 
@@ -48,12 +54,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # 33 lines of the cache in float64: a power of two would put a row's features all into the same few sets.
 TILE = 264
+LINE = 64  # bytes
 LN2 = float(np.log(2.0))
 # Shares this much smaller than a component's sum over a tile add nothing that float64 could hold.
 NEGLIGIBLE = 2.0**-110
 LOG_NEGLIGIBLE = -110 * LN2
-# Standard deviations between means up to which they share their rows' products with a factor.
-NEAR, NEAR_SINGLE = 1e3, 1e1
 # From here on it pays to list the rows that matter to a component; at twice as many, half the features first.
 MANY_FEATURES = 24
 
@@ -78,6 +83,24 @@ def inlined(function: F) -> F:
     return cast(F, _njit(forceinline=True)(function))
 
 
+def _prefetching(context: Any, x: Any, index: Any) -> Any:
+    """Bring element ``index`` of a contiguous array near the processor, with its line of the cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(prefetch, [place, flag(0), flag(3), flag(1)])  # to read, into the first level, data
+        return context.get_dummy_value()
+
+    return types.void(x, index), generate
+
+
+_prefetch: Any = intrinsic(_prefetching)
+
+
 def width(d: int, triangular: bool) -> int:
     """Features with the zeros that the layout asks for."""
     return d + -d % 4 if triangular and d >= 4 else d
@@ -94,6 +117,14 @@ def _check(x: Array, weight: Array, means: Array, packed: Array) -> None:
 
 
 @inlined
+def _check_products(products: Array, means: Array, factor: Array) -> None:
+    if len(products) and (factor.ndim != 3 or products.shape != means.shape or means.shape[1] < 4):
+        raise ValueError(
+            "products need a triangular factor of four features and more, and the shape of the means."
+        )
+
+
+@inlined
 def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
     """Copy rows from ``first`` on into ``tile`` (d, TILE), features as rows; zeros where the weight is zero."""
     rows: int = min(tile.shape[1], x.shape[0] - first)
@@ -103,6 +134,10 @@ def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
                 tile[j, t] = x[first + t, j]
     else:
         for t in range(rows):
+            # The same row of the next tile: it arrives while this one is worked on.
+            ahead = min(first + t + tile.shape[1], x.shape[0] - 1) * x.shape[1]
+            for place in range(ahead, ahead + x.shape[1], LINE // x.itemsize):
+                _prefetch(x, place)
             for j in range(x.shape[1]):
                 tile[j, t] = x[first + t, j]
     for t in range(rows):
@@ -181,35 +216,6 @@ def _distance(
         for j in range(0, i, 4):
             _product(factor[i : i + 4], j, centred, n, lines)
         _corner(factor[i : i + 4], i, centred, n, lines, out)
-
-
-@inlined
-def _products(means: Array, factor: Array, offset: Array) -> Array:
-    """``factor @ (means[j] - means[0]) + offset[j]`` where several components have one factor and lie near each
-    other, else an array of no rows.
-    """
-    k, d = means.shape
-    found = np.empty((k, d), factor.dtype)
-    if factor.ndim == 3 and len(factor) < k and d >= 4:
-        return found if _near(means, factor[0], offset, found) else found[:0]
-    return found[:0]
-
-
-@inlined
-def _near(means: Array, factor: Array, offset: Array, out: Array) -> bool:
-    """Fill `_products` until one of them is far."""
-    limit = NEAR if factor.itemsize == 8 else NEAR_SINGLE
-    for j in range(len(means)):
-        square = 0.0
-        for i in range(len(factor)):
-            z = np.float64(offset[j, i])
-            for q in range(i + 1):
-                z += np.float64(factor[i, q]) * (np.float64(means[j, q]) - np.float64(means[0, q]))
-            out[j, i] = z
-            square += z * z
-        if not square <= limit * limit:
-            return False
-    return True
 
 
 @inlined
@@ -342,6 +348,30 @@ def _scatter_diagonal(rows: Array, mean: Array, share: Array, n: int, shift: Arr
 
 
 @inlined
+def _pool(
+    share: Array, centred: Array, whole: Array, lines: Array, total: Array, shift: Array, scatter: Array
+) -> None:
+    """Add one tile's sums about one point for all components, given rows ``centred`` about it."""
+    k, n = share.shape
+    d = len(centred)
+    whole[:] = 0.0
+    for j in range(k):
+        weight = 0.0
+        for t in range(n):
+            weight += share[j, t]
+            whole[t] += share[j, t]
+        total[j] += weight
+    for j in range(0, k - 3, 4):
+        for i in range(0, d, 4):
+            _outer(share[j : j + 4], centred, i, n, shift[j : j + 4])
+    for j in range(k // 4 * 4, k):
+        for i in range(d):
+            shift[j, i] += _dot(share[j], centred[i], n)
+    if scatter.ndim == 3:  # always, but other layouts are compiled, too
+        _scatter(centred, whole, n, lines, np.empty(d), scatter[0])
+
+
+@inlined
 def _accumulate(
     tile: Array,
     share: Array,
@@ -433,7 +463,7 @@ def _log_joint(
     half = d // 8 * 4 if factor.ndim == 3 and d >= 2 * MANY_FEATURES and len(means) > 1 else d
     n = tile.shape[1]
     base: float = log_norm.max()  # in float64, so that what stays in the products' precision is small
-    if factor.ndim == 3 and len(products):
+    if factor.ndim == 3 and len(products):  # then one component costs no more than half of its features did
         half = d
         _centre(tile, means[0], d, centred)
         _whiten(centred, factor[0], n, lines)
@@ -612,11 +642,13 @@ def expectation(
     means: Array,
     factor: Array,
     offset: Array,
+    products: Array,
     log_norm: Array,
     log_likelihood: Array,
     total: Array,
     shift: Array,
     scatter: Array,
+    pooled: bool = False,
 ) -> None:
     """Add the weighted log-likelihood and the expected sufficient statistics of ``x``.
 
@@ -627,17 +659,19 @@ def expectation(
     means : (k, width) also the reference that ``shift`` and ``scatter`` are taken about
     factor : (s, width, width) lower triangular, or (s, d): the transposed Cholesky factor of the precision
     offset : (k, width) factor times what the true means have beyond ``means``
+    products : (k, width) one factor times ``means - means[0]``, plus ``offset``; or of length 0
     log_norm : (k,) log weight plus log normalising constant
     log_likelihood, total, shift, scatter : (1,), (k,), (k, width), like ``factor``: added to in place; only
         lower triangles count
+    pooled : whether sums are about ``means[0]`` for all components; needs ``products``
     """
     _check(x, weight, means, factor)
     _check(x, weight, shift, scatter)
+    _check_products(products, means, factor)
     k, d = means.shape
     tile = np.zeros((d, TILE), x.dtype)
     centred = np.empty((d, TILE), factor.dtype)
     lines = np.empty((max(d, 4), TILE), factor.dtype)
-    products = _products(means, factor, offset)
     logits = np.empty((k, TILE), factor.dtype)
     resp = np.empty((k, TILE), factor.dtype)
     work = np.empty((2, TILE), factor.dtype)
@@ -658,7 +692,10 @@ def expectation(
         for t in range(TILE):
             summed += row_weight[t] * density[t] if row_weight[t] != 0.0 else 0.0
         _scale(resp, row_weight, work[1])
-        _accumulate(tile, resp, means, centred, lines, index, total, shift, scatter)
+        if pooled and len(products):
+            _pool(resp, centred, work[0], lines, total, shift, scatter)
+        else:
+            _accumulate(tile, resp, means, centred, lines, index, total, shift, scatter)
     log_likelihood[0] = summed
 
 
@@ -697,6 +734,7 @@ def posterior(
     means: Array,
     factor: Array,
     offset: Array,
+    products: Array,
     log_norm: Array,
     labels: Array,
     density: Array,
@@ -704,11 +742,11 @@ def posterior(
 ) -> None:
     """Fill what is asked for: ``labels`` (n,), ``density`` (n,) and ``resp`` (n, k); others have length 0."""
     _check(x, weight, means, factor)
+    _check_products(products, means, factor)
     k, d = means.shape
     tile = np.zeros((d, TILE), x.dtype)
     centred = np.empty((d, TILE), factor.dtype)
     lines = np.empty((max(d, 4), TILE), factor.dtype)
-    products = _products(means, factor, offset)
     logits = np.empty((k, TILE), factor.dtype)
     found = np.empty((k, TILE), factor.dtype)
     work = np.empty((2, TILE), factor.dtype)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import entr
 
 from daskgmm._typing import Array
+from daskgmm.errors import CollapseError
 from daskgmm.model import kernels
 from daskgmm.model.covariance import Covariance, Diagonal
-from daskgmm.model.factors import EPS, collapsed
+from daskgmm.model.factors import EPS, collapsed, precision_factor
 from daskgmm.model.statistics import Statistics
 
 # Rows handed to a kernel at once where it reads them as they lie, and rows converted (or given k logits) at
@@ -21,6 +22,10 @@ from daskgmm.model.statistics import Statistics
 # Both are whole tiles of the kernels: how the rows lie in memory changes no bit.
 KERNEL_ROWS, TILE_ROWS = 248 * kernels.TILE, 16 * kernels.TILE
 _ONES = np.ones(KERNEL_ROWS)
+# Standard deviations between means up to which they share their rows' products with a factor.
+NEAR, NEAR_SINGLE = 1e3, 1e1
+# What a scatter about one point for all components may lose, of the covariance; in float32, for each feature.
+LOST, LOST_SINGLE = 1e-10, 4e-6
 
 
 def _tiles(x: Array, weight: Array | None, step: int = KERNEL_ROWS) -> Iterator[tuple[Array, Array]]:
@@ -90,25 +95,29 @@ def _summed(
 ) -> Statistics:
     """Statistics about given points, for responsibilities or labels ``start``."""
     k, d = reference.shape
-    _, *sums = _sums(structure, k, d)
+    sums = _sums(structure, k, d)
     packed = _packed_means(reference, structure)
     first = 0
     for tile, w in _tiles(x, weight, TILE_ROWS):
         part = np.zeros(len(tile), int) if start is None else start[first : first + len(tile)]
         resp = _one_hot(part, k) if part.ndim == 1 else part
-        kernels.moments(tile, w, _frozen(resp), packed, *sums)
+        kernels.moments(tile, w, _frozen(resp), packed, *sums[1:])
         first += len(tile)
-    return _statistics(structure, reference, [np.zeros(1), *sums], x, weight)
+    return _statistics(structure, reference, sums, x, weight)
 
 
-def _sums(structure: type[Covariance], k: int, d: int) -> list[Array]:
+def _sums(structure: type[Covariance], k: int, d: int) -> tuple[Array, Array, Array, Array]:
     """Zeros for the kernels to add to: log-likelihood, total, shift and scatter."""
     scatter = np.zeros(structure.kernel_shape(k, d))
-    return [np.zeros(1), np.zeros(k), np.zeros((k, scatter.shape[-1])), scatter]
+    return np.zeros(1), np.zeros(k), np.zeros((k, scatter.shape[-1])), scatter
 
 
 def _statistics(
-    structure: type[Covariance], reference: Array, sums: list[Array], x: Array, weight: Array | None
+    structure: type[Covariance],
+    reference: Array,
+    sums: tuple[Array, Array, Array, Array],
+    x: Array,
+    weight: Array | None,
 ) -> Statistics:
     """What the kernels added up, without their padding."""
     d = reference.shape[1]
@@ -137,6 +146,44 @@ def _counts(x: Array, weight: Array | None) -> tuple[float, int]:
     if weight is None:
         return float(len(x)), len(x)
     return float(weight.sum()), int(np.count_nonzero(weight))
+
+
+class _Packed(NamedTuple):
+    """Parameters as the kernels read them, in the precision of the work."""
+
+    means: Array
+    factor: Array
+    offset: Array
+    products: Array
+    log_norm: Array
+
+    @classmethod
+    def of(cls, means: Array, factor: Array, offset: Array, log_norm: Array, near: float) -> _Packed:
+        """With products, where several components share a triangular factor and lie within ``near``."""
+        k, width = means.shape
+        products = np.zeros((0, width))
+        if factor.ndim == 3 and len(factor) < k and width >= 4:
+            found = (means - means[0]) @ factor[0].T + offset
+            products = found if (np.square(found).sum(axis=1) <= near * near).all() else products
+        return cls(means, factor, offset, products, log_norm)
+
+
+def _is_resolved(pooled: Statistics, dtype: Any) -> bool:
+    """Whether a tied scatter about one point tells the covariance within components.
+
+    Sums about a point are off by eps of their size T: the covariance Σ within by eps·Σ_i T_ii·(Σ⁻¹)_ii / N of
+    itself at most, with N their weight.
+    """
+    weight = pooled.weight.sum()
+    if not weight > 0:
+        return False
+    within = pooled.about(pooled.means).scatter / weight
+    try:
+        factor = precision_factor(within, 0, resolved=False)
+    except CollapseError:
+        return False
+    lost = np.finfo(dtype).eps * (np.diag(pooled.scatter) @ np.square(factor).sum(axis=1)) / weight
+    return bool(lost <= (LOST if dtype == np.float64 else len(within) * LOST_SINGLE))
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,17 +226,17 @@ class Mixture:
         return {name: getattr(self, name) for name in ("weights", "means", "covariance")}
 
     @cached_property
-    def _double(self) -> tuple[Array, Array, Array, Array]:
-        """Means, factor, offset and log normaliser, as the kernels read them."""
+    def _double(self) -> _Packed:
+        """What the kernels read, for work in float64."""
         k, d = self.means.shape
         with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
             log_norm = np.log(self.weights) - 0.5 * d * np.log(2 * np.pi)
         log_norm = log_norm + self.covariance.half_log_det(d)
         means = _packed_means(self.means, type(self.covariance))
-        return means, self.covariance.kernel_factor(k, d), np.zeros_like(means), log_norm
+        return _Packed.of(means, self.covariance.kernel_factor(k, d), np.zeros_like(means), log_norm, NEAR)
 
     @cached_property
-    def _single(self) -> tuple[Array, Array, Array, Array] | None:
+    def _single(self) -> _Packed | None:
         """The same for work in float32; None where it could cost more than some 1e-5 per feature.
 
         A standardised value z_i = Σ_j f_ij·(x_j − m_j) is off by (d + 2)·eps·Σ_j |f_ij|·|x_j − m_j|: correlated
@@ -200,14 +247,15 @@ class Mixture:
         in_range = variances.min() > 1e-24 and variances.max() < 1e24  # squares and their sums stay normal
         if not in_range or self.covariance.amplification(k, d) > 32:
             return None
-        means, factor, _, log_norm = self._double
+        means, factor, _, _, log_norm = self._double
         # Rows are measured from means that float32 holds; what these leave out comes back in the offset.
         near = means.astype(np.float32)
         beyond = (means - near)[..., None]
         offset = (factor @ beyond)[..., 0] if factor.ndim == 3 else factor * beyond[..., 0]
-        return near, factor.astype(np.float32), offset.astype(np.float32), log_norm
+        packed = _Packed.of(near.astype(np.float64), factor, offset, log_norm, NEAR_SINGLE)
+        return _Packed._make(part.astype(np.float32) for part in packed)._replace(log_norm=log_norm)
 
-    def _packed(self, x: Array, weight: Array | None) -> tuple[Array, Array, Array, Array]:
+    def _packed(self, x: Array, weight: Array | None) -> _Packed:
         """The packed parameters, in the precision that these rows and weights allow."""
         if x.dtype.kind != "f" or x.dtype.itemsize != 4 or self._single is None:
             return self._double
@@ -215,20 +263,34 @@ class Mixture:
             return self._double
         return self._single
 
-    def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
-        """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""
+    def expectation(self, x: Array, weight: Array | None = None, pooled: bool = False) -> Statistics:
+        """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means.
+
+        ``pooled`` allows a tied covariance's scatter to be summed about one point, whatever the component, and
+        moved from there: k times less to do. Only where that loses at most some 1e-10 of the covariance.
+        """
         packed = self._packed(x, weight)
+        if pooled and len(packed.products):
+            found = self._expected(x, weight, packed, pooled=True)
+            if _is_resolved(found, packed.factor.dtype):
+                return found.about(self._reference(packed))
         found = self._expected(x, weight, packed)
         if packed is not self._double and not np.isfinite(found.log_likelihood + found.scatter.sum()):
             return self._expected(x, weight, self._double)  # some row is out of float32's range
         return found
 
-    def _expected(self, x: Array, weight: Array | None, packed: tuple[Array, Array, Array, Array]) -> Statistics:
+    def _reference(self, packed: _Packed) -> Array:
+        """The means, as far as the precision of the work holds them."""
+        return packed.means[:, : self.n_features].astype(np.float64)
+
+    def _expected(self, x: Array, weight: Array | None, packed: _Packed, pooled: bool = False) -> Statistics:
         structure = type(self.covariance)
         sums = _sums(structure, *self.means.shape)
         for tile, w in _tiles(x, weight):
-            kernels.expectation(tile, w, *packed, *sums)
-        reference = packed[0][:, : self.n_features].astype(np.float64)
+            kernels.expectation(tile, w, *packed, *sums, pooled)
+        reference = self._reference(packed)
+        if pooled:
+            reference = np.tile(reference[0], (len(reference), 1))
         return _statistics(structure, reference, sums, x, weight)
 
     def maximise(self, statistics: Statistics, reg_covar: float = 0.0) -> Mixture:

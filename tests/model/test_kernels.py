@@ -30,17 +30,27 @@ def draw(n: int, d: int, k: int, layout: str, dtype: Any = np.float64) -> dict[s
         factor[:, :d, :d] = np.tril(random.normal(size=(s, d, d)) * 0.3 + np.eye(d))
     else:
         factor = random.uniform(0.5, 2, size=(s, d))
+    offset = np.where(np.arange(w) < d, random.normal(size=(k, w)), 0.0)
+    x, weight = random.normal(size=(n, d)).astype(dtype), random.choice([0.0, 0.5, 2.0], size=n)
     return {
-        "x": random.normal(size=(n, d)).astype(dtype),
-        "weight": random.choice([0.0, 0.5, 2.0], size=n),
+        "x": x,
+        "weight": weight,
         "means": means,
         "factor": factor,
-        "offset": np.where(np.arange(w) < d, random.normal(size=(k, w)), 0.0),
+        "offset": offset,
+        "products": np.zeros((0, w)),
         "log_norm": random.normal(size=k),
     }
 
 
-def naive(x: Any, weight: Any, means: Any, factor: Any, offset: Any, log_norm: Any) -> Any:
+def shared(arrays: dict[str, Any]) -> dict[str, Any]:
+    """With the products that components of one triangular factor may share."""
+    means, factor, offset = (arrays[name].astype(np.float64) for name in ("means", "factor", "offset"))
+    products = (means - means[0]) @ factor[0].T + offset
+    return arrays | {"products": products.astype(arrays["factor"].dtype)}
+
+
+def naive(x: Any, weight: Any, means: Any, factor: Any, offset: Any, products: Any, log_norm: Any) -> Any:
     """The same sums row by row, with NumPy."""
     k, d = len(means), x.shape[1]
     factor = np.broadcast_to(factor, (k, *factor.shape[1:]))
@@ -59,9 +69,9 @@ def zeros(arrays: dict[str, Any]) -> tuple[Any, Any, Any]:
     return np.zeros(len(means)), np.zeros(means.shape), np.zeros(factor.shape)
 
 
-def sums(arrays: dict[str, Any]) -> tuple[Any, ...]:
+def sums(arrays: dict[str, Any], pooled: bool = False) -> tuple[Any, ...]:
     log_likelihood, found = np.zeros(1), zeros(arrays)
-    kernels.expectation(*arrays.values(), log_likelihood, *found)
+    kernels.expectation(*arrays.values(), log_likelihood, *found, pooled)
     return float(log_likelihood[0]), *found
 
 
@@ -79,7 +89,10 @@ LAYOUTS = ["triangular", "shared triangular", "diagonal", "shared diagonal"]
 @pytest.mark.parametrize("d", range(1, 10))
 @pytest.mark.parametrize("n", [0, 1, TILE - 1, TILE, TILE + 1, 2 * TILE + 17])
 def test_expectation_at_every_edge(layout: str, d: int, n: int) -> None:
-    assert_sums(draw(n, d, 3, layout), layout)
+    arrays = draw(n, d, 3, layout)
+    assert_sums(arrays, layout)
+    if layout == "shared triangular" and d >= 4:
+        assert_sums(shared(arrays), layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -92,6 +105,8 @@ def test_expectation_of_many_features(layout: str, d: int, k: int, distance: flo
     arrays["means"] *= distance
     arrays["x"] = 0.5 * arrays["x"] + arrays["means"][np.arange(len(arrays["x"])) % k, :d]
     assert_sums(arrays, layout)
+    if layout == "shared triangular":
+        assert_sums(shared(arrays), layout)
 
 
 def assert_sums(arrays: dict[str, Any], layout: str) -> None:
@@ -250,14 +265,15 @@ def test_products_in_float32(layout: str, d: int, centre: float) -> None:
     near = means.astype(np.float32)
     beyond = (means - near)[..., None]
     exact["offset"] = (factor @ beyond)[..., 0] if factor.ndim == 3 else factor * beyond[..., 0]
-    single = exact | {name: exact[name].astype(np.float32) for name in ("means", "factor", "offset")}
+    single = exact | {name: exact[name].astype(np.float32) for name in ("means", "factor", "offset", "products")}
     joint, density, share, _ = naive(**(exact | {"offset": np.zeros_like(exact["offset"])}))
-    log_likelihood, total, *_ = sums(single)
     # A distance of D is off by some d·eps·D, and the logarithm of a share by as much.
     off = 4 * d * np.finfo(np.float32).eps * (1 + abs(joint).max())
     weight = exact["weight"]
-    np.testing.assert_allclose(log_likelihood, weight @ density, rtol=0, atol=off * weight.sum())
-    np.testing.assert_allclose(total, share.sum(axis=1), rtol=0, atol=off * weight.sum())
+    for arrays in (single, *([shared(single)] if layout == "shared triangular" and d >= 4 else [])):
+        log_likelihood, total, *_ = sums(arrays)
+        np.testing.assert_allclose(log_likelihood, weight @ density, rtol=0, atol=off * weight.sum())
+        np.testing.assert_allclose(total, share.sum(axis=1), rtol=0, atol=off * weight.sum())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -348,21 +364,33 @@ def test_a_row_infinitely_far_away_has_density_zero(layout: str) -> None:
     assert np.isfinite(density[[0, 2]]).all()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "distance", "bound"),
-    [(np.float64, 500.0, 1e-10), (np.float64, 1e8, 1e-13), (np.float32, 9.0, 5e-5), (np.float32, 1e4, 5e-5)],
-)
-def test_a_shared_factor_loses_no_digits_to_the_distance_between_components(
-    dtype: Any, distance: float, bound: float
-) -> None:
-    """Near components share the rows' products; far ones would lose ``eps * distance`` by that, and do not."""
-    random = np.random.default_rng(3)
-    d, k, n = 8, 3, 600
-    factor = (np.tril(random.normal(size=(d, d))) * 0.2 + np.eye(d)).astype(dtype)[None]
-    means = (np.arange(k)[:, None] * np.eye(d)[0] * distance).astype(dtype)  # whole numbers: exact
-    x = (random.integers(-8, 9, size=(n, d)) / 4 + means[random.integers(k, size=n)]).astype(dtype)
-    parameters = (means, factor, np.zeros_like(means), np.zeros(k))
-    density = np.empty(n)
-    kernels.posterior(x, np.ones(n), *parameters, np.empty(0, np.int64), density, np.empty((0, k)))
-    _, exact, _, _ = naive(x, 1.0, *(part.astype(np.float64) for part in parameters))
-    assert np.abs(density - exact).max() <= bound * np.abs(exact).max()
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", [4, 7, 32])
+@pytest.mark.parametrize("k", [2, 4, 7])
+def test_pooled_sums_are_about_one_point(dtype: Any, d: int, k: int) -> None:
+    """Of all rows together; what each component weighs, and where its rows lie, is as without."""
+    arrays = draw(2 * TILE + 17, d, k, "shared triangular", dtype)
+    arrays = shared(
+        arrays | {name: arrays[name].astype(dtype) for name in ("means", "factor", "offset", "products")}
+    )
+    once, (pooled_likelihood, total, shift, scatter) = sums(arrays), sums(arrays, pooled=True)
+    off = 200 * np.finfo(dtype).eps * arrays["weight"].sum()
+    assert pooled_likelihood == once[0]
+    np.testing.assert_allclose(total, once[1], rtol=0, atol=off)
+    moved = shift - total[:, None] * (arrays["means"] - arrays["means"][0])
+    np.testing.assert_allclose(moved, once[2], rtol=0, atol=4 * off)
+    centred = arrays["x"].astype(np.float64) - arrays["means"][0, :d]
+    expected = (arrays["weight"][:, None] * centred).T @ centred
+    np.testing.assert_allclose(np.tril(features(scatter, d)[0]), np.tril(expected), rtol=0, atol=40 * off)
+
+
+@pytest.mark.parametrize("part", ["means", "factor", "short"])
+def test_products_that_do_not_fit_are_refused(part: str) -> None:
+    arrays = shared(draw(10, 8, 3, "shared triangular"))
+    wrong = {
+        "means": arrays | {"products": arrays["products"][:2]},
+        "factor": arrays | {"factor": arrays["factor"][:, 0]},
+        "short": shared(draw(10, 3, 3, "shared triangular")),
+    }
+    with pytest.raises(ValueError, match="products"):
+        kernels.posterior(*wrong[part].values(), np.empty(0, np.int64), np.empty(10), np.empty((0, 3)))

@@ -360,3 +360,73 @@ def test_a_mixture_travels_between_processes() -> None:
     mixture.expectation(x)
     again = pickle.loads(pickle.dumps(mixture))
     np.testing.assert_array_equal(again.score_samples(x), mixture.score_samples(x))
+
+
+def far_apart(distance: float, spread: float = 1.0, d: int = 8, k: int = 3) -> tuple[Mixture, Any]:
+    """A tied mixture whose means lie ``distance`` standard deviations apart, and rows that spread as given."""
+    random = np.random.default_rng(3)
+    root = np.tril(random.normal(size=(d, d))) * 0.2 + np.eye(d)
+    means = np.arange(k)[:, None] * np.eye(d)[0] * distance
+    x = spread * random.normal(size=(900, d)) @ root.T + means[np.arange(900) % k]
+    return Mixture(np.full(k, 1 / k), means, STRUCTURES["tied"].of(root @ root.T)), x
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance", "bound"),
+    [("f8", 100.0, 1e-12), ("f8", 1e8, 1e-13), ("f4", 3.0, 1e-5), ("f4", 1e4, 1e-5)],
+)
+def test_a_shared_factor_loses_no_digits_to_the_distance_between_components(
+    dtype: str, distance: float, bound: float, reference: Any
+) -> None:
+    """Near components share their rows' products; far ones would lose ``eps * distance`` by that, and do not."""
+    mixture, x = far_apart(distance)
+    x = x.astype(dtype)
+    assert bool(len(mixture._packed(x, None).products)) == (distance < 1e4)
+    density, _ = reference.expectation(x.astype(np.float64), *parts(mixture), "tied")
+    np.testing.assert_allclose(mixture.score_samples(x), density, rtol=bound, atol=0)
+
+
+def whitened(mixture: Mixture, scatter: Any) -> Any:
+    """A scatter in units of the covariance."""
+    factor = mixture.covariance.factor
+    return factor.T @ scatter @ factor
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance", "lost"), [("f8", 4.0, 1e-13), ("f8", 100.0, 1e-10), ("f4", 4.0, 1e-5)]
+)
+def test_a_pooled_scatter_is_the_sum_over_components(dtype: str, distance: float, lost: float) -> None:
+    mixture, x = far_apart(distance)
+    x, weight = x.astype(dtype), np.random.default_rng(0).uniform(0, 2, size=len(x))
+    pooled, apart = mixture.expectation(x, weight, pooled=True), mixture.expectation(x, weight)
+    assert not np.array_equal(pooled.scatter, apart.scatter)  # it was taken
+    np.testing.assert_array_equal(pooled.reference, apart.reference)
+    np.testing.assert_array_equal(pooled.log_likelihood, apart.log_likelihood)
+    np.testing.assert_allclose(pooled.weight, apart.weight, rtol=lost)
+    np.testing.assert_allclose(pooled.means, apart.means, rtol=0, atol=10 * lost * max(distance, 1))
+    off = whitened(mixture, pooled.scatter - apart.scatter) / weight.sum()
+    assert np.linalg.norm(off, 2) <= lost
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance", "spread"),
+    [("f8", 900.0, 1.0), ("f8", 1e5, 1.0), ("f8", 30.0, 1e-6), ("f8", 30.0, 0.0), ("f4", 4.8, 0.02)],
+)
+def test_nothing_is_pooled_that_would_lose_digits(dtype: str, distance: float, spread: float) -> None:
+    """Far means; and rows so close to theirs that little is left of the scatter about one point."""
+    mixture, x = far_apart(distance, spread)
+    x = x.astype(dtype)
+    pooled, apart = mixture.expectation(x, pooled=True), mixture.expectation(x)
+    np.testing.assert_array_equal(pooled.scatter, apart.scatter)
+    np.testing.assert_array_equal(pooled.shift, apart.shift)
+
+
+def test_pooled_rows_of_no_weight_or_bad_values() -> None:
+    mixture, x = far_apart(4.0)
+    assert mixture.expectation(x, np.zeros(len(x)), pooled=True).weight.sum() == 0
+    x[5, 2] = np.nan
+    assert not np.isfinite(mixture.expectation(x, pooled=True).log_likelihood)
+    weight = np.where(np.isnan(x).any(axis=1), 0.0, 1.0)
+    kept = mixture.expectation(x, weight, pooled=True)
+    dropped = mixture.expectation(np.delete(x, 5, axis=0), pooled=True)
+    np.testing.assert_allclose(kept.scatter, dropped.scatter, rtol=1e-10)
