@@ -7,7 +7,7 @@ by rank: a *triangular* factor ``(s, d, d)`` (full and tied) and a *diagonal* on
 spherical), where ``s`` is ``k``, or 1 where all components share one.
 
 - ``x`` is C-contiguous ``(n, d)``, float32 or float64. Rows are handled in tiles of ``TILE``, features as
-  rows, so that every inner loop runs along contiguous values: 264 of them make loop overhead small, and one
+  rows, so that every inner loop runs along contiguous values: 352 of them make loop overhead small, and one
   tile of one component stays in the first- or second-level cache. The next tile's rows are fetched meanwhile. No
   ``(n, k)`` or ``(n, d, d)`` array exists.
 - Triangular products take four rows by four columns at a time: 16 multiplications for 8 loads. So the ``d`` of
@@ -52,8 +52,9 @@ from daskgmm._typing import Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# 33 lines of the cache in float64: a power of two would put a row's features all into the same few sets.
-TILE = 264
+# Whole vectors in float32, too, several at a time: what is left over is done one by one. And no power of two: that
+# would put all features of a row into the same few sets of the cache.
+TILE = 352
 LINE = 64  # bytes
 LN2 = float(np.log(2.0))
 # Shares this much smaller than a component's sum over a tile add nothing that float64 could hold.
@@ -228,36 +229,63 @@ def _whiten(centred: Array, factor: Array, n: int, out: Array) -> None:
 
 
 @inlined
-def _distance_between(rows: Array, point: Array, out: Array) -> None:
-    """``out[t] = |rows[:, t] - point|**2``; the number of rows is a multiple of four."""
-    out[:] = 0.0
-    for j in range(0, len(rows), 4):
-        x0, x1, x2, x3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
-        m0, m1, m2, m3 = point[j], point[j + 1], point[j + 2], point[j + 3]
+def _distance_between(rows: Array, points: Array, i: int, j: int, out: Array, other: Array) -> None:
+    """``out[t] = |rows[:, t] - points[i]|**2``, and ``other`` the same of ``points[j]``.
+
+    Two components at a time here and below: loading the rows is what limits.
+    """
+    d = len(rows)
+    p, q = points[i], points[j]
+    out[:], other[:] = 0.0, 0.0
+    for f in range(0, d - 3, 4):
+        x0, x1, x2, x3 = rows[f], rows[f + 1], rows[f + 2], rows[f + 3]
+        p0, p1, p2, p3 = p[f], p[f + 1], p[f + 2], p[f + 3]
+        q0, q1, q2, q3 = q[f], q[f + 1], q[f + 2], q[f + 3]
         for t in range(len(out)):
-            z0, z1, z2, z3 = x0[t] - m0, x1[t] - m1, x2[t] - m2, x3[t] - m3
-            out[t] += z0 * z0 + z1 * z1 + z2 * z2 + z3 * z3
+            r0, r1, r2, r3 = x0[t], x1[t], x2[t], x3[t]
+            y0, y1, y2, y3 = r0 - p0, r1 - p1, r2 - p2, r3 - p3
+            z0, z1, z2, z3 = r0 - q0, r1 - q1, r2 - q2, r3 - q3
+            out[t] += y0 * y0 + y1 * y1 + y2 * y2 + y3 * y3
+            other[t] += z0 * z0 + z1 * z1 + z2 * z2 + z3 * z3
+    for f in range(d // 4 * 4, d):
+        row, p0, q0 = rows[f], p[f], q[f]
+        for t in range(len(out)):
+            y, z = row[t] - p0, row[t] - q0
+            out[t] += y * y
+            other[t] += z * z
 
 
 @inlined
-def _distance_diagonal(rows: Array, mean: Array, factor: Array, offset: Array, out: Array) -> None:
-    """``out[t] = |factor * (rows[:, t] - mean) - offset|**2``, four features at a time."""
+def _distance_diagonal(
+    rows: Array, means: Array, factor: Array, offset: Array, i: int, j: int, out: Array, other: Array
+) -> None:
+    """``out[t] = |factor[i] * (rows[:, t] - means[i]) - offset[i]|**2``, and ``other`` the same of j."""
     d = len(rows)
-    out[:] = 0.0
-    for j in range(0, d - 3, 4):
-        x0, x1, x2, x3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
-        m0, m1, m2, m3 = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
-        a0, a1, a2, a3 = factor[j], factor[j + 1], factor[j + 2], factor[j + 3]
-        b0, b1, b2, b3 = offset[j], offset[j + 1], offset[j + 2], offset[j + 3]
+    mi, mj, bi, bj = means[i], means[j], offset[i], offset[j]
+    ai, aj = factor[min(i, len(factor) - 1)], factor[min(j, len(factor) - 1)]
+    out[:], other[:] = 0.0, 0.0
+    for f in range(0, d - 3, 4):
+        x0, x1, x2, x3 = rows[f], rows[f + 1], rows[f + 2], rows[f + 3]
+        m0, m1, m2, m3 = mi[f], mi[f + 1], mi[f + 2], mi[f + 3]
+        n0, n1, n2, n3 = mj[f], mj[f + 1], mj[f + 2], mj[f + 3]
+        a0, a1, a2, a3 = ai[f], ai[f + 1], ai[f + 2], ai[f + 3]
+        e0, e1, e2, e3 = aj[f], aj[f + 1], aj[f + 2], aj[f + 3]
+        b0, b1, b2, b3 = bi[f], bi[f + 1], bi[f + 2], bi[f + 3]
+        c0, c1, c2, c3 = bj[f], bj[f + 1], bj[f + 2], bj[f + 3]
         for t in range(len(out)):
-            z0, z1 = a0 * (x0[t] - m0) - b0, a1 * (x1[t] - m1) - b1
-            z2, z3 = a2 * (x2[t] - m2) - b2, a3 * (x3[t] - m3) - b3
-            out[t] += z0 * z0 + z1 * z1 + z2 * z2 + z3 * z3
-    for j in range(d // 4 * 4, d):
-        row, m, a, b = rows[j], mean[j], factor[j], offset[j]
+            r0, r1, r2, r3 = x0[t], x1[t], x2[t], x3[t]
+            y0, y1 = a0 * (r0 - m0) - b0, a1 * (r1 - m1) - b1
+            y2, y3 = a2 * (r2 - m2) - b2, a3 * (r3 - m3) - b3
+            z0, z1 = e0 * (r0 - n0) - c0, e1 * (r1 - n1) - c1
+            z2, z3 = e2 * (r2 - n2) - c2, e3 * (r3 - n3) - c3
+            out[t] += y0 * y0 + y1 * y1 + y2 * y2 + y3 * y3
+            other[t] += z0 * z0 + z1 * z1 + z2 * z2 + z3 * z3
+    for f in range(d // 4 * 4, d):
+        row = rows[f]
         for t in range(len(out)):
-            z = a * (row[t] - m) - b
-            out[t] += z * z
+            y, z = ai[f] * (row[t] - mi[f]) - bi[f], aj[f] * (row[t] - mj[f]) - bj[f]
+            out[t] += y * y
+            other[t] += z * z
 
 
 @inlined
@@ -320,31 +348,55 @@ def _scatter(centred: Array, share: Array, n: int, lines: Array, shift: Array, s
 
 
 @inlined
-def _scatter_diagonal(rows: Array, mean: Array, share: Array, n: int, shift: Array, scatter: Array) -> None:
+def _scatter_diagonal(
+    rows: Array,
+    mean: Array,
+    share: Array,
+    shift: Array,
+    scatter: Array,
+    other_mean: Array,
+    other_share: Array,
+    other_shift: Array,
+    other_scatter: Array,
+    n: int,
+) -> None:
     """Over n columns, add ``Σ share·(rows - mean)`` to ``shift`` and ``Σ share·(rows - mean)²`` to ``scatter``."""
     d = len(rows)
-    for i in range(0, d - 3, 4):
-        x0, x1, x2, x3 = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
-        m0, m1, m2, m3 = mean[i], mean[i + 1], mean[i + 2], mean[i + 3]
-        s0 = s1 = s2 = s3 = q0 = q1 = q2 = q3 = share.dtype.type(0)
+    zero = share.dtype.type(0)
+    for f in range(0, d - 3, 4):
+        x0, x1, x2, x3 = rows[f], rows[f + 1], rows[f + 2], rows[f + 3]
+        m0, m1, m2, m3 = mean[f], mean[f + 1], mean[f + 2], mean[f + 3]
+        n0, n1, n2, n3 = other_mean[f], other_mean[f + 1], other_mean[f + 2], other_mean[f + 3]
+        s0 = s1 = s2 = s3 = q0 = q1 = q2 = q3 = zero
+        u0 = u1 = u2 = u3 = v0 = v1 = v2 = v3 = zero
         for t in range(n):
-            c0, c1, c2, c3 = x0[t] - m0, x1[t] - m1, x2[t] - m2, x3[t] - m3
-            w0, w1, w2, w3 = share[t] * c0, share[t] * c1, share[t] * c2, share[t] * c3
-            s0, s1, s2, s3 = s0 + w0, s1 + w1, s2 + w2, s3 + w3
-            q0, q1, q2, q3 = q0 + w0 * c0, q1 + w1 * c1, q2 + w2 * c2, q3 + w3 * c3
+            r0, r1, r2, r3, g, h = x0[t], x1[t], x2[t], x3[t], share[t], other_share[t]
+            y0, y1, y2, y3 = r0 - m0, r1 - m1, r2 - m2, r3 - m3
+            z0, z1, z2, z3 = r0 - n0, r1 - n1, r2 - n2, r3 - n3
+            g0, g1, g2, g3 = g * y0, g * y1, g * y2, g * y3
+            h0, h1, h2, h3 = h * z0, h * z1, h * z2, h * z3
+            s0, s1, s2, s3 = s0 + g0, s1 + g1, s2 + g2, s3 + g3
+            u0, u1, u2, u3 = u0 + h0, u1 + h1, u2 + h2, u3 + h3
+            q0, q1, q2, q3 = q0 + g0 * y0, q1 + g1 * y1, q2 + g2 * y2, q3 + g3 * y3
+            v0, v1, v2, v3 = v0 + h0 * z0, v1 + h1 * z1, v2 + h2 * z2, v3 + h3 * z3
         sums, squares = (s0, s1, s2, s3), (q0, q1, q2, q3)
+        other_sums, other_squares = (u0, u1, u2, u3), (v0, v1, v2, v3)
         for step in range(4):
-            shift[i + step] += sums[step]
-            scatter[i + step] += squares[step]
-    for i in range(d // 4 * 4, d):
-        row, m = rows[i], mean[i]
-        total = square = share.dtype.type(0)
+            shift[f + step] += sums[step]
+            scatter[f + step] += squares[step]
+            other_shift[f + step] += other_sums[step]
+            other_scatter[f + step] += other_squares[step]
+    for f in range(d // 4 * 4, d):
+        row = rows[f]
+        s0 = q0 = u0 = v0 = zero
         for t in range(n):
-            c = row[t] - m
-            total += share[t] * c
-            square += share[t] * c * c
-        shift[i] += total
-        scatter[i] += square
+            y, z = row[t] - mean[f], row[t] - other_mean[f]
+            s0, q0 = s0 + share[t] * y, q0 + share[t] * y * y
+            u0, v0 = u0 + other_share[t] * z, v0 + other_share[t] * z * z
+        shift[f] += s0
+        scatter[f] += q0
+        other_shift[f] += u0
+        other_scatter[f] += v0
 
 
 @inlined
@@ -384,6 +436,8 @@ def _accumulate(
     scatter: Array,
 ) -> None:
     """Add one tile's sums, given ``share[j, t]`` = weight times responsibility, which get lost."""
+    nowhere = np.empty_like(reference[0])
+    waits = -1  # a component whose diagonal sums are taken with those of the next
     for j in range(len(share)):
         weight = 0.0
         for t in range(share.shape[1]):
@@ -405,10 +459,21 @@ def _accumulate(
             if n == share.shape[1]:
                 _centre(tile, reference[j], len(tile), centred)
             _scatter(centred, share[j], m, lines, shift[j], out)
-        elif n == share.shape[1]:
-            _scatter_diagonal(tile, reference[j], share[j], m, shift[j], out)
+        elif n < share.shape[1]:
+            zero = np.zeros_like(reference[j])
+            _scatter_diagonal(centred, zero, share[j], shift[j], out, zero, share[j], nowhere, nowhere, m)
+        elif waits < 0:
+            waits = j
         else:
-            _scatter_diagonal(centred, np.zeros_like(reference[j]), share[j], m, shift[j], out)
+            i, other, waits = waits, scatter[min(waits, len(scatter) - 1)], -1
+            _scatter_diagonal(
+                tile, reference[i], share[i], shift[i], other, reference[j], share[j], shift[j], out, n
+            )
+    if scatter.ndim == 2 and waits >= 0:
+        i, other = waits, scatter[min(waits, len(scatter) - 1)]
+        _scatter_diagonal(
+            tile, reference[i], share[i], shift[i], other, reference[i], share[i], nowhere, nowhere, share.shape[1]
+        )
 
 
 @inlined
@@ -467,14 +532,20 @@ def _log_joint(
         half = d
         _centre(tile, means[0], d, centred)
         _whiten(centred, factor[0], n, lines)
-    for j in range(len(means)):
-        if len(products):
-            _distance_between(lines, products[j], logits[j])
-        elif factor.ndim == 3:
+    k, alone = len(means), work[0]
+    if factor.ndim == 2:
+        for i in range(0, k, 2):
+            j = min(i + 1, k - 1)
+            _distance_diagonal(tile, means, factor, offset, i, j, logits[i], logits[j] if j > i else alone)
+    elif len(products):
+        for i in range(0, k, 2):
+            j = min(i + 1, k - 1)
+            _distance_between(lines, products, i, j, logits[i], logits[j] if j > i else alone)
+    else:
+        for j in range(k):
             _centre(tile, means[j], half, centred)
             _distance(centred, factor[min(j, len(factor) - 1)], offset[j], 0, half, n, lines, logits[j])
-        else:
-            _distance_diagonal(tile, means[j], factor[min(j, len(factor) - 1)], offset[j], logits[j])
+    for j in range(k):
         norm, scale = logits.dtype.type(log_norm[j] - base), logits.dtype.type(-0.5)
         for t in range(n):
             logits[j, t] = norm + scale * logits[j, t]
@@ -537,11 +608,11 @@ def _likeliest(logits: Array, peak: Array, label: Array) -> None:
 
 
 @inlined
-def _exp(x: Array, peak: Array, bits: Array, scale: Array, wide: bool, out: Array) -> None:
-    """``out = exp(x - peak)`` for x <= peak: x - peak = m·log 2 + r, Taylor's polynomial of r, m into the
-    exponent's bits. ``scale`` is ``bits`` seen as floating-point numbers, and ``wide`` whether in float64.
+def _exp(x: Array, peak: Array, out: Array, total: Array) -> None:
+    """``out = exp(x - peak)`` for x <= peak, and added to ``total``: x - peak = m·log 2 + r, Taylor's polynomial
+    of r, m into the exponent's bits.
     """
-    real = out.dtype.type
+    real, wide = out.dtype.type, out.itemsize == 8
     lowest = real(-708.0 if wide else -87.0)  # below lies no normal number; NaN stays NaN
     for t in range(len(x)):
         u = x[t] - peak[t]
@@ -564,24 +635,29 @@ def _exp(x: Array, peak: Array, bits: Array, scale: Array, wide: bool, out: Arra
         p = p * r + real(0.5)
         p = p * r + real(1.0)
         p = p * r + real(1.0)
-        out[t] = real(0.0) if u < lowest else p
-        bits[t] = np.int64(np.int32(m) + 1023) << 52 if wide else (np.int32(m) + 127) << 23
-    for t in range(len(x)):
-        out[t] *= scale[t]
+        # Added to a number whose last bit counts 1, m is in the last bits; there go, with the bias, those of 2**m.
+        if wide:
+            raised = np.float64(m + (1.5 * 2.0**52 + 1023.0))
+            bits = np.int64(raised.view(np.int64) << 52)
+            power = real(bits.view(np.float64))
+        else:
+            raised_single = np.float32(m + np.float32(1.5 * 2.0**23 + 127.0))
+            bits_single = np.int32(raised_single.view(np.int32) << 23)
+            power = real(bits_single.view(np.float32))
+        out[t] = real(0.0) if u < lowest else p * power
+        total[t] += out[t]
 
 
 @inlined
-def _log(x: Array, bits: Array, out: Array) -> None:
+def _log(x: Array, out: Array) -> None:
     """``out = log(x)`` for x >= 1: exponent and mantissa apart, then the series of the inverse tanh."""
-    mantissa = bits.view(np.float64)
     for t in range(len(x)):
-        out[t] = x[t]
-    raw = out.view(np.int64)
-    for t in range(len(x)):
-        bits[t] = (raw[t] & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000
-    for t in range(len(x)):
-        e = np.float64(np.int32(raw[t] >> 52) - 1023)
-        s = (mantissa[t] - 1.5) / (mantissa[t] + 1.5)  # log m = log 1.5 + 2 atanh(s), |s| <= 0.2
+        value = np.float64(x[t])
+        raw = value.view(np.int64)
+        bits = np.int64((raw & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000)
+        mantissa = bits.view(np.float64)
+        e = np.float64(np.int32(raw >> 52) - 1023)
+        s = (mantissa - 1.5) / (mantissa + 1.5)  # log m = log 1.5 + 2 atanh(s), |s| <= 0.2
         q = s * s
         p = 1.0 / 23.0
         p = p * q + 1.0 / 21.0
@@ -595,12 +671,11 @@ def _log(x: Array, bits: Array, out: Array) -> None:
         p = p * q + 1.0 / 5.0
         p = p * q + 1.0 / 3.0
         p = p * q + 1.0
-        value = e * LN2 + (0.4054651081081644 + 2.0 * s * p)
-        out[t] = value if x[t] >= 1.0 else np.nan
+        out[t] = e * LN2 + (0.4054651081081644 + 2.0 * s * p) if value >= 1.0 else np.nan
 
 
 @inlined
-def _softmax(logits: Array, base: float, work: Array, bits: Array, density: Array, resp: Array) -> None:
+def _softmax(logits: Array, base: float, work: Array, density: Array, resp: Array) -> None:
     """Responsibilities (k, TILE), yet to be divided by their sum ``work[1]``, and ``density``, the log-sum-exp."""
     k, n = logits.shape
     peak, total = work[0], work[1]
@@ -613,13 +688,8 @@ def _softmax(logits: Array, base: float, work: Array, bits: Array, density: Arra
     for t in range(n):  # a row that is infinitely far from all components: density 0, not NaN
         peak[t] = zero if peak[t] == lowest else peak[t]
     for j in range(k):
-        if resp.itemsize == 8:
-            _exp(logits[j], peak, bits, bits.view(np.float64), True, resp[j])
-        else:
-            _exp(logits[j], peak, bits.view(np.int32), bits.view(np.float32), False, resp[j])
-        for t in range(n):
-            total[t] += resp[j, t]
-    _log(total, bits, density)
+        _exp(logits[j], peak, resp[j], total)
+    _log(total, density)
     for t in range(n):
         density[t] = -np.inf if total[t] == zero else density[t] + (base + peak[t])
 
@@ -669,7 +739,7 @@ def expectation(
     _check(x, weight, shift, scatter)
     _check_products(products, means, factor)
     k, d = means.shape
-    tile = np.zeros((d, TILE), x.dtype)
+    tile = np.zeros((d, TILE), factor.dtype)
     centred = np.empty((d, TILE), factor.dtype)
     lines = np.empty((max(d, 4), TILE), factor.dtype)
     logits = np.empty((k, TILE), factor.dtype)
@@ -685,7 +755,7 @@ def expectation(
         base = _log_joint(
             tile, means, factor, offset, products, log_norm, centred, lines, work, index, bits, logits
         )
-        _softmax(logits, base, work, bits, density, resp)
+        _softmax(logits, base, work, density, resp)
         row_weight[:rows] = weight[first : first + rows]
         row_weight[rows:] = 0.0
         # Selected, not multiplied: what was not looked at may have any density.
@@ -712,7 +782,7 @@ def moments(
     """Add the sufficient statistics of ``x`` under given responsibilities ``resp`` (n, k)."""
     _check(x, weight, reference, scatter)
     k, d = reference.shape
-    tile = np.zeros((d, TILE), x.dtype)
+    tile = np.zeros((d, TILE))
     centred = np.empty((d, TILE))
     lines = np.empty((4, TILE))
     share = np.empty((k, TILE))
@@ -744,7 +814,7 @@ def posterior(
     _check(x, weight, means, factor)
     _check_products(products, means, factor)
     k, d = means.shape
-    tile = np.zeros((d, TILE), x.dtype)
+    tile = np.zeros((d, TILE), factor.dtype)
     centred = np.empty((d, TILE), factor.dtype)
     lines = np.empty((max(d, 4), TILE), factor.dtype)
     logits = np.empty((k, TILE), factor.dtype)
@@ -762,7 +832,7 @@ def posterior(
             _likeliest(logits, work[0], bits)
             labels[first : first + rows] = bits[:rows]
         if len(density) or len(resp):
-            _softmax(logits, base, work, bits, line, found)
+            _softmax(logits, base, work, line, found)
         if len(density):
             density[first : first + rows] = line[:rows]
         if len(resp):

@@ -182,8 +182,8 @@ def test_moments_of_given_responsibilities(layout: str, n: int) -> None:
     np.testing.assert_allclose(scatter, expected, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize(("dtype", "integer", "lowest"), [("f8", "i8", 707), ("f4", "i4", 86)])
-def test_exponential(dtype: str, integer: str, lowest: float) -> None:
+@pytest.mark.parametrize(("dtype", "lowest"), [("f8", 707), ("f4", 86)])
+def test_exponential(dtype: str, lowest: float) -> None:
     # Contract: (|argument| + 4)·eps of what is not above 0.
     random = np.random.default_rng(0)
     parts = [[0.0, 1e-30, 1e-17], random.uniform(0, lowest, 5000), random.exponential(1, 5000)]
@@ -191,8 +191,9 @@ def test_exponential(dtype: str, integer: str, lowest: float) -> None:
     x = (peak - np.concatenate(parts)).astype(dtype)
 
     def exp(x: Any, peak: Any) -> Any:
-        out, bits = np.empty_like(x), np.empty(len(x), integer)
-        kernels._exp(x, peak, bits, bits.view(dtype), dtype == "f8", out)
+        out, total = np.empty_like(x), np.ones_like(x)
+        kernels._exp(x, peak, out, total)
+        np.testing.assert_array_equal(total, 1 + out)
         return out
 
     out = exp(x, peak)
@@ -212,11 +213,11 @@ def test_logarithm() -> None:
         [[1.0, np.nextafter(1, 2), 2.0, 1.5], random.uniform(1, 2000, 5000), 1 + random.uniform(size=5000)]
     )
     out = np.empty_like(y)
-    kernels._log(y, np.empty(len(y), np.int64), out)
+    kernels._log(y, out)
     exact = np.log(y.astype(np.longdouble))
     assert np.all(abs(out - exact) <= 4 * EPS * (exact + 1))
     bad = np.array([np.nan, np.nan])
-    kernels._log(bad, np.empty(2, np.int64), bad_out := np.empty(2))
+    kernels._log(bad, bad_out := np.empty(2))
     assert np.all(np.isnan(bad_out))
 
 
@@ -278,7 +279,7 @@ def test_products_in_float32(layout: str, d: int, centre: float) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_float32_rows_count_as_their_float64_values(layout: str) -> None:
-    single = draw(300, 6, 3, layout, np.float32)
+    single = draw(TILE + 36, 6, 3, layout, np.float32)
     double = single | {"x": single["x"].astype(np.float64)}
     for a, b in zip(sums(single), sums(double), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -287,7 +288,7 @@ def test_float32_rows_count_as_their_float64_values(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_rows_of_zero_weight_are_not_looked_at(layout: str, bad: float) -> None:
-    arrays = draw(300, 5, 3, layout)
+    arrays = draw(TILE + 36, 5, 3, layout)
     spoiled = arrays | {"x": np.where(arrays["weight"][:, None] == 0, bad, arrays["x"])}
     for a, b in zip(sums(arrays), sums(spoiled), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -296,9 +297,9 @@ def test_rows_of_zero_weight_are_not_looked_at(layout: str, bad: float) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("row", [0, TILE - 1, 299])
+@pytest.mark.parametrize("row", [0, TILE - 1, TILE + 35])
 def test_a_bad_value_is_not_optimised_away(layout: str, bad: float, row: int) -> None:
-    arrays = draw(300, 5, 3, layout)
+    arrays = draw(TILE + 36, 5, 3, layout)
     arrays["weight"][row] = 1.0
     arrays["x"][row, 2] = bad
     log_likelihood, *_ = sums(arrays)
