@@ -25,7 +25,7 @@ class Expectations:
     mixtures: tuple[Mixture, ...]
 
     def __call__(self, block: Block) -> Bundle:
-        found = Bundle(mixture.expectation(block.x, block.weight, pooled=True) for mixture in self.mixtures)
+        found = Bundle(mixture.expectation(block.x, block.weight) for mixture in self.mixtures)
         if not all(np.isfinite(s.log_likelihood) for s in found):
             check_finite(block)
         return found

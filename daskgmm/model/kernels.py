@@ -18,13 +18,13 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
   of another's may get none there, and a share below ``2**-110`` of the component's sum over the tile none in its
   sums. That is less than ``eps`` of any sum while rows lie within 1e8 standard deviations of their component.
 - Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses
-  digits to the distance between components. Two exceptions, where all components share a triangular factor and
-  the caller gives ``products``, those of the factor and what the means lie from the first: rows are multiplied
-  by the factor once, measured from the first mean, and the products ``z`` subtracted. With every ``|z|`` at most
-  ``near``, what is left is off by at most ``(d + 2) * eps(dtype) * (near + |z|)`` times the sum of magnitudes in
-  a row of the factor over its norm. And ``pooled``, sums are taken about the first mean for all components: one
-  scatter of all rows; what a move to their own means then loses is for the caller to check.
-- ``means``, ``factor`` and ``offset`` have the dtype of the work within a tile: float64, or float32 where the
+  digits to the distance between components. Where all components share a triangular factor and lie near each
+  other, what does not depend on the component is done once; the caller says so by ``products``, those of the
+  factor and what the means lie from the first. Rows are multiplied by the factor, measured from the first mean,
+  and the products ``z`` subtracted: with every ``|z|`` at most some bound, what is left is off by at most
+  ``(d + 2) * eps(dtype) * (bound + |z|)`` times the sum of magnitudes in a row of the factor over its norm. And
+  the scatter is that of rows about an average of the means, and that of the means about it: see `_pool`.
+- ``means``, ``factor``, ``offset`` and ``products`` have the dtype of the work: float64, or float32 where the
   caller has shown that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows
   has a relative error of at most ``TILE * eps(dtype) + n / TILE * eps(float64)`` of the sum of magnitudes.
   What float32 cannot hold of a mean is in the offset, so that no digit of the means is lost.
@@ -44,7 +44,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # comes with Numba
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -119,9 +119,12 @@ def _check(x: Array, weight: Array, means: Array, packed: Array) -> None:
 
 @inlined
 def _check_products(products: Array, means: Array, factor: Array) -> None:
-    if len(products) and (factor.ndim != 3 or products.shape != means.shape or means.shape[1] < 4):
+    """Refuse products that would be read beyond their end, or stand for factors of their own."""
+    if len(products) and (
+        factor.ndim != 3 or len(factor) != 1 or products.shape != means.shape or means.shape[1] < 4
+    ):
         raise ValueError(
-            "products need a triangular factor of four features and more, and the shape of the means."
+            "products need one triangular factor of four features or more, and the shape of the means."
         )
 
 
@@ -230,14 +233,13 @@ def _whiten(centred: Array, factor: Array, n: int, out: Array) -> None:
 
 @inlined
 def _distance_between(rows: Array, points: Array, i: int, j: int, out: Array, other: Array) -> None:
-    """``out[t] = |rows[:, t] - points[i]|**2``, and ``other`` the same of ``points[j]``.
+    """``out[t] = |rows[:, t] - points[i]|**2``, and ``other`` the same of j; as many rows as a multiple of four.
 
     Two components at a time here and below: loading the rows is what limits.
     """
-    d = len(rows)
     p, q = points[i], points[j]
     out[:], other[:] = 0.0, 0.0
-    for f in range(0, d - 3, 4):
+    for f in range(0, len(rows), 4):
         x0, x1, x2, x3 = rows[f], rows[f + 1], rows[f + 2], rows[f + 3]
         p0, p1, p2, p3 = p[f], p[f + 1], p[f + 2], p[f + 3]
         q0, q1, q2, q3 = q[f], q[f + 1], q[f + 2], q[f + 3]
@@ -247,12 +249,6 @@ def _distance_between(rows: Array, points: Array, i: int, j: int, out: Array, ot
             z0, z1, z2, z3 = r0 - q0, r1 - q1, r2 - q2, r3 - q3
             out[t] += y0 * y0 + y1 * y1 + y2 * y2 + y3 * y3
             other[t] += z0 * z0 + z1 * z1 + z2 * z2 + z3 * z3
-    for f in range(d // 4 * 4, d):
-        row, p0, q0 = rows[f], p[f], q[f]
-        for t in range(len(out)):
-            y, z = row[t] - p0, row[t] - q0
-            out[t] += y * y
-            other[t] += z * z
 
 
 @inlined
@@ -360,7 +356,10 @@ def _scatter_diagonal(
     other_scatter: Array,
     n: int,
 ) -> None:
-    """Over n columns, add ``Σ share·(rows - mean)`` to ``shift`` and ``Σ share·(rows - mean)²`` to ``scatter``."""
+    """Over n columns, add ``Σ share·(rows - mean)`` to ``shift`` and ``Σ share·(rows - mean)²`` to ``scatter``.
+
+    And the same of another component; of one alone, the other's sums may go to any place.
+    """
     d = len(rows)
     zero = share.dtype.type(0)
     for f in range(0, d - 3, 4):
@@ -400,12 +399,43 @@ def _scatter_diagonal(
 
 
 @inlined
+def _apart(means: Array) -> Array:
+    """``means - means[0]``, transposed (d, k)."""
+    k, d = means.shape
+    apart = np.empty((d, k), means.dtype)
+    for i in range(d):
+        for j in range(k):
+            apart[i, j] = means[j, i] - means[0, i]
+    return apart
+
+
+@inlined
 def _pool(
-    share: Array, centred: Array, whole: Array, lines: Array, total: Array, shift: Array, scatter: Array
+    share: Array,
+    apart: Array,
+    centred: Array,
+    average: Array,
+    work: Array,
+    rho: Array,
+    lines: Array,
+    total: Array,
+    shift: Array,
+    both: Array,
+    scatter: Array,
 ) -> None:
-    """Add one tile's sums about one point for all components, given rows ``centred`` about it."""
+    """Add one tile's sums for components that share their scatter, given rows ``centred`` about the first mean.
+
+    With ``w = Σ share``, ``rho = share / w``, ``m̄ = Σ rho·mean`` of a row, ``y = x - m̄``:
+
+        Σ_j share_j (x - m_j)(x - m_j)ᵀ = w·y·yᵀ + Σ_j<l share_j·rho_l (m_j - m_l)(m_j - m_l)ᵀ
+                    share_j (x - m_j)   = share_j·y + Σ_l share_j·rho_l (m_l - m_j)
+
+    This adds what has a ``y``, and ``Σ share_j·rho_l`` to the lower half of ``both`` (k, k); `_spread` adds the
+    rest, once. All terms of the scatter are positive: nothing cancels.
+    """
     k, n = share.shape
     d = len(centred)
+    whole, inverse = work[0], work[1]
     whole[:] = 0.0
     for j in range(k):
         weight = 0.0
@@ -413,14 +443,56 @@ def _pool(
             weight += share[j, t]
             whole[t] += share[j, t]
         total[j] += weight
-    for j in range(0, k - 3, 4):
+    for t in range(n):
+        inverse[t] = 1.0 / whole[t] if whole[t] != 0.0 else 0.0
+    for j in range(k):
+        for t in range(n):
+            rho[j, t] = share[j, t] * inverse[t]
+    few = k // 4 * 4
+    average[:] = 0.0
+    for i in range(0, d, 4):
+        for j in range(0, few, 4):
+            _product(apart[i : i + 4], j, rho, n, average[i : i + 4])
+        for j in range(few, k):
+            for step in range(4):
+                a, line = apart[i + step, j], average[i + step]
+                for t in range(n):
+                    line[t] += a * rho[j, t]
+        for step in range(4):
+            for t in range(n):
+                centred[i + step, t] -= average[i + step, t]
+    for j in range(0, few, 4):
         for i in range(0, d, 4):
             _outer(share[j : j + 4], centred, i, n, shift[j : j + 4])
-    for j in range(k // 4 * 4, k):
+        for i in range(0, j + 1, 4):
+            _outer(share[j : j + 4], rho, i, n, both[j : j + 4])
+    for j in range(few, k):
         for i in range(d):
             shift[j, i] += _dot(share[j], centred[i], n)
+        for i in range(j + 1):
+            both[j, i] += _dot(share[j], rho[i], n)
     if scatter.ndim == 3:  # always, but other layouts are compiled, too
         _scatter(centred, whole, n, lines, np.empty(d), scatter[0])
+
+
+@inlined
+def _spread(means: Array, both: Array, shift: Array, scatter: Array) -> None:
+    """Add what `_pool` leaves. The sum over pairs is ``Σ_j (m_j - m_0) v_jᵀ``, ``v_j = Σ_l both_jl (m_j - m_l)``:
+    ``k * d * (k + d)`` operations, not ``k**2 * d**2``.
+    """
+    k, d = means.shape
+    v = np.empty(d)
+    for j in range(k):
+        v[:] = 0.0
+        for i in range(k):
+            pair = both[max(i, j), min(i, j)]
+            for f in range(d):
+                v[f] += pair * (np.float64(means[j, f]) - np.float64(means[i, f]))
+        for f in range(d):
+            shift[j, f] -= v[f]
+            apart = np.float64(means[j, f]) - np.float64(means[0, f])
+            for g in range(f + 1):
+                scatter[f, g] += apart * v[g]
 
 
 @inlined
@@ -436,7 +508,7 @@ def _accumulate(
     scatter: Array,
 ) -> None:
     """Add one tile's sums, given ``share[j, t]`` = weight times responsibility, which get lost."""
-    nowhere = np.empty_like(reference[0])
+    nowhere = np.empty_like(reference[0])  # never looked at
     waits = -1  # a component whose diagonal sums are taken with those of the next
     for j in range(len(share)):
         weight = 0.0
@@ -718,7 +790,6 @@ def expectation(
     total: Array,
     shift: Array,
     scatter: Array,
-    pooled: bool = False,
 ) -> None:
     """Add the weighted log-likelihood and the expected sufficient statistics of ``x``.
 
@@ -733,7 +804,6 @@ def expectation(
     log_norm : (k,) log weight plus log normalising constant
     log_likelihood, total, shift, scatter : (1,), (k,), (k, width), like ``factor``: added to in place; only
         lower triangles count
-    pooled : whether sums are about ``means[0]`` for all components; needs ``products``
     """
     _check(x, weight, means, factor)
     _check(x, weight, shift, scatter)
@@ -745,15 +815,19 @@ def expectation(
     logits = np.empty((k, TILE), factor.dtype)
     resp = np.empty((k, TILE), factor.dtype)
     work = np.empty((2, TILE), factor.dtype)
-    bits = np.empty(TILE, np.int64)
+    nearest = np.empty(TILE, np.int64)
     density = np.empty(TILE)
     row_weight = np.zeros(TILE)
     index = np.empty(TILE, np.int64)
+    pooled = len(products) > 0 and k <= 2 * d * d  # or a scatter for each component costs less
+    apart = _apart(means) if pooled else np.empty((0, 0), means.dtype)
+    both = np.zeros((k, k) if pooled else (0, 0))
+    four = np.empty((4, TILE), factor.dtype)
     summed = log_likelihood[0]
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
         base = _log_joint(
-            tile, means, factor, offset, products, log_norm, centred, lines, work, index, bits, logits
+            tile, means, factor, offset, products, log_norm, centred, lines, work, index, nearest, logits
         )
         _softmax(logits, base, work, density, resp)
         row_weight[:rows] = weight[first : first + rows]
@@ -762,10 +836,12 @@ def expectation(
         for t in range(TILE):
             summed += row_weight[t] * density[t] if row_weight[t] != 0.0 else 0.0
         _scale(resp, row_weight, work[1])
-        if pooled and len(products):
-            _pool(resp, centred, work[0], lines, total, shift, scatter)
+        if pooled:  # _log_joint left the rows about the first mean in `centred`; their products are used up
+            _pool(resp, apart, centred, lines, work, logits, four, total, shift, both, scatter)
         else:
             _accumulate(tile, resp, means, centred, lines, index, total, shift, scatter)
+    if pooled and scatter.ndim == 3:
+        _spread(means, both, shift, scatter[0])
     log_likelihood[0] = summed
 
 
@@ -820,17 +896,17 @@ def posterior(
     logits = np.empty((k, TILE), factor.dtype)
     found = np.empty((k, TILE), factor.dtype)
     work = np.empty((2, TILE), factor.dtype)
-    bits = np.empty(TILE, np.int64)
+    nearest = np.empty(TILE, np.int64)
     index = np.empty(TILE, np.int64)
     line, ones = np.empty(TILE), np.ones(TILE)
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
         base = _log_joint(
-            tile, means, factor, offset, products, log_norm, centred, lines, work, index, bits, logits
+            tile, means, factor, offset, products, log_norm, centred, lines, work, index, nearest, logits
         )
         if len(labels):
-            _likeliest(logits, work[0], bits)
-            labels[first : first + rows] = bits[:rows]
+            _likeliest(logits, work[0], nearest)
+            labels[first : first + rows] = nearest[:rows]
         if len(density) or len(resp):
             _softmax(logits, base, work, line, found)
         if len(density):

@@ -11,21 +11,18 @@ import numpy as np
 from scipy.special import entr
 
 from daskgmm._typing import Array
-from daskgmm.errors import CollapseError
 from daskgmm.model import kernels
 from daskgmm.model.covariance import Covariance, Diagonal
-from daskgmm.model.factors import EPS, collapsed, precision_factor
+from daskgmm.model.factors import EPS, collapsed
 from daskgmm.model.statistics import Statistics
 
 # Rows handed to a kernel at once where it reads them as they lie, and rows converted (or given k logits) at
 # once where it does not: neither temporary grows with the block.
 # Both are whole tiles of the kernels: how the rows lie in memory changes no bit.
-KERNEL_ROWS, TILE_ROWS = 248 * kernels.TILE, 16 * kernels.TILE
+KERNEL_ROWS, TILE_ROWS = 186 * kernels.TILE, 12 * kernels.TILE
 _ONES = np.ones(KERNEL_ROWS)
-# Standard deviations between means up to which they share their rows' products with a factor.
+# Standard deviations between means up to which components that share a factor share their work on a row, too.
 NEAR, NEAR_SINGLE = 1e3, 1e1
-# What a scatter about one point for all components may lose, of the covariance; in float32, for each feature.
-LOST, LOST_SINGLE = 1e-10, 4e-6
 
 
 def _tiles(x: Array, weight: Array | None, step: int = KERNEL_ROWS) -> Iterator[tuple[Array, Array]]:
@@ -148,6 +145,15 @@ def _counts(x: Array, weight: Array | None) -> tuple[float, int]:
     return float(weight.sum()), int(np.count_nonzero(weight))
 
 
+def _times(factor: Array, vectors: Array) -> Array:
+    """Each component's factor times its vector, (k, width); without BLAS, whose bits depend on its threads."""
+    if factor.ndim == 2:
+        return factor * vectors
+    k, width = vectors.shape
+    product: Array = np.einsum("kij,kj->ki", np.broadcast_to(factor, (k, width, width)), vectors)
+    return product
+
+
 class _Packed(NamedTuple):
     """Parameters as the kernels read them, in the precision of the work."""
 
@@ -163,27 +169,9 @@ class _Packed(NamedTuple):
         k, width = means.shape
         products = np.zeros((0, width))
         if factor.ndim == 3 and len(factor) < k and width >= 4:
-            found = (means - means[0]) @ factor[0].T + offset
+            found = _times(factor, means - means[0]) + offset
             products = found if (np.square(found).sum(axis=1) <= near * near).all() else products
         return cls(means, factor, offset, products, log_norm)
-
-
-def _is_resolved(pooled: Statistics, dtype: Any) -> bool:
-    """Whether a tied scatter about one point tells the covariance within components.
-
-    Sums about a point are off by eps of their size T: the covariance Σ within by eps·Σ_i T_ii·(Σ⁻¹)_ii / N of
-    itself at most, with N their weight.
-    """
-    weight = pooled.weight.sum()
-    if not weight > 0:
-        return False
-    within = pooled.about(pooled.means).scatter / weight
-    try:
-        factor = precision_factor(within, 0, resolved=False)
-    except CollapseError:
-        return False
-    lost = np.finfo(dtype).eps * (np.diag(pooled.scatter) @ np.square(factor).sum(axis=1)) / weight
-    return bool(lost <= (LOST if dtype == np.float64 else len(within) * LOST_SINGLE))
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,9 +238,9 @@ class Mixture:
         means, factor, _, _, log_norm = self._double
         # Rows are measured from means that float32 holds; what these leave out comes back in the offset.
         near = means.astype(np.float32)
-        beyond = (means - near)[..., None]
-        offset = (factor @ beyond)[..., 0] if factor.ndim == 3 else factor * beyond[..., 0]
-        packed = _Packed.of(near.astype(np.float64), factor, offset, log_norm, NEAR_SINGLE)
+        offset = _times(factor, means - near)
+        single = factor.astype(np.float32).astype(np.float64)  # as rows are multiplied by it
+        packed = _Packed.of(near.astype(np.float64), single, offset, log_norm, NEAR_SINGLE)
         return _Packed._make(part.astype(np.float32) for part in packed)._replace(log_norm=log_norm)
 
     def _packed(self, x: Array, weight: Array | None) -> _Packed:
@@ -263,34 +251,20 @@ class Mixture:
             return self._double
         return self._single
 
-    def expectation(self, x: Array, weight: Array | None = None, pooled: bool = False) -> Statistics:
-        """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means.
-
-        ``pooled`` allows a tied covariance's scatter to be summed about one point, whatever the component, and
-        moved from there: k times less to do. Only where that loses at most some 1e-10 of the covariance.
-        """
+    def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
+        """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""
         packed = self._packed(x, weight)
-        if pooled and len(packed.products):
-            found = self._expected(x, weight, packed, pooled=True)
-            if _is_resolved(found, packed.factor.dtype):
-                return found.about(self._reference(packed))
         found = self._expected(x, weight, packed)
         if packed is not self._double and not np.isfinite(found.log_likelihood + found.scatter.sum()):
             return self._expected(x, weight, self._double)  # some row is out of float32's range
         return found
 
-    def _reference(self, packed: _Packed) -> Array:
-        """The means, as far as the precision of the work holds them."""
-        return packed.means[:, : self.n_features].astype(np.float64)
-
-    def _expected(self, x: Array, weight: Array | None, packed: _Packed, pooled: bool = False) -> Statistics:
+    def _expected(self, x: Array, weight: Array | None, packed: _Packed) -> Statistics:
         structure = type(self.covariance)
         sums = _sums(structure, *self.means.shape)
         for tile, w in _tiles(x, weight):
-            kernels.expectation(tile, w, *packed, *sums, pooled)
-        reference = self._reference(packed)
-        if pooled:
-            reference = np.tile(reference[0], (len(reference), 1))
+            kernels.expectation(tile, w, *packed, *sums)
+        reference = packed.means[:, : self.n_features].astype(np.float64)
         return _statistics(structure, reference, sums, x, weight)
 
     def maximise(self, statistics: Statistics, reg_covar: float = 0.0) -> Mixture:
