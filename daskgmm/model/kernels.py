@@ -99,7 +99,49 @@ def _prefetching(context: Any, x: Any, index: Any) -> Any:
     return types.void(x, index), generate
 
 
+def _transposing(context: Any, x: Any, place: Any, step: Any, tile: Any, i: Any, t: Any) -> Any:
+    """Copy four elements of ``x`` from ``place`` on, and from three places each ``step`` further, as columns.
+
+    Of ``tile``, those from ``t`` on, in the four rows from ``i`` on.
+    By whole vectors, which compiled loops would take apart: half the time of float32 rows.
+    """
+    if x.layout != "C" or tile.layout != "C":
+        raise numba.TypingError("x must be C-contiguous.")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, place, step, _, i, t = arguments
+        kinds = signature.args[0], signature.args[3]
+        source = context.make_array(kinds[0])(context, builder, arguments[0])
+        target = context.make_array(kinds[1])(context, builder, arguments[3])
+        given, wanted = (ir.VectorType(context.get_data_type(kind.dtype), 4) for kind in kinds)
+        size, wanted_size = (kind.dtype.bitwidth // 8 for kind in kinds)
+        rows = []
+        for _ in range(4):
+            start = builder.bitcast(builder.gep(source.data, [place]), given.as_pointer())
+            row = builder.load(start, align=size)
+            rows.append(row if given == wanted else builder.fpext(row, wanted))
+            place = builder.add(place, step)
+        four = ir.VectorType(ir.IntType(32), 4)
+        for bit in (1, 2):  # swap halves of pairs of rows that differ in one bit of their number
+            low = ir.Constant(four, [4 + e - bit if e & bit else e for e in range(4)])
+            high = ir.Constant(four, [4 + e if e & bit else e + bit for e in range(4)])
+            for r in (0, 3 - bit):
+                pair = rows[r], rows[r + bit]
+                rows[r], rows[r + bit] = builder.shuffle_vector(*pair, low), builder.shuffle_vector(*pair, high)
+        width = builder.extract_value(target.shape, 1)
+        place = builder.add(builder.mul(i, width), t)
+        for row in rows:
+            start = builder.bitcast(builder.gep(target.data, [place]), wanted.as_pointer())
+            builder.store(row, start, align=wanted_size)
+            place = builder.add(place, width)
+        return context.get_dummy_value()
+
+    whole = types.intp
+    return types.void(x, whole, whole, tile, whole, whole), generate
+
+
 _prefetch: Any = intrinsic(_prefetching)
+_transpose: Any = intrinsic(_transposing)
 
 
 def width(d: int, triangular: bool) -> int:
@@ -132,17 +174,24 @@ def _check_products(products: Array, means: Array, factor: Array) -> None:
 def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
     """Copy rows from ``first`` on into ``tile`` (d, TILE), features as rows; zeros where the weight is zero."""
     rows: int = min(tile.shape[1], x.shape[0] - first)
-    if x.shape[1] < 4:  # a loop over so few costs more than their copies
-        for j in range(x.shape[1]):
+    d = x.shape[1]
+    if d < 4:  # a loop over so few costs more than their copies
+        for j in range(d):
             for t in range(rows):
                 tile[j, t] = x[first + t, j]
     else:
-        for t in range(rows):
-            # The same row of the next tile: it arrives while this one is worked on.
-            ahead = min(first + t + tile.shape[1], x.shape[0] - 1) * x.shape[1]
-            for place in range(ahead, ahead + x.shape[1], LINE // x.itemsize):
-                _prefetch(x, place)
-            for j in range(x.shape[1]):
+        for t in range(0, rows - 3, 4):
+            for j in range(0, d - 3, 4):
+                # As much of the next tile arrives while this one is worked on; beyond the end, nothing happens.
+                ahead = (first + t + tile.shape[1]) * d + 4 * j
+                for place in range(ahead, ahead + 16, LINE // x.itemsize):
+                    _prefetch(x, place)
+                _transpose(x, (first + t) * d + j, d, tile, j, t)
+            for j in range(d // 4 * 4, d):
+                for step in range(4):
+                    tile[j, t + step] = x[first + t + step, j]
+        for t in range(rows // 4 * 4, rows):
+            for j in range(d):
                 tile[j, t] = x[first + t, j]
     for t in range(rows):
         if weight[first + t] == 0.0:
@@ -431,7 +480,8 @@ def _pool(
                     share_j (x - m_j)   = share_j·y + Σ_l share_j·rho_l (m_l - m_j)
 
     This adds what has a ``y``, and ``Σ share_j·rho_l`` to the lower half of ``both`` (k, k); `_spread` adds the
-    rest, once. All terms of the scatter are positive: nothing cancels.
+    rest, once. All terms of the scatter are positive: nothing cancels, and ``y`` is off by at most
+    ``2 * (k + 1) * eps(dtype)`` of the distance between the means.
     """
     k, n = share.shape
     d = len(centred)

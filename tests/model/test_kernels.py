@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
@@ -180,6 +181,27 @@ def test_moments_of_given_responsibilities(layout: str, n: int) -> None:
     shifted = np.einsum("kn,kni->ki", share, centred)
     np.testing.assert_allclose(features(shift, 5), shifted, rtol=0, atol=atol)
     np.testing.assert_allclose(scatter, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("f8", "f8"), ("f4", "f4"), ("f4", "f8")])
+@pytest.mark.parametrize("d", [1, 3, 4, 5, 8, 11, 16])
+@pytest.mark.parametrize("first", [0, 3, TILE - 1, TILE + 6])
+def test_rows_become_columns(given: str, wanted: str, d: int, first: int) -> None:
+    x = np.random.default_rng(0).normal(size=(TILE + 7, d)).astype(given)
+    tile = np.full((d + 1, TILE), np.nan, wanted)
+    weight = np.arange(len(x)) % 5.0
+    rows = kernels._load(x, weight, first, tile)
+    assert rows == min(TILE, len(x) - first)
+    part = slice(first, first + rows)
+    np.testing.assert_array_equal(tile[:d, :rows], np.where(weight[part, None] == 0, 0, x[part]).T)
+    assert not tile[:d, rows:].any()
+    assert np.isnan(tile[d]).sum() == np.count_nonzero(weight[part])  # padding is the caller's
+
+
+def test_rows_that_are_not_contiguous_are_refused() -> None:
+    arrays = draw(20, 8, 2, "diagonal")
+    with pytest.raises(numba.TypingError, match="C-contiguous"):
+        sums(arrays | {"x": np.zeros((20, 16))[:, ::2]})
 
 
 @pytest.mark.parametrize(("dtype", "lowest"), [("f8", 707), ("f4", 86)])
