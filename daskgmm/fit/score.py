@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -55,10 +54,11 @@ class Scorer:
 
     def __call__(self, block: Block) -> Score:
         x, weight = seen(block)
-        if not all_finite(x):
+        density, sound = self.mixture.answer(x, "score_samples")
+        if not sound and not all_finite(x):
             check_finite(block)
         total = float(len(x)) if weight is None else float(weight.sum())
-        log_likelihood = _weighted_sum(self.mixture.score_samples(x), weight)
+        log_likelihood = _weighted_sum(density, weight)
         entropy = _weighted_sum(self.mixture.entropies(x), weight) if self.entropy else 0.0
         return Score(log_likelihood, entropy, total)
 
@@ -87,13 +87,11 @@ class Query:
     answer: str
     missing: float
 
-    ANSWERS: ClassVar[tuple[str, ...]] = ("labels", "responsibilities", "score_samples")
-
     def __call__(self, block: Block) -> Array:
         x, _ = seen(block)
-        if not all_finite(x):
+        found, sound = self.mixture.answer(x, self.answer)
+        if not sound and not all_finite(x):
             check_finite(block)
-        found: Array = getattr(self.mixture, self.answer)(x)
         if len(x) == len(block.x):
             return found
         out = np.full((len(block.x), *found.shape[1:]), self.missing, dtype=found.dtype)

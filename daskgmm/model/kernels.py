@@ -935,8 +935,11 @@ def posterior(
     labels: Array,
     density: Array,
     resp: Array,
-) -> None:
-    """Fill what is asked for: ``labels`` (n,), ``density`` (n,) and ``resp`` (n, k); others have length 0."""
+) -> bool:
+    """Fill what is asked for: ``labels`` (n,), ``density`` (n,) and ``resp`` (n, k); others have length 0.
+
+    Returns whether the density of every row is a number above 0: that of a row with NaN or infinity is not.
+    """
     _check(x, weight, means, factor)
     _check_products(products, means, factor)
     k, d = means.shape
@@ -949,6 +952,7 @@ def posterior(
     nearest = np.empty(TILE, np.int64)
     index = np.empty(TILE, np.int64)
     line, ones = np.empty(TILE), np.ones(TILE)
+    lost = 0.0  # stays so, but for what is no number
     for first in range(0, len(x), TILE):
         rows = _load(x, weight, first, tile)
         base = _log_joint(
@@ -957,8 +961,12 @@ def posterior(
         if len(labels):
             _likeliest(logits, work[0], nearest)
             labels[first : first + rows] = nearest[:rows]
+            for t in range(rows):
+                lost += 0.0 * work[0, t]
         if len(density) or len(resp):
             _softmax(logits, base, work, line, found)
+            for t in range(rows):
+                lost += 0.0 * line[t]
         if len(density):
             density[first : first + rows] = line[:rows]
         if len(resp):
@@ -966,6 +974,7 @@ def posterior(
             for t in range(rows):
                 for j in range(k):
                     resp[first + t, j] = found[j, t]
+    return lost == 0.0
 
 
 @compiled

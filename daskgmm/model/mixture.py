@@ -25,6 +25,9 @@ _ONES = np.ones(KERNEL_ROWS)
 NEAR, NEAR_SINGLE = 1e3, 1e1
 
 
+ANSWERS = ("labels", "score_samples", "responsibilities")  # what a mixture says of each row
+
+
 def _tiles(x: Array, weight: Array | None, step: int = KERNEL_ROWS) -> Iterator[tuple[Array, Array]]:
     """Rows and weights as the kernels read them: C-contiguous, float32 or else float64."""
     single = x.dtype.kind == "f" and x.dtype.itemsize == 4
@@ -293,37 +296,34 @@ class Mixture:
 
     def score_samples(self, x: Array) -> Array:
         """Log-density of each row, (n,), in nats."""
-        return self._posterior(x, density=True)[1]
+        return self.answer(x, "score_samples")[0]
 
     def labels(self, x: Array) -> Array:
         """The most probable component of each row, (n,) int64; the first of equals."""
-        return self._posterior(x, labels=True)[0]
+        return self.answer(x, "labels")[0]
 
     def responsibilities(self, x: Array) -> Array:
         """Posterior probability of each component, (n, k); rows sum to 1."""
-        return self._posterior(x, resp=True)[2]
+        return self.answer(x, "responsibilities")[0]
 
     def entropies(self, x: Array) -> Array:
         """Entropy of each row's responsibilities, (n,), in nats."""
         parts = (x[first : first + TILE_ROWS] for first in range(0, len(x), TILE_ROWS))
         return np.concatenate([np.empty(0), *(entr(self.responsibilities(part)).sum(axis=1) for part in parts)])
 
-    def _posterior(
-        self, x: Array, labels: bool = False, density: bool = False, resp: bool = False
-    ) -> tuple[Array, Array, Array]:
-        """What is asked for of each row, in one pass over ``x``; the rest has length 0."""
-        n, k = len(x), self.n_components
-        out = (
-            np.empty(n * labels, dtype=np.int64),
-            np.empty(n * density),
-            np.empty((n * resp, k)),
-        )
-        first, packed = 0, self._packed(x, None)
+    def answer(self, x: Array, question: str) -> tuple[Array, bool]:
+        """``labels``, ``score_samples`` or ``responsibilities``, and whether the density of every row is above 0.
+
+        That of a row with NaN or infinity never is: what finds those, without a look at the rows of its own.
+        """
+        labels, density, resp = (len(x) * (question == asked) for asked in ANSWERS)
+        out = np.empty(labels, dtype=np.int64), np.empty(density), np.empty((resp, self.n_components))
+        first, packed, sound = 0, self._packed(x, None), True
         for tile, w in _tiles(x, None):
             rows = slice(first, first + len(tile))
-            kernels.posterior(tile, w, *packed, *(part[rows] for part in out))
+            sound &= kernels.posterior(tile, w, *packed, *(part[rows] for part in out))
             first += len(tile)
-        return out
+        return out[ANSWERS.index(question)], sound
 
     def sample(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:
         """``n`` rows (n, d) and their components (n,), grouped by component: ancestral sampling."""

@@ -16,7 +16,7 @@ from daskgmm.compute.rows import Block, as_rows
 from daskgmm.errors import DataError
 from daskgmm.fit.score import Query, Scorer, seen
 from daskgmm.model.covariance import Full
-from daskgmm.model.mixture import Mixture
+from daskgmm.model.mixture import ANSWERS, Mixture
 
 EPS = np.finfo(np.float64).eps
 X = np.random.default_rng(0).normal(size=(100, 2))
@@ -82,4 +82,4 @@ def test_queries_travel_between_processes() -> None:
     query = pickle.loads(pickle.dumps(Query(MIXTURE, "labels", -1)))
     block = Block(X, None, None, 0, 0)
     np.testing.assert_array_equal(query(block), MIXTURE.labels(X))
-    assert set(Query.ANSWERS) == {"labels", "responsibilities", "score_samples"}
+    assert set(ANSWERS) == {"labels", "responsibilities", "score_samples"}
