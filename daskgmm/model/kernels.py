@@ -21,9 +21,9 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
   digits to the distance between components. Where all components share a triangular factor and lie near each
   other, what does not depend on the component is done once; the caller says so by ``products``, those of the
   factor and what the means lie from the first. Rows are multiplied by the factor, measured from the first mean,
-  and the products ``z`` subtracted: with every ``|z|`` at most some bound, what is left is off by at most
-  ``(d + 2) * eps(dtype) * (bound + |z|)`` times the sum of magnitudes in a row of the factor over its norm. And
-  the scatter is that of rows about an average of the means, and that of the means about it: see `_pool`.
+  and the products subtracted. With those at most ``near`` long, and ``z`` what is left, that is off by at most
+  ``(d + 2) * eps(dtype) * (near + |z|)`` times the largest ``Σ_j |f_ij|·σ_j``, 1 without correlation. And with
+  ``both``, the scatter is that of rows about an average of the means, and that of the means about it: see `_pool`.
 - ``means``, ``factor``, ``offset`` and ``products`` have the dtype of the work: float64, or float32 where the
   caller has shown that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows
   has a relative error of at most ``TILE * eps(dtype) + n / TILE * eps(float64)`` of the sum of magnitudes.
@@ -103,10 +103,10 @@ def _transposing(context: Any, x: Any, place: Any, step: Any, tile: Any, i: Any,
     """Copy four elements of ``x`` from ``place`` on, and from three places each ``step`` further, as columns.
 
     Of ``tile``, those from ``t`` on, in the four rows from ``i`` on.
-    By whole vectors, which compiled loops would take apart: half the time of float32 rows.
+    By whole vectors, which compiled loops would take apart: that halves the time for float32 rows.
     """
-    if x.layout != "C" or tile.layout != "C":
-        raise numba.TypingError("x must be C-contiguous.")
+    if x.layout != "C" or tile.layout != "C" or x.dtype.bitwidth > tile.dtype.bitwidth:
+        raise numba.TypingError("x must be C-contiguous, and no wider than the work.")
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, place, step, _, i, t = arguments
@@ -182,7 +182,7 @@ def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
     else:
         for t in range(0, rows - 3, 4):
             for j in range(0, d - 3, 4):
-                # As much of the next tile arrives while this one is worked on; beyond the end, nothing happens.
+                # Most of the next tile arrives while this one is worked on; beyond the end, nothing happens.
                 ahead = (first + t + tile.shape[1]) * d + 4 * j
                 for place in range(ahead, ahead + 16, LINE // x.itemsize):
                     _prefetch(x, place)
@@ -282,7 +282,7 @@ def _whiten(centred: Array, factor: Array, n: int, out: Array) -> None:
 
 @inlined
 def _distance_between(rows: Array, points: Array, i: int, j: int, out: Array, other: Array) -> None:
-    """``out[t] = |rows[:, t] - points[i]|**2``, and ``other`` the same of j; as many rows as a multiple of four.
+    """``out[t] = |rows[:, t] - points[i]|**2``, and ``other`` the same of j; rows are a multiple of four.
 
     Two components at a time here and below: loading the rows is what limits.
     """
@@ -479,9 +479,9 @@ def _pool(
         Σ_j share_j (x - m_j)(x - m_j)ᵀ = w·y·yᵀ + Σ_j<l share_j·rho_l (m_j - m_l)(m_j - m_l)ᵀ
                     share_j (x - m_j)   = share_j·y + Σ_l share_j·rho_l (m_l - m_j)
 
-    This adds what has a ``y``, and ``Σ share_j·rho_l`` to the lower half of ``both`` (k, k); `_spread` adds the
+    This adds what has a ``y``, and ``Σ share_j·rho_l`` to the lower half of ``both`` (k, k); `spread` adds the
     rest, once. All terms of the scatter are positive: nothing cancels, and ``y`` is off by at most
-    ``2 * (k + 1) * eps(dtype)`` of the distance between the means.
+    ``2 * (k + 1) * eps(dtype)`` times the distance from the first mean to the others and to the row.
     """
     k, n = share.shape
     d = len(centred)
@@ -493,8 +493,9 @@ def _pool(
             weight += share[j, t]
             whole[t] += share[j, t]
         total[j] += weight
-    for t in range(n):
-        inverse[t] = 1.0 / whole[t] if whole[t] != 0.0 else 0.0
+    one, tiny = whole.dtype.type(1.0), whole.dtype.type(2.0**-1022 if whole.itemsize == 8 else 2.0**-126)
+    for t in range(n):  # of less weight than has an inverse, no row changes a sum
+        inverse[t] = whole.dtype.type(0.0) if whole[t] < tiny else one / whole[t]
     for j in range(k):
         for t in range(n):
             rho[j, t] = share[j, t] * inverse[t]
@@ -523,26 +524,6 @@ def _pool(
             both[j, i] += _dot(share[j], rho[i], n)
     if scatter.ndim == 3:  # always, but other layouts are compiled, too
         _scatter(centred, whole, n, lines, np.empty(d), scatter[0])
-
-
-@inlined
-def _spread(means: Array, both: Array, shift: Array, scatter: Array) -> None:
-    """Add what `_pool` leaves. The sum over pairs is ``Σ_j (m_j - m_0) v_jᵀ``, ``v_j = Σ_l both_jl (m_j - m_l)``:
-    ``k * d * (k + d)`` operations, not ``k**2 * d**2``.
-    """
-    k, d = means.shape
-    v = np.empty(d)
-    for j in range(k):
-        v[:] = 0.0
-        for i in range(k):
-            pair = both[max(i, j), min(i, j)]
-            for f in range(d):
-                v[f] += pair * (np.float64(means[j, f]) - np.float64(means[i, f]))
-        for f in range(d):
-            shift[j, f] -= v[f]
-            apart = np.float64(means[j, f]) - np.float64(means[0, f])
-            for g in range(f + 1):
-                scatter[f, g] += apart * v[g]
 
 
 @inlined
@@ -840,6 +821,7 @@ def expectation(
     total: Array,
     shift: Array,
     scatter: Array,
+    both: Array,
 ) -> None:
     """Add the weighted log-likelihood and the expected sufficient statistics of ``x``.
 
@@ -854,9 +836,12 @@ def expectation(
     log_norm : (k,) log weight plus log normalising constant
     log_likelihood, total, shift, scatter : (1,), (k,), (k, width), like ``factor``: added to in place; only
         lower triangles count
+    both : (k, k) for components with ``products`` to share their scatter, which `spread` completes; or (0, 0)
     """
     _check(x, weight, means, factor)
     _check(x, weight, shift, scatter)
+    if len(scatter) != len(factor) or (len(both) and (len(both) != len(products) or both.shape[1] != len(both))):
+        raise ValueError("scatter and factor, or both and products, disagree in shape.")
     _check_products(products, means, factor)
     k, d = means.shape
     tile = np.zeros((d, TILE), factor.dtype)
@@ -869,9 +854,8 @@ def expectation(
     density = np.empty(TILE)
     row_weight = np.zeros(TILE)
     index = np.empty(TILE, np.int64)
-    pooled = len(products) > 0 and k <= 2 * d * d  # or a scatter for each component costs less
+    pooled = len(both) > 0
     apart = _apart(means) if pooled else np.empty((0, 0), means.dtype)
-    both = np.zeros((k, k) if pooled else (0, 0))
     four = np.empty((4, TILE), factor.dtype)
     summed = log_likelihood[0]
     for first in range(0, len(x), TILE):
@@ -890,9 +874,28 @@ def expectation(
             _pool(resp, apart, centred, lines, work, logits, four, total, shift, both, scatter)
         else:
             _accumulate(tile, resp, means, centred, lines, index, total, shift, scatter)
-    if pooled and scatter.ndim == 3:
-        _spread(means, both, shift, scatter[0])
     log_likelihood[0] = summed
+
+
+@compiled
+def spread(means: Array, both: Array, shift: Array, scatter: Array) -> None:
+    """Complete sums of `expectation` with what they left to ``both``: means (k, width), shift, scatter (1, ...).
+
+    The sum over pairs is ``Σ_j (m_j - m_0) v_jᵀ`` for ``v_j = Σ_l both_jl (m_j - m_l)``.
+    """
+    k, d = means.shape
+    v = np.empty(d)
+    for j in range(k):
+        v[:] = 0.0
+        for i in range(k):
+            pair = both[max(i, j), min(i, j)]
+            for f in range(d):
+                v[f] += pair * (np.float64(means[j, f]) - np.float64(means[i, f]))
+        for f in range(d):
+            shift[j, f] -= v[f]
+            apart = np.float64(means[j, f]) - np.float64(means[0, f])
+            for g in range(f + 1):
+                scatter[0, f, g] += apart * v[g]
 
 
 @compiled

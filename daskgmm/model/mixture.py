@@ -21,8 +21,9 @@ from daskgmm.model.statistics import Statistics
 # Both are whole tiles of the kernels: how the rows lie in memory changes no bit.
 KERNEL_ROWS, TILE_ROWS = 186 * kernels.TILE, 12 * kernels.TILE
 _ONES = np.ones(KERNEL_ROWS)
-# Standard deviations between means up to which components that share a factor share their work on a row, too.
+# Standard deviations from the first mean up to which components that share a factor share work on a row, too.
 NEAR, NEAR_SINGLE = 1e3, 1e1
+MANY = 1024  # components: too many for sums over their pairs
 
 
 ANSWERS = ("labels", "score_samples", "responsibilities")  # what a mixture says of each row
@@ -265,8 +266,13 @@ class Mixture:
     def _expected(self, x: Array, weight: Array | None, packed: _Packed) -> Statistics:
         structure = type(self.covariance)
         sums = _sums(structure, *self.means.shape)
+        k, width = packed.products.shape
+        pooled = k <= min(2 * width * width, MANY)  # else, a scatter for each component costs less
+        both = np.zeros((k, k) if pooled else (0, 0))
         for tile, w in _tiles(x, weight):
-            kernels.expectation(tile, w, *packed, *sums)
+            kernels.expectation(tile, w, *packed, *sums, both)
+        if len(both):
+            kernels.spread(packed.means, both, *sums[2:])
         reference = packed.means[:, : self.n_features].astype(np.float64)
         return _statistics(structure, reference, sums, x, weight)
 

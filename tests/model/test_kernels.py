@@ -22,7 +22,7 @@ def draw(n: int, d: int, k: int, layout: str, dtype: Any = np.float64) -> dict[s
     """Arguments of the E-step, in its own widths: zeros beyond the features of ``x``."""
     random = np.random.default_rng([n, d, k])
     s = 1 if layout.startswith("shared") else k
-    triangular = "triangular" in layout
+    triangular = "diagonal" not in layout
     w = kernels.width(d, triangular)
     means = np.zeros((k, w))
     means[:, :d] = random.normal(size=(k, d))
@@ -33,7 +33,7 @@ def draw(n: int, d: int, k: int, layout: str, dtype: Any = np.float64) -> dict[s
         factor = random.uniform(0.5, 2, size=(s, d))
     offset = np.where(np.arange(w) < d, random.normal(size=(k, w)), 0.0)
     x, weight = random.normal(size=(n, d)).astype(dtype), random.choice([0.0, 0.5, 2.0], size=n)
-    return {
+    arrays = {
         "x": x,
         "weight": weight,
         "means": means,
@@ -42,6 +42,7 @@ def draw(n: int, d: int, k: int, layout: str, dtype: Any = np.float64) -> dict[s
         "products": np.zeros((0, w)),
         "log_norm": random.normal(size=k),
     }
+    return shared(arrays) if layout == "shared products" and d >= 4 else arrays
 
 
 def shared(arrays: dict[str, Any]) -> dict[str, Any]:
@@ -70,9 +71,12 @@ def zeros(arrays: dict[str, Any]) -> tuple[Any, Any, Any]:
     return np.zeros(len(means)), np.zeros(means.shape), np.zeros(factor.shape)
 
 
-def sums(arrays: dict[str, Any]) -> tuple[Any, ...]:
-    log_likelihood, found = np.zeros(1), zeros(arrays)
-    kernels.expectation(*arrays.values(), log_likelihood, *found)
+def sums(arrays: dict[str, Any], found: Any = None) -> tuple[Any, ...]:
+    log_likelihood, found = np.zeros(1), found or zeros(arrays)
+    both = np.zeros((len(arrays["products"]),) * 2)
+    kernels.expectation(*arrays.values(), log_likelihood, *found, both)
+    if len(both):
+        kernels.spread(arrays["means"], both, *found[1:])
     return float(log_likelihood[0]), *found
 
 
@@ -83,17 +87,14 @@ def features(array: Any, d: int) -> Any:
     return kept
 
 
-LAYOUTS = ["triangular", "shared triangular", "diagonal", "shared diagonal"]
+LAYOUTS = ["triangular", "shared triangular", "shared products", "diagonal", "shared diagonal"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("d", range(1, 10))
 @pytest.mark.parametrize("n", [0, 1, TILE - 1, TILE, TILE + 1, 2 * TILE + 17])
 def test_expectation_at_every_edge(layout: str, d: int, n: int) -> None:
-    arrays = draw(n, d, 3, layout)
-    assert_sums(arrays, layout)
-    if layout == "shared triangular" and d >= 4:
-        assert_sums(shared(arrays), layout)
+    assert_sums(draw(n, d, 3, layout), layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -105,9 +106,7 @@ def test_expectation_of_many_features(layout: str, d: int, k: int, distance: flo
     arrays = draw(2 * TILE + 17, d, k, layout)
     arrays["means"] *= distance
     arrays["x"] = 0.5 * arrays["x"] + arrays["means"][np.arange(len(arrays["x"])) % k, :d]
-    assert_sums(arrays, layout)
-    if layout == "shared triangular":
-        assert_sums(shared(arrays), layout)
+    assert_sums(shared(arrays) if layout == "shared products" else arrays, layout)
 
 
 def assert_sums(arrays: dict[str, Any], layout: str) -> None:
@@ -127,7 +126,7 @@ def assert_sums(arrays: dict[str, Any], layout: str) -> None:
     np.testing.assert_allclose(total, share.sum(axis=1), rtol=0, atol=atol)
     shifted = np.einsum("kn,kni->ki", share, centred)
     np.testing.assert_allclose(features(shift, d), shifted, rtol=0, atol=atol)
-    if layout.endswith("triangular"):
+    if not layout.endswith("diagonal"):
         kernels.mirror(scatter)
         np.testing.assert_array_equal(scatter, np.swapaxes(scatter, 1, 2))
         scatter = scatter[:, :d, :d]
@@ -254,7 +253,7 @@ def test_shapes_that_disagree_are_refused(layout: str, part: str) -> None:
         shape = arrays["factor"].shape
         wrong = np.zeros((shape[0], *(size - 1 for size in shape[1:])))
     with pytest.raises(ValueError, match="disagree in shape"):
-        kernels.expectation(*(arrays | {part: wrong}).values(), np.zeros(1), *found)
+        kernels.expectation(*(arrays | {part: wrong}).values(), np.zeros(1), *found, np.zeros((0, 0)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -262,7 +261,7 @@ def test_sums_are_added_to(layout: str) -> None:
     arrays = draw(200, 3, 2, layout)
     _, total, shift, scatter = once = sums(arrays)
     twice = [a.copy() for a in once[1:]]
-    kernels.expectation(*arrays.values(), np.zeros(1), *twice)
+    sums(arrays, twice)
     for a, b in zip(twice, (total, shift, scatter), strict=True):
         np.testing.assert_allclose(a, 2 * b, rtol=1e-12, atol=1e-12)
 
@@ -293,10 +292,10 @@ def test_products_in_float32(layout: str, d: int, centre: float) -> None:
     # A distance of D is off by some d·eps·D, and the logarithm of a share by as much.
     off = 4 * d * np.finfo(np.float32).eps * (1 + abs(joint).max())
     weight = exact["weight"]
-    for arrays in (single, *([shared(single)] if layout == "shared triangular" and d >= 4 else [])):
-        log_likelihood, total, *_ = sums(arrays)
-        np.testing.assert_allclose(log_likelihood, weight @ density, rtol=0, atol=off * weight.sum())
-        np.testing.assert_allclose(total, share.sum(axis=1), rtol=0, atol=off * weight.sum())
+    single = shared(single) if len(single["products"]) else single
+    log_likelihood, total, *_ = sums(single)
+    np.testing.assert_allclose(log_likelihood, weight @ density, rtol=0, atol=off * weight.sum())
+    np.testing.assert_allclose(total, share.sum(axis=1), rtol=0, atol=off * weight.sum())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -387,21 +386,33 @@ def test_a_row_infinitely_far_away_has_density_zero(layout: str) -> None:
     assert np.isfinite(density[[0, 2]]).all()
 
 
-@pytest.mark.parametrize("d", [4, 7, 32])
-@pytest.mark.parametrize("k", [2, 4, 7, 9])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("d", "k"), [(4, 2), (4, 9), (7, 4), (8, 33), (32, 7)])
 @pytest.mark.parametrize("distance", [1.0, 100.0])
-def test_components_that_share_a_scatter(d: int, k: int, distance: float) -> None:
-    """The sums are those of components by themselves, whichever way is taken for so many components."""
+def test_components_that_share_a_scatter(dtype: Any, d: int, k: int, distance: float) -> None:
+    """The sums are those of components by themselves, off by eps times the distance of the means: not squared."""
     arrays = draw(2 * TILE + 17, d, k, "shared triangular")
-    arrays["means"] *= distance
-    arrays["x"] += arrays["means"][np.arange(len(arrays["x"])) % k, :d]
-    one_by_one, together = sums(arrays), sums(shared(arrays))
-    # Rows are off by eps times the distance of the means, their squares by twice that times their own size.
+    arrays["means"] = np.round(64 * distance * arrays["means"]) / 64  # float32 holds them
+    arrays["x"] = (arrays["x"] + arrays["means"][np.arange(len(arrays["x"])) % k, :d]).astype(dtype)
+    arrays["offset"][:] = 0
+    exact = sums(arrays | {"x": arrays["x"].astype(np.float64)})
+    found = sums(shared(arrays | {name: arrays[name].astype(dtype) for name in ("means", "factor", "offset")}))
     size = 1 + abs(arrays["means"]).max()
-    off = 8 * EPS * d * size * (1 + 4 * d + size) * arrays["weight"].sum()
-    for a, b in zip(one_by_one, together, strict=True):
+    off = 16 * np.finfo(dtype).eps * d * size * (1 + 4 * d) * arrays["weight"].sum()
+    for a, b in zip(found, exact, strict=True):
         a, b = (np.tril(part) if np.ndim(part) == 3 else part for part in (a, b))
         np.testing.assert_allclose(a, b, rtol=0, atol=off)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_weights_too_small_to_divide_by(dtype: Any) -> None:
+    arrays = draw(TILE, 8, 3, "shared products", dtype)
+    names = ("means", "factor", "offset", "products")
+    arrays |= {name: arrays[name].astype(dtype) for name in names}
+    arrays["weight"][:9] = np.exp(-712.0) if dtype == np.float64 else 1e-42
+    kept = arrays | {"weight": np.where(arrays["weight"] < 1e-30, 0.0, arrays["weight"])}
+    for a, b in zip(sums(arrays), sums(kept), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-30)
 
 
 @pytest.mark.parametrize("part", ["means", "factor", "short"])

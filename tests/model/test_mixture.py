@@ -212,8 +212,9 @@ def test_float32_rows_are_computed_in_float64_where_features_cancel() -> None:
 
 
 @pytest.mark.parametrize("layout", ["fortran", "strided", "reversed", "read-only"])
-def test_every_memory_layout_counts_alike(layout: str) -> None:
-    mixture, x = draw("full", n=9000)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_memory_layout_counts_alike(layout: str, kind: str) -> None:
+    mixture, x = draw(kind, d=5, n=9000)
     frozen = x.copy()
     frozen.flags.writeable = False
     view = {
@@ -225,6 +226,7 @@ def test_every_memory_layout_counts_alike(layout: str) -> None:
     a, b = mixture.expectation(view), mixture.expectation(x)
     # Converted in smaller tiles that are multiples of the kernel's, so that the sums keep their order.
     np.testing.assert_array_equal(a.scatter, b.scatter)
+    np.testing.assert_array_equal(a.shift, b.shift)
     assert a.log_likelihood == b.log_likelihood
     np.testing.assert_array_equal(mixture.score_samples(view), mixture.score_samples(x))
 
@@ -232,7 +234,7 @@ def test_every_memory_layout_counts_alike(layout: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_rows_of_zero_weight_are_never_looked_at(kind: str, bad: float) -> None:
-    mixture, x = draw(kind)
+    mixture, x = draw(kind, d=5)
     weight = np.ones(len(x))
     weight[::3] = 0.0
     spoiled = np.where(weight[:, None] == 0, bad, x)
@@ -260,7 +262,7 @@ def test_rows_of_zero_weight_are_never_looked_at(kind: str, bad: float) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_values_come_out_as_bad_values(kind: str, bad: float) -> None:
-    mixture, x = draw(kind)
+    mixture, x = draw(kind, d=5)
     x[150, 1] = bad
     assert not np.isfinite(mixture.expectation(x).log_likelihood)
     assert not np.isfinite(moments(STRUCTURES[kind], x).scatter).all()
@@ -268,7 +270,7 @@ def test_bad_values_come_out_as_bad_values(kind: str, bad: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_component_stays_where_it_is(kind: str) -> None:
-    mixture, x = draw(kind)
+    mixture, x = draw(kind, d=5)
     emptied = Mixture(np.array([0.4, 0.0, 0.6]), mixture.means, mixture.covariance)
     s = emptied.expectation(x)
     assert s.weight[1] == 0
@@ -301,7 +303,7 @@ def test_a_component_on_one_point_collapses(kind: str, place: float) -> None:
 @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
 def test_a_spread_that_float64_cannot_hold_collapses(kind: str) -> None:
     # Neighbouring numbers at 1e8: their variance is rounding of the data, whatever its digits say.
-    mixture, x = draw(kind)
+    mixture, x = draw(kind, d=5)
     x[:50] = np.where(np.arange(50)[:, None] % 2, 1e8, np.nextafter(1e8, 2e8))
     labels = np.where(np.arange(len(x)) < 50, 1, 2 * (np.arange(len(x)) % 2))
     with pytest.raises(CollapseError) as caught:
