@@ -111,9 +111,10 @@ class InMemory(_Cut):
     def plan(self, block_bytes: int) -> Chunks:
         n = len(self.array)
         size = row_bytes(self)
-        # 64 blocks keep the threads busy to the end of a pass.
-        rows = max(math.ceil(n / 64), _SMALL // size)
-        return even_chunks(n, min(rows, block_bytes // size))
+        # 64 blocks keep the threads busy to the end of a pass, and so do few of the same length.
+        rows = min(max(math.ceil(n / 64), _SMALL // size), block_bytes // size)
+        blocks = math.ceil(n / max(rows, 1))
+        return even_chunks(n, math.ceil(n / max(blocks, 1)))
 
     def cut(self, chunks: Chunks) -> InMemory:
         return replace(self, chunks=chunks)

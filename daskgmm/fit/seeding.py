@@ -18,7 +18,7 @@ from daskgmm.fit.blas import one_thread
 from daskgmm.fit.em import em
 from daskgmm.fit.progress import Silent
 from daskgmm.fit.run import Run, best
-from daskgmm.fit.survey import Survey
+from daskgmm.fit.survey import RowSample, Survey
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import TILE_ROWS, Mixture, moments
 from daskgmm.model.statistics import Statistics
@@ -27,6 +27,10 @@ from daskgmm.model.statistics import Statistics
 # round clusters that k-means++ misses, and is misled by long ones; after a few iterations it leads in either case.
 TRIED = ("k-means++", "kmeans")
 TRIALS, TRIAL_ITER, SAMPLE_ITER = 5, 10, 100
+# Rows, at least: that the starts are tried on; that any other kind of start is found on; that the best start goes
+# on with, unless they are more than one in so many: EM there spares the data a pass or two.
+TRIAL_ROWS, START_ROWS, SURVEY_ROWS = 10_000, 20_000, 60_000
+SURVEY_SHARE = 10
 SAMPLE_BYTES = 256 * 2**20
 
 
@@ -47,16 +51,16 @@ class Start:
         )
 
 
-def sample_size(k: int, d: int) -> int:
-    """Rows that seeding works on: 20,000, or 20 for each mean and axis of each component, within 256 MiB."""
-    return max(2 * k, min(max(20_000, 20 * k * (d + 1)), SAMPLE_BYTES // (8 * d)))
+def sample_size(k: int, d: int, least: int = START_ROWS) -> int:
+    """Rows that seeding works on: ``least``, or 20 for each mean and axis of each component, within 256 MiB."""
+    return max(2 * k, min(max(least, 20 * k * (d + 1)), SAMPLE_BYTES // (8 * d)))
 
 
-def resolve(init_params: str, survey: Survey) -> str:
+def resolve(init_params: str, n_rows: int, sample: RowSample) -> str:
     """What ``"auto"`` stands for: scikit-learn's k-means where the sample holds all rows."""
     if init_params != "auto":
         return init_params
-    return "kmeans" if survey.overall.n_rows <= survey.sample.size else "subsample"
+    return "kmeans" if n_rows <= sample.size else "subsample"
 
 
 def seed(
@@ -77,13 +81,17 @@ def seed(
     """
     if start.weights is not None and start.means is not None and start.covariance is not None:
         return [Mixture(start.weights, start.means, start.covariance)]
-    method = resolve(init_params, survey)
+    d, n_rows = survey.overall.means.shape[1], survey.overall.n_rows
+    sample = survey.sample.first(sample_size(k, d))
+    method = resolve(init_params, n_rows, sample)
     trials = method == "subsample"
+    if trials:
+        sample = sample.first(sample_size(k, d, TRIAL_ROWS))
     many = 1 if start.means is not None else max(n_init, TRIALS) if trials else n_init
     with one_thread():
         if survey.start is not None:
             return [start.onto(_update(survey, survey.start, reg_covar))]
-        x, weight = survey.sample.points()
+        x, weight = sample.points()
         kinds = TRIED if trials else (method,)
         found: dict[str, list[Mixture]] = {}
         failure = None
@@ -97,7 +105,10 @@ def seed(
                 found.setdefault(kind, []).append(mixture)
         if failure is not None and not found:
             raise failure
-        return [_polished(x, weight, list(found.values()), tol, reg_covar)] if trials else found[method]
+        if not trials:
+            return found[method]
+        larger = survey.sample.first(n_rows // SURVEY_SHARE)
+        return [_polished(sample, larger, list(found.values()), tol, reg_covar)]
 
 
 def _from_sample(
@@ -175,17 +186,25 @@ def _update(survey: Survey, statistics: Statistics, reg_covar: float) -> Mixture
     return base.maximise(statistics, reg_covar)
 
 
-def _polished(x: Array, weight: Array | None, kinds: list[list[Mixture]], tol: float, reg_covar: float) -> Mixture:
-    """Short EM runs from each start on the sample, then EM from the best of each kind; the best of those."""
-    rows = as_rows(x, weight)
-    engine = engine_for(rows)
-    starts = [Run(mixture, tol, TRIAL_ITER, reg_covar) for kind in kinds for mixture in kind]
-    runs, _ = em(engine, rows, starts, Silent())
+def _polished(
+    sample: RowSample, larger: RowSample, kinds: list[list[Mixture]], tol: float, reg_covar: float
+) -> Mixture:
+    """Short EM runs on a sample, then on from the best of each kind; the best of those goes on on a larger one."""
+    runs = _advanced(sample, [Run(mixture, tol, TRIAL_ITER, reg_covar) for kind in kinds for mixture in kind])
     leaders, first = [], 0
     for kind in kinds:
         tried, first = runs[first : first + len(kind)], first + len(kind)
         if any(run.failure is None for run in tried):
             leaders.append(replace(best(tried), converged=False, max_iter=SAMPLE_ITER))
-    polished, _ = em(engine, rows, leaders or [best(runs)], Silent())
+    polished = _advanced(sample, leaders or [best(runs)])
     # What collapses on the sample need not collapse on the rows: go on from the last sound parameters.
-    return max(polished, key=lambda run: run.lower_bound).mixture
+    leader = max(polished, key=lambda run: (run.failure is None, run.lower_bound))
+    if larger.size > sample.size:
+        (leader,) = _advanced(larger, [Run(leader.mixture, tol, SAMPLE_ITER, reg_covar)])
+    return leader.mixture
+
+
+def _advanced(sample: RowSample, runs: list[Run]) -> list[Run]:
+    """EM on a sample until all runs are done."""
+    rows = as_rows(*sample.points())
+    return em(engine_for(rows), rows, runs, Silent())[0]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
@@ -17,6 +15,7 @@ from daskgmm.model.mixture import moments
 from daskgmm.model.statistics import Statistics
 
 PIECE = 65536  # rows whose keys are drawn at once, so that no temporary grows with the block
+SLACK = 1.25  # of its size: keys that a `Threshold` lets come together before it sorts them
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +42,16 @@ class RowSample:
     weight: Array
 
     def __add__(self, other: RowSample) -> RowSample:
+        keys = np.concatenate([self.keys, other.keys])
+        # Rows are copied once: only those that stay.
+        bound = np.partition(keys, self.size)[self.size] if len(keys) > self.size else np.inf
+        ours, theirs = self.below(bound), other.below(bound)
         return RowSample(
             self.size,
-            np.concatenate([self.keys, other.keys]),
-            np.concatenate([self.position, other.position]),
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.weight, other.weight]),
+            np.concatenate([ours.keys, theirs.keys]),
+            np.concatenate([ours.position, theirs.position]),
+            np.concatenate([ours.rows, theirs.rows]),
+            np.concatenate([ours.weight, theirs.weight]),
         ).below(np.inf)
 
     def below(self, bound: float) -> RowSample:
@@ -59,6 +62,10 @@ class RowSample:
         if len(kept) == len(self.keys):
             return self
         return RowSample(self.size, self.keys[kept], self.position[kept], self.rows[kept], self.weight[kept])
+
+    def first(self, size: int) -> RowSample:
+        """A smaller sample of the same rows: these are nested."""
+        return replace(self, size=min(size, self.size)).below(np.inf)
 
     def points(self) -> tuple[Array, Array | None]:
         """Rows (m, d) float64 in the order of the data, and weights (m,) that stand for all rows.
@@ -86,6 +93,7 @@ class Threshold:
 
     def __init__(self, size: int) -> None:
         self.size, self.keys, self.lock = size, np.empty(0), Lock()
+        self.bound = np.inf
 
     def __reduce__(self) -> tuple[type[Threshold], tuple[int]]:
         return Threshold, (self.size,)
@@ -93,9 +101,13 @@ class Threshold:
     def lower(self, keys: Array) -> float:
         """Take note of some finite keys; the bound that all seen so far give."""
         with self.lock:
-            # Unique, so that a block computed twice, as after the loss of a worker, counts once.
-            self.keys = np.unique(np.concatenate([self.keys, keys]))[: self.size + 1]
-            return float(self.keys[-1]) if len(self.keys) > self.size else np.inf
+            self.keys = np.concatenate([self.keys, keys])
+            if len(self.keys) > SLACK * self.size:
+                # Unique, so that a block computed twice, as after the loss of a worker, counts once.
+                self.keys = np.unique(self.keys)[: self.size + 1]
+                if len(self.keys) > self.size:
+                    self.bound = float(self.keys[-1])
+            return self.bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,30 +163,34 @@ class Surveyor:
         return Survey(overall, self._sample(block), start)
 
     def _sample(self, block: Block) -> RowSample:
-        """The block's rows that may be in the sample; a piece at a time, to hold few keys at once."""
-        n = len(block.x)
-        pieces = [self._piece(block, first, min(n, first + PIECE)) for first in range(0, n, PIECE)]
-        return reduce(add, pieces) if pieces else self._piece(block, 0, 0)
+        """The block's rows that may be in the sample; their keys a piece at a time, to hold few at once."""
+        n, weight = len(block.x), block.weight
+        pieces = [self._keys(block, first, min(n, first + PIECE)) for first in range(0, max(n, 1), PIECE)]
+        rows, keys = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        kept = keys <= self.threshold.bound
+        rows, keys = rows[kept], keys[kept]
+        # Unknown chunk sizes: numbers of the block's own.
+        position = rows + (block.index << 40 if block.first_row is None else block.first_row)
+        own = np.ones(len(rows)) if weight is None else weight[rows]
+        return RowSample(self.threshold.size, keys, position, block.x[rows], own).below(np.inf)
 
-    def _piece(self, block: Block, first: int, last: int) -> RowSample:
+    def _keys(self, block: Block, first: int, last: int) -> tuple[Array, Array]:
+        """Rows from ``first`` to ``last`` that may be in the sample, numbered in the block, and their keys."""
+        stream, offset = (block.index + 1, 0) if block.first_row is None else (0, block.first_row)
+        uniform = uniforms(self.seed, stream, offset + first, last - first)
         weight = np.ones(last - first) if block.weight is None else block.weight[first:last]
-        if block.first_row is None:  # unknown chunk sizes: a stream for each block
-            stream, offset = block.index + 1, first
-            position = (np.int64(block.index) << 40) + np.arange(first, last)
-        else:
-            stream, offset = 0, block.first_row + first
-            position = np.arange(offset, block.first_row + last, dtype=np.int64)
         seen = np.flatnonzero(weight)
-        keys = exponentials(self.seed, stream, offset, last - first)[seen] / weight[seen]
+        uniform, weight = uniform[seen], weight[seen]
+        # -log(1 - U) >= U: most rows are out before a logarithm is taken.
+        near = uniform <= self.threshold.bound * weight
+        keys = -np.log1p(-uniform[near]) / weight[near]
         kept = keys <= self.threshold.lower(keys)
-        rows = seen[kept]
-        return RowSample(self.threshold.size, keys[kept], position[rows], block.x[first + rows], weight[rows])
+        return first + seen[near][kept], keys[kept]
 
 
-def exponentials(seed: int, stream: int, first: int, count: int) -> Array:
-    """Standard exponential numbers of rows ``first`` to ``first + count``, each a function of its number."""
+def uniforms(seed: int, stream: int, first: int, count: int) -> Array:
+    """Numbers in [0, 1) of rows ``first`` to ``first + count``, each a function of the row's number."""
     philox = np.random.Philox(key=[seed, stream], counter=first // 4)  # four numbers per count
     raw = philox.random_raw(first % 4 + count)[first % 4 :]
-    uniform = (raw >> np.uint64(11)) * 2.0**-53  # unsigned until here: no minus sign before it
-    exponential: Array = -np.log1p(-uniform)
-    return exponential
+    uniform: Array = (raw >> np.uint64(11)) * 2.0**-53
+    return uniform

@@ -25,7 +25,6 @@ _ONES = np.ones(KERNEL_ROWS)
 NEAR, NEAR_SINGLE = 1e3, 1e1
 MANY = 1024  # components: too many for sums over their pairs
 
-
 ANSWERS = ("labels", "score_samples", "responsibilities")  # what a mixture says of each row
 
 
@@ -99,9 +98,12 @@ def _summed(
     sums = _sums(structure, k, d)
     packed = _packed_means(reference, structure)
     first = 0
-    for tile, w in _tiles(x, weight, TILE_ROWS):
-        part = np.zeros(len(tile), int) if start is None else start[first : first + len(tile)]
-        resp = _one_hot(part, k) if part.ndim == 1 else part
+    for tile, w in _tiles(x, weight, KERNEL_ROWS if start is None else TILE_ROWS):
+        if start is None:
+            resp = _ONES[: len(tile), None]
+        else:
+            part = start[first : first + len(tile)]
+            resp = _one_hot(part, k) if part.ndim == 1 else part
         kernels.moments(tile, w, _frozen(resp), packed, *sums[1:])
         first += len(tile)
     return _statistics(structure, reference, sums, x, weight)

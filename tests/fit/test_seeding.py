@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dask.array as da
@@ -13,6 +14,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import as_rows
+from daskgmm.errors import CollapseError
 from daskgmm.fit import seeding
 from daskgmm.fit.seeding import Start, resolve, sample_size, seed
 from daskgmm.fit.survey import Survey, Surveyor, Threshold
@@ -99,9 +101,9 @@ def test_the_best_of_the_subsamples_trials_goes_on(monkeypatch: pytest.MonkeyPat
     kinds: list[Any] = []
     original = seeding._polished
 
-    def spy(x: Any, weight: Any, mixtures: list[list[Mixture]], *args: Any) -> Mixture:
+    def spy(sample: Any, larger: Any, mixtures: list[list[Mixture]], *args: Any) -> Mixture:
         kinds.extend(mixtures)
-        return original(x, weight, mixtures, *args)
+        return original(sample, larger, mixtures, *args)
 
     monkeypatch.setattr(seeding, "_polished", spy)
     (mixture,) = seeds("subsample", n_init=9, found=survey(size=60))
@@ -109,6 +111,11 @@ def test_the_best_of_the_subsamples_trials_goes_on(monkeypatch: pytest.MonkeyPat
     sample, _ = survey(size=60).sample.points()
     likelihood = mixture.score_samples(sample).mean()
     assert all(likelihood >= trial.score_samples(sample).mean() for kind in kinds for trial in kind)
+
+
+def polished_on(x: Any, kinds: list[list[Mixture]], tol: float) -> Mixture:
+    sample = survey(x).sample
+    return seeding._polished(sample, sample, kinds, tol, 1e-6)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -119,8 +126,8 @@ def test_the_better_kind_of_start_wins_at_the_end(order: int) -> None:
     across = Mixture(np.full(2, 0.5), np.array([[-7.0, 0.5], [7.0, 0.5]]), Full.of(np.stack([20 * np.eye(2)] * 2)))
     along = Mixture(np.full(2, 0.5), np.array([[0.0, 0.4], [0.0, 0.6]]), Full.of(np.stack([99 * np.eye(2)] * 2)))
     kinds = [[across], [along]][::order]
-    polished = seeding._polished(x, None, kinds, 1e-6, 1e-6)
-    alone = [seeding._polished(x, None, [kind], 1e-6, 1e-6).score_samples(x).mean() for kind in kinds]
+    polished = polished_on(x, kinds, 1e-6)
+    alone = [polished_on(x, [kind], 1e-6).score_samples(x).mean() for kind in kinds]
     assert polished.score_samples(x).mean() == max(alone)
     assert min(alone) < max(alone)
 
@@ -131,16 +138,60 @@ def test_a_stuck_trial_is_left_behind() -> None:
     stuck = Mixture(np.full(3, 1 / 3), np.tile(X.mean(axis=0), (3, 1)), spread)
     good = Mixture(np.full(3, 1 / 3), CENTRES, spread)
     for trials in ([stuck, good], [good, stuck]):
-        polished = seeding._polished(X, None, [trials], 1e-3, 1e-6)
+        polished = polished_on(X, [trials], 1e-3)
         np.testing.assert_allclose(polished.means, CENTRES, atol=0.5)
 
 
+def test_the_best_start_goes_on_on_more_rows_but_a_tenth_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    original = seeding._advanced
+
+    def spy(sample: Any, runs: Any) -> Any:
+        sizes.append(sample.size)
+        return original(sample, runs)
+
+    monkeypatch.setattr(seeding, "_advanced", spy)
+    monkeypatch.setattr(seeding, "TRIAL_ROWS", 30)
+    monkeypatch.setattr(seeding, "sample_size", lambda k, d, least=50: least)
+    x = np.tile(X, (2, 1)) + np.random.default_rng(1).normal(size=(1200, 2))
+    for size, larger in ((600, [120]), (100, [100]), (30, [])):
+        found = survey(x, size=size)
+        (mixture,) = seeds("subsample", found=found)
+        assert sizes == [30, 30, *larger]
+        sizes.clear()
+        if larger:  # EM there is at its end
+            sample, _ = found.sample.first(larger[0]).points()
+            after = mixture.maximise(mixture.expectation(sample), 1e-6)
+            gain = after.score_samples(sample).mean() - mixture.score_samples(sample).mean()
+            assert 0 <= gain < 1e-3
+
+
+def test_a_leader_that_collapsed_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(sample: Any, runs: list[seeding.Run]) -> list[seeding.Run]:
+        failure = CollapseError("A component collapsed.", 0)
+        first, *others = runs
+        return [
+            replace(first, trace=(9.0,), failure=failure if len(runs) == 2 else None),
+            *(replace(run, trace=(1.0,)) for run in others),
+        ]
+
+    monkeypatch.setattr(seeding, "_advanced", ended)
+    collapsed, sound = (
+        Mixture(np.full(3, 1 / 3), CENTRES + i, Full.of(np.stack([np.eye(2)] * 3))) for i in (0, 1)
+    )
+    sample = survey().sample
+    assert seeding._polished(sample, sample, [[collapsed], [sound]], 1e-3, 1e-6) is sound
+
+
 def test_auto_is_kmeans_where_the_sample_holds_all() -> None:
-    assert resolve("auto", survey(size=600)) == "kmeans"
-    assert resolve("auto", survey(size=599)) == "subsample"
-    assert resolve("random", survey(size=60)) == "random"
+    def auto_of(found: Survey) -> str:
+        return resolve("auto", found.overall.n_rows, found.sample)
+
+    assert auto_of(survey(size=600)) == "kmeans"
+    assert auto_of(survey(size=599)) == "subsample"
+    assert resolve("random", 600, survey(size=60).sample) == "random"
     weight = np.where(np.arange(600) < 300, 1.0, 0.0)
-    assert resolve("auto", survey(weight=weight, size=300)) == "kmeans"  # rows of no weight do not count
+    assert auto_of(survey(weight=weight, size=300)) == "kmeans"  # rows of no weight do not count
     (auto,), (kmeans,) = seeds("auto"), seeds("kmeans")
     np.testing.assert_array_equal(auto.means, kmeans.means)
     small = survey(size=60)

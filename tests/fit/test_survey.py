@@ -20,7 +20,7 @@ from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Block, as_rows
 from daskgmm.errors import DataError
 from daskgmm.fit import survey as module
-from daskgmm.fit.survey import RowSample, Survey, Surveyor, Threshold, exponentials
+from daskgmm.fit.survey import RowSample, Survey, Surveyor, Threshold, uniforms
 from daskgmm.model.covariance import STRUCTURES, Diagonal, Full
 
 D = 3
@@ -54,7 +54,7 @@ def direct(x: Any, weight: Any, size: int, seed: int) -> Any:
     """Numbers of the sampled rows by the definition: the smallest of all keys."""
     keys = np.full(len(x), np.inf)
     seen = weight > 0
-    keys[seen] = exponentials(seed, 0, 0, len(x))[seen] / weight[seen]
+    keys[seen] = -np.log1p(-uniforms(seed, 0, 0, len(x))[seen]) / weight[seen]
     chosen = np.argsort(keys, kind="stable")[: size + 1]
     return np.sort(chosen[seen[chosen]])
 
@@ -99,6 +99,16 @@ def test_a_merge_is_the_sample_of_the_whole(seed: int, n: int, size: int, edges:
     if half:
         assert_same(reduce(add, apart[:half]) + reduce(add, apart[half:]), whole)
     assert len(whole.keys) == min(size + 1, np.count_nonzero(weight))
+
+
+@given(smaller=st.integers(1, 80), **cases)
+def test_samples_are_nested(seed: int, n: int, size: int, edges: set[int], smaller: int) -> None:
+    x, weight = draw(seed, n)
+    x = da.from_array(x, chunks=(chunks(n, edges), D))
+    of_that_size = survey(x, weight, min(smaller, size), seed).sample
+    found = survey(x, weight, size, seed).sample.first(smaller)
+    assert found.size == of_that_size.size
+    assert_same(found, of_that_size)
 
 
 @pytest.mark.parametrize("span", [1, 4, 64])
@@ -253,21 +263,21 @@ def test_every_row_is_as_likely_as_its_weight_says() -> None:
     skip=st.integers(0, 40),
 )
 def test_a_number_depends_on_its_row_alone(seed: int, stream: int, first: int, count: int, skip: int) -> None:
-    whole = exponentials(seed, stream, first, count + skip)
-    np.testing.assert_array_equal(exponentials(seed, stream, first + skip, count), whole[skip:])
+    whole = uniforms(seed, stream, first, count + skip)
+    np.testing.assert_array_equal(uniforms(seed, stream, first + skip, count), whole[skip:])
     assert len(whole) == count + skip
     assert np.all(whole >= 0)
-    assert np.all(np.isfinite(whole))
+    assert np.all(whole < 1)
 
 
-def test_numbers_are_standard_exponential() -> None:
+def test_numbers_are_uniform() -> None:
     from scipy.stats import kstest
 
-    x = exponentials(1, 0, 5, 100_000)
-    assert kstest(x, "expon").pvalue > 0.01
+    x = uniforms(1, 0, 5, 100_000)
+    assert kstest(x, "uniform").pvalue > 0.01
     assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 4 / np.sqrt(len(x))
-    assert not np.isin(exponentials(1, 1, 5, 1000), x).any()
-    assert not np.isin(exponentials(2, 0, 5, 1000), x).any()
+    assert not np.isin(uniforms(1, 1, 5, 1000), x).any()
+    assert not np.isin(uniforms(2, 0, 5, 1000), x).any()
 
 
 # Moments and checks
