@@ -6,9 +6,9 @@ Arrays in, sums out; nothing here knows Dask, estimators or covariance names. Tw
 by rank: a *triangular* factor ``(s, d, d)`` (full and tied) and a *diagonal* one ``(s, d)`` (diag and
 spherical), where ``s`` is ``k``, or 1 where all components share one.
 
-- ``x`` is C-contiguous ``(n, d)``, float32 or float64. Rows are handled in tiles of ``TILE``, features as
-  rows, so that every inner loop runs along contiguous values: 352 of them make loop overhead small, and one
-  tile of one component stays in the first- or second-level cache. The next tile's rows are fetched meanwhile. No
+- ``x`` is C-contiguous ``(n, d)``, float32 or float64. Rows are handled in tiles, features as rows, so that every
+  inner loop runs along contiguous values: 352 of them, or 704 in float32, make loop overhead small, and one tile
+  of one component stays in the first- or second-level cache. The next tile's rows are fetched meanwhile. No
   ``(n, k)`` or ``(n, d, d)`` array exists.
 - Triangular products take four rows by four columns at a time: 16 multiplications for 8 loads. So the ``d`` of
   ``means``, ``factor`` and the sums is a multiple of four there: `width`, zeros beyond the features of ``x``.
@@ -26,8 +26,8 @@ spherical), where ``s`` is ``k``, or 1 where all components share one.
   ``both``, the scatter is that of rows about an average of the means, and that of the means about it: see `_pool`.
 - ``means``, ``factor``, ``offset`` and ``products`` have the dtype of the work: float64, or float32 where the
   caller has shown that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows
-  has a relative error of at most ``TILE * eps(dtype) + n / TILE * eps(float64)`` of the sum of magnitudes.
-  What float32 cannot hold of a mean is in the offset, so that no digit of the means is lost.
+  has a relative error of at most ``c * eps(dtype) + n / c * eps(float64)`` of the sum of magnitudes, for c rows
+  in a tile. What float32 cannot hold of a mean is in the offset, so that no digit of the means is lost.
 - ``_exp`` and ``_log`` are written out so that they vectorise. The relative error of ``_exp`` is at most
   ``(|argument| + 4) * eps(dtype)``, what the rounding of its argument costs already; ``_log`` is exact to
   ``4 * eps`` times its result plus one.
@@ -46,14 +46,14 @@ import numba
 import numpy as np
 from llvmlite import ir  # comes with Numba
 from numba.core import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from daskgmm._typing import Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Whole vectors in float32, too, several at a time: what is left over is done one by one. And no power of two: that
-# would put all features of a row into the same few sets of the cache.
+# Rows of a tile in float64, twice as many in float32: whole vectors, several at a time, as what is left over is
+# done one by one. And no power of two: that would put all features of a row into the same few sets of the cache.
 TILE = 352
 LINE = 64  # bytes
 LN2 = float(np.log(2.0))
@@ -82,6 +82,21 @@ def inlined(function: F) -> F:
     than in one that reads the disk: equal blocks would give different bits on two workers.
     """
     return cast(F, _njit(forceinline=True)(function))
+
+
+def _columns(like: Array) -> int:
+    """Columns of a tile of the type of ``like``. In compiled code a literal: loops of known length are faster."""
+    return TILE * 8 // like.itemsize
+
+
+@overload(_columns, jit_options={"forceinline": True})
+def _literal_columns(like: Any) -> Callable[[Any], int]:
+    columns: int = TILE * 64 // like.dtype.bitwidth
+
+    def found(like: Any) -> int:
+        return columns
+
+    return found
 
 
 def _prefetching(context: Any, x: Any, index: Any) -> Any:
@@ -172,7 +187,7 @@ def _check_products(products: Array, means: Array, factor: Array) -> None:
 
 @inlined
 def _load(x: Array, weight: Array, first: int, tile: Array) -> int:
-    """Copy rows from ``first`` on into ``tile`` (d, TILE), features as rows; zeros where the weight is zero."""
+    """Copy rows from ``first`` on into ``tile`` (d, columns), features as rows; zeros where the weight is zero."""
     rows: int = min(tile.shape[1], x.shape[0] - first)
     d = x.shape[1]
     if d < 4:  # a loop over so few costs more than their copies
@@ -779,7 +794,7 @@ def _log(x: Array, out: Array) -> None:
 
 @inlined
 def _softmax(logits: Array, base: float, work: Array, density: Array, resp: Array) -> None:
-    """Responsibilities (k, TILE), yet to be divided by their sum ``work[1]``, and ``density``, the log-sum-exp."""
+    """Responsibilities (k, n), yet to be divided by their sum ``work[1]``, and ``density``, the log-sum-exp."""
     k, n = logits.shape
     peak, total = work[0], work[1]
     peak[:] = logits[0]
@@ -844,21 +859,22 @@ def expectation(
         raise ValueError("scatter and factor, or both and products, disagree in shape.")
     _check_products(products, means, factor)
     k, d = means.shape
-    tile = np.zeros((d, TILE), factor.dtype)
-    centred = np.empty((d, TILE), factor.dtype)
-    lines = np.empty((max(d, 4), TILE), factor.dtype)
-    logits = np.empty((k, TILE), factor.dtype)
-    resp = np.empty((k, TILE), factor.dtype)
-    work = np.empty((2, TILE), factor.dtype)
-    nearest = np.empty(TILE, np.int64)
-    density = np.empty(TILE)
-    row_weight = np.zeros(TILE)
-    index = np.empty(TILE, np.int64)
+    columns = _columns(factor)
+    tile = np.zeros((d, columns), factor.dtype)
+    centred = np.empty((d, columns), factor.dtype)
+    lines = np.empty((max(d, 4), columns), factor.dtype)
+    logits = np.empty((k, columns), factor.dtype)
+    resp = np.empty((k, columns), factor.dtype)
+    work = np.empty((2, columns), factor.dtype)
+    nearest = np.empty(columns, np.int64)
+    density = np.empty(columns)
+    row_weight = np.zeros(columns)
+    index = np.empty(columns, np.int64)
     pooled = len(both) > 0
     apart = _apart(means) if pooled else np.empty((0, 0), means.dtype)
-    four = np.empty((4, TILE), factor.dtype)
+    four = np.empty((4, columns), factor.dtype)
     summed = log_likelihood[0]
-    for first in range(0, len(x), TILE):
+    for first in range(0, len(x), columns):
         rows = _load(x, weight, first, tile)
         base = _log_joint(
             tile, means, factor, offset, products, log_norm, centred, lines, work, index, nearest, logits
@@ -867,7 +883,7 @@ def expectation(
         row_weight[:rows] = weight[first : first + rows]
         row_weight[rows:] = 0.0
         # Selected, not multiplied: what was not looked at may have any density.
-        for t in range(TILE):
+        for t in range(columns):
             summed += row_weight[t] * density[t] if row_weight[t] != 0.0 else 0.0
         _scale(resp, row_weight, work[1])
         if pooled:  # _log_joint left the rows about the first mean in `centred`; their products are used up
@@ -946,17 +962,18 @@ def posterior(
     _check(x, weight, means, factor)
     _check_products(products, means, factor)
     k, d = means.shape
-    tile = np.zeros((d, TILE), factor.dtype)
-    centred = np.empty((d, TILE), factor.dtype)
-    lines = np.empty((max(d, 4), TILE), factor.dtype)
-    logits = np.empty((k, TILE), factor.dtype)
-    found = np.empty((k, TILE), factor.dtype)
-    work = np.empty((2, TILE), factor.dtype)
-    nearest = np.empty(TILE, np.int64)
-    index = np.empty(TILE, np.int64)
-    line, ones = np.empty(TILE), np.ones(TILE)
+    columns = _columns(factor)
+    tile = np.zeros((d, columns), factor.dtype)
+    centred = np.empty((d, columns), factor.dtype)
+    lines = np.empty((max(d, 4), columns), factor.dtype)
+    logits = np.empty((k, columns), factor.dtype)
+    found = np.empty((k, columns), factor.dtype)
+    work = np.empty((2, columns), factor.dtype)
+    nearest = np.empty(columns, np.int64)
+    index = np.empty(columns, np.int64)
+    line, ones = np.empty(columns), np.ones(columns)
     lost = 0.0  # stays so, but for what is no number
-    for first in range(0, len(x), TILE):
+    for first in range(0, len(x), columns):
         rows = _load(x, weight, first, tile)
         base = _log_joint(
             tile, means, factor, offset, products, log_norm, centred, lines, work, index, nearest, logits
