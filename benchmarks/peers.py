@@ -267,8 +267,13 @@ def query(name: str, threads: int, question: dict[str, Any]) -> dict[str, Any]:
         return np.asarray(getattr(model, question["query"])(part))
 
     answer(rows[:2000])  # compile
-    runs = [timed(lambda: answer(rows)) for _ in range(question.get("repeats", 5))]
-    return {"seconds": float(np.median([run[0] for run in runs])), "mean": float(runs[-1][1].mean())}
+    seconds = []
+    for _ in range(question.get("repeats", 5)):
+        # The answer before is let go: pages that the machine never had in use cost more than they take to fill.
+        found = None
+        elapsed, found = timed(lambda: answer(rows))
+        seconds.append(elapsed)
+    return {"seconds": float(np.median(seconds)), "mean": float(found.mean())}
 
 
 TASKS = {"iterations": iterations, "default_fit": default_fit, "query": query}
