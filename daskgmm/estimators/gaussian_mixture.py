@@ -28,7 +28,7 @@ from daskgmm.fit.checks import check_counts
 from daskgmm.fit.em import em
 from daskgmm.fit.progress import Progress
 from daskgmm.fit.run import Run, best
-from daskgmm.fit.seeding import SURVEY_ROWS, Start, sample_size, seed
+from daskgmm.fit.seeding import Start, seed, survey_size
 from daskgmm.fit.survey import Survey, Surveyor, Threshold
 from daskgmm.model.covariance import STRUCTURES
 from daskgmm.model.mixture import Mixture
@@ -60,7 +60,7 @@ class GaussianMixture(Fitting):
         (20,000 rows or 20·k·(d + 1), if that is more, within 256 MiB). "subsample" tries ``max(n_init, 5)``
         starts, of k-means++ and of k-means in turn, with short EM runs on 10,000 rows or those 20·k·(d + 1),
         follows the best of each kind there to the end, and goes on with the better one: first on a tenth of all
-        rows or 60,000, whichever is less, then on all.
+        rows, but no more than 60,000 within 64 MiB, then on all.
         "auto" is "kmeans" where the sample holds all rows, else "subsample". "k-means++" and
         "random_from_data" assign each row to the nearest of the chosen ones.
     weights_init : (k,), means_init : (k, d), precisions_init : as ``covariances_``
@@ -300,7 +300,7 @@ class GaussianMixture(Fitting):
     def _survey(self, rows: Rows, engine: Engine, sample_seed: int, progress: Progress) -> Survey:
         """The first pass."""
         k, d, structure = self.n_components, rows.n_features, STRUCTURES[self.covariance_type]
-        surveyor = Surveyor(structure, k, sample_seed, Threshold(sample_size(k, d, SURVEY_ROWS)))
+        surveyor = Surveyor(structure, k, sample_seed, Threshold(survey_size(k, d)))
         survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
         rows.check_unchanged()
         check_counts(survey.overall, k, weighted=rows.weight is not None)

@@ -31,7 +31,7 @@ TRIALS, TRIAL_ITER, SAMPLE_ITER = 5, 10, 100
 # on with, unless they are more than one in so many: EM there spares the data a pass or two.
 TRIAL_ROWS, START_ROWS, SURVEY_ROWS = 10_000, 20_000, 60_000
 SURVEY_SHARE = 10
-SAMPLE_BYTES = 256 * 2**20
+SAMPLE_BYTES, SURVEY_BYTES = 256 * 2**20, 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,11 @@ class Start:
 def sample_size(k: int, d: int, least: int = START_ROWS) -> int:
     """Rows that seeding works on: ``least``, or 20 for each mean and axis of each component, within 256 MiB."""
     return max(2 * k, min(max(least, 20 * k * (d + 1)), SAMPLE_BYTES // (8 * d)))
+
+
+def survey_size(k: int, d: int) -> int:
+    """Rows that a batch fit draws: as many as seeding works on, or up to 60,000 within 64 MiB."""
+    return max(sample_size(k, d), sample_size(k, d, min(SURVEY_ROWS, SURVEY_BYTES // (8 * d))))
 
 
 def resolve(init_params: str, n_rows: int, sample: RowSample) -> str:

@@ -16,7 +16,7 @@ from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import as_rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit import seeding
-from daskgmm.fit.seeding import Start, resolve, sample_size, seed
+from daskgmm.fit.seeding import Start, resolve, sample_size, seed, survey_size
 from daskgmm.fit.survey import Survey, Surveyor, Threshold
 from daskgmm.model.covariance import STRUCTURES, Full
 from daskgmm.model.mixture import Mixture
@@ -237,6 +237,10 @@ def test_the_sample_has_a_size_for_every_shape() -> None:
     d = 10**6
     assert sample_size(4, d) * d * 8 <= 256 * 2**20
     assert sample_size(1000, 10**7) >= 1000  # never fewer rows than components
+    assert survey_size(1, 2) == 60_000
+    assert survey_size(100, 64) == sample_size(100, 64)
+    assert survey_size(4, 1000) == sample_size(4, 1000)  # 60,000 would be too large
+    assert survey_size(4, 200) * 200 * 8 <= 64 * 2**20
 
 
 # Given parts
