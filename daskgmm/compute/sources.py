@@ -111,7 +111,7 @@ class InMemory(_Cut):
     def plan(self, block_bytes: int) -> Chunks:
         n = len(self.array)
         size = row_bytes(self)
-        # 64 blocks keep the threads busy to the end of a pass, and so do few of the same length.
+        # 64 blocks keep the threads busy to the end of a pass; fewer are of equal length, for threads to share.
         rows = min(max(math.ceil(n / 64), _SMALL // size), block_bytes // size)
         blocks = math.ceil(n / max(rows, 1))
         return even_chunks(n, math.ceil(n / max(blocks, 1)))

@@ -56,12 +56,12 @@ class GaussianMixture(Fitting):
         Starts; the best by likelihood wins. They advance together, so that the rows are read once for all;
         those of "subsample" run on the sample only.
     init_params : {"auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"}
-        How to start, always from the row sample that the first pass draws: all rows where they fit in it
-        (20,000 rows or 20·k·(d + 1), if that is more, within 256 MiB). "subsample" tries ``max(n_init, 5)``
-        starts, of k-means++ and of k-means in turn, with short EM runs on 10,000 rows or those 20·k·(d + 1),
-        follows the best of each kind there to the end, and goes on with the better one: first on a tenth of all
-        rows, but no more than 60,000 within 64 MiB, then on all.
-        "auto" is "kmeans" where the sample holds all rows, else "subsample". "k-means++" and
+        How to start, always from a row sample that the first pass draws: of 20,000 rows or 20·k·(d + 1), if that
+        is more, within 256 MiB; all rows, if they are no more. "subsample" tries ``max(n_init, 5)`` starts, of
+        k-means++ and of k-means in turn, with short EM runs on 10,000 rows or those 20·k·(d + 1), follows the
+        best of each kind there to the end, and goes on with the better one: on a tenth of all rows, where that
+        is more, but on no more than 60,000 within 64 MiB; and then on all.
+        "auto" is "kmeans" for no more rows than such a sample has, else "subsample". "k-means++" and
         "random_from_data" assign each row to the nearest of the chosen ones.
     weights_init : (k,), means_init : (k, d), precisions_init : as ``covariances_``
         Parts of the start. With means but not the rest, rows go to the nearest mean.
@@ -300,7 +300,7 @@ class GaussianMixture(Fitting):
     def _survey(self, rows: Rows, engine: Engine, sample_seed: int, progress: Progress) -> Survey:
         """The first pass."""
         k, d, structure = self.n_components, rows.n_features, STRUCTURES[self.covariance_type]
-        surveyor = Surveyor(structure, k, sample_seed, Threshold(survey_size(k, d)))
+        surveyor = Surveyor(structure, k, sample_seed, Threshold(survey_size(self.init_params, k, d)))
         survey: Survey = engine.reduce(rows, surveyor, progress.blocks)
         rows.check_unchanged()
         check_counts(survey.overall, k, weighted=rows.weight is not None)

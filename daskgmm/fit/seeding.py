@@ -27,11 +27,10 @@ from daskgmm.model.statistics import Statistics
 # round clusters that k-means++ misses, and is misled by long ones; after a few iterations it leads in either case.
 TRIED = ("k-means++", "kmeans")
 TRIALS, TRIAL_ITER, SAMPLE_ITER = 5, 10, 100
-# Rows, at least: that the starts are tried on; that any other kind of start is found on; that the best start goes
-# on with, unless they are more than one in so many: EM there spares the data a pass or two.
-TRIAL_ROWS, START_ROWS, SURVEY_ROWS = 10_000, 20_000, 60_000
-SURVEY_SHARE = 10
-SAMPLE_BYTES, SURVEY_BYTES = 256 * 2**20, 64 * 2**20
+# Rows that those starts are tried on, and that any other is found on, unless there are many means and axes.
+TRIAL_ROWS, START_ROWS, SAMPLE_BYTES = 10_000, 20_000, 256 * 2**20
+# The best goes on with at most so many, and at most one in so many of all: that spares the data a pass or two.
+SURVEY_ROWS, SURVEY_BYTES, SURVEY_SHARE = 60_000, 64 * 2**20, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +50,23 @@ class Start:
         )
 
 
-def sample_size(k: int, d: int, least: int = START_ROWS) -> int:
-    """Rows that seeding works on: ``least``, or 20 for each mean and axis of each component, within 256 MiB."""
-    return max(2 * k, min(max(least, 20 * k * (d + 1)), SAMPLE_BYTES // (8 * d)))
+def sample_size(k: int, d: int, few: int = START_ROWS) -> int:
+    """Rows that seeding works on: ``few``, or 20 for each mean and axis of each component, within 256 MiB."""
+    return max(2 * k, min(max(few, 20 * k * (d + 1)), SAMPLE_BYTES // (8 * d)))
 
 
-def survey_size(k: int, d: int) -> int:
-    """Rows that a batch fit draws: as many as seeding works on, or up to 60,000 within 64 MiB."""
+def survey_size(init_params: str, k: int, d: int) -> int:
+    """Rows that a batch fit draws: where starts are tried, also those that the best goes on with."""
+    if init_params not in ("auto", "subsample"):
+        return sample_size(k, d)
     return max(sample_size(k, d), sample_size(k, d, min(SURVEY_ROWS, SURVEY_BYTES // (8 * d))))
 
 
-def resolve(init_params: str, n_rows: int, sample: RowSample) -> str:
-    """What ``"auto"`` stands for: scikit-learn's k-means where the sample holds all rows."""
+def resolve(init_params: str, n_rows: int, size: int) -> str:
+    """What ``"auto"`` stands for: scikit-learn's k-means for up to ``size`` rows."""
     if init_params != "auto":
         return init_params
-    return "kmeans" if n_rows <= sample.size else "subsample"
+    return "kmeans" if n_rows <= size else "subsample"
 
 
 def seed(
@@ -87,11 +88,9 @@ def seed(
     if start.weights is not None and start.means is not None and start.covariance is not None:
         return [Mixture(start.weights, start.means, start.covariance)]
     d, n_rows = survey.overall.means.shape[1], survey.overall.n_rows
-    sample = survey.sample.first(sample_size(k, d))
-    method = resolve(init_params, n_rows, sample)
+    method = resolve(init_params, n_rows, min(sample_size(k, d), survey.sample.size))
     trials = method == "subsample"
-    if trials:
-        sample = sample.first(sample_size(k, d, TRIAL_ROWS))
+    sample = survey.sample.first(sample_size(k, d, TRIAL_ROWS)) if trials else survey.sample
     many = 1 if start.means is not None else max(n_init, TRIALS) if trials else n_init
     with one_thread():
         if survey.start is not None:

@@ -43,7 +43,7 @@ class RowSample:
 
     def __add__(self, other: RowSample) -> RowSample:
         keys = np.concatenate([self.keys, other.keys])
-        # Rows are copied once: only those that stay.
+        # Rows that go are not copied.
         bound = np.partition(keys, self.size)[self.size] if len(keys) > self.size else np.inf
         ours, theirs = self.below(bound), other.below(bound)
         return RowSample(
@@ -182,7 +182,8 @@ class Surveyor:
         seen = np.flatnonzero(weight)
         uniform, weight = uniform[seen], weight[seen]
         # -log(1 - U) >= U: most rows are out before a logarithm is taken.
-        near = uniform <= self.threshold.bound * weight
+        with np.errstate(over="ignore"):
+            near = uniform <= self.threshold.bound * weight
         keys = -np.log1p(-uniform[near]) / weight[near]
         kept = keys <= self.threshold.lower(keys)
         return first + seen[near][kept], keys[kept]

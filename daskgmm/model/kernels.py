@@ -927,6 +927,8 @@ def moments(
     """Add the sufficient statistics of ``x`` under given responsibilities ``resp`` (n, k)."""
     _check(x, weight, reference, scatter)
     k, d = reference.shape
+    if len(resp) != len(x) or resp.shape[1] != k:
+        raise ValueError("resp must have a row for each of x and a column for each component.")
     tile = np.zeros((d, TILE))
     centred = np.empty((d, TILE))
     lines = np.empty((4, TILE))

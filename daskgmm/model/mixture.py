@@ -98,11 +98,12 @@ def _summed(
     sums = _sums(structure, k, d)
     packed = _packed_means(reference, structure)
     first = 0
-    for tile, w in _tiles(x, weight, KERNEL_ROWS if start is None else TILE_ROWS):
-        if start is None:
+    alone = start is None and k == 1
+    for tile, w in _tiles(x, weight, KERNEL_ROWS if alone else TILE_ROWS):
+        if alone:
             resp = _ONES[: len(tile), None]
         else:
-            part = start[first : first + len(tile)]
+            part = np.zeros(len(tile), int) if start is None else start[first : first + len(tile)]
             resp = _one_hot(part, k) if part.ndim == 1 else part
         kernels.moments(tile, w, _frozen(resp), packed, *sums[1:])
         first += len(tile)

@@ -152,7 +152,7 @@ def test_the_best_start_goes_on_on_more_rows_but_a_tenth_at_most(monkeypatch: py
 
     monkeypatch.setattr(seeding, "_advanced", spy)
     monkeypatch.setattr(seeding, "TRIAL_ROWS", 30)
-    monkeypatch.setattr(seeding, "sample_size", lambda k, d, least=50: least)
+    monkeypatch.setattr(seeding, "sample_size", lambda k, d, few=50: few)
     x = np.tile(X, (2, 1)) + np.random.default_rng(1).normal(size=(1200, 2))
     for size, larger in ((600, [120]), (100, [100]), (30, [])):
         found = survey(x, size=size)
@@ -170,8 +170,9 @@ def test_a_leader_that_collapsed_gives_way(monkeypatch: pytest.MonkeyPatch) -> N
     def ended(sample: Any, runs: list[seeding.Run]) -> list[seeding.Run]:
         failure = CollapseError("A component collapsed.", 0)
         first, *others = runs
+        at_the_end = first.max_iter == seeding.SAMPLE_ITER
         return [
-            replace(first, trace=(9.0,), failure=failure if len(runs) == 2 else None),
+            replace(first, trace=(9.0,), failure=failure if at_the_end else None),
             *(replace(run, trace=(1.0,)) for run in others),
         ]
 
@@ -183,13 +184,28 @@ def test_a_leader_that_collapsed_gives_way(monkeypatch: pytest.MonkeyPatch) -> N
     assert seeding._polished(sample, sample, [[collapsed], [sound]], 1e-3, 1e-6) is sound
 
 
+def test_other_starts_are_found_on_the_whole_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large: an online fit's is as large as the user asks."""
+    monkeypatch.setattr(seeding, "sample_size", lambda k, d, few=50: few)
+    labelled: list[int] = []
+    original = seeding.moments
+    monkeypatch.setattr(
+        seeding,
+        "moments",
+        lambda *args: labelled.append(len(args[1])) or original(*args),  # type: ignore[func-returns-value]
+    )
+    for method in ("kmeans", "k-means++", "random_from_data"):
+        seeds(method)
+    assert set(labelled) == {600}
+
+
 def test_auto_is_kmeans_where_the_sample_holds_all() -> None:
     def auto_of(found: Survey) -> str:
-        return resolve("auto", found.overall.n_rows, found.sample)
+        return resolve("auto", found.overall.n_rows, found.sample.size)
 
     assert auto_of(survey(size=600)) == "kmeans"
     assert auto_of(survey(size=599)) == "subsample"
-    assert resolve("random", 600, survey(size=60).sample) == "random"
+    assert resolve("random", 600, 60) == "random"
     weight = np.where(np.arange(600) < 300, 1.0, 0.0)
     assert auto_of(survey(weight=weight, size=300)) == "kmeans"  # rows of no weight do not count
     (auto,), (kmeans,) = seeds("auto"), seeds("kmeans")
@@ -237,10 +253,12 @@ def test_the_sample_has_a_size_for_every_shape() -> None:
     d = 10**6
     assert sample_size(4, d) * d * 8 <= 256 * 2**20
     assert sample_size(1000, 10**7) >= 1000  # never fewer rows than components
-    assert survey_size(1, 2) == 60_000
-    assert survey_size(100, 64) == sample_size(100, 64)
-    assert survey_size(4, 1000) == sample_size(4, 1000)  # 60,000 would be too large
-    assert survey_size(4, 200) * 200 * 8 <= 64 * 2**20
+    for tried in ("auto", "subsample"):
+        assert survey_size(tried, 1, 2) == 60_000
+        assert survey_size(tried, 100, 64) == sample_size(100, 64)
+        assert survey_size(tried, 4, 1000) == sample_size(4, 1000)  # 60,000 would be too large
+        assert survey_size(tried, 4, 200) * 200 * 8 <= 64 * 2**20
+    assert survey_size("kmeans", 1, 2) == sample_size(1, 2)
 
 
 # Given parts

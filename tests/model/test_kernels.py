@@ -199,18 +199,21 @@ def test_rows_become_columns(given: str, wanted: str, d: int, first: int) -> Non
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("n", [0, 1, TILE + 1, 2 * TILE - 1, 2 * TILE, 2 * TILE + 1])
-def test_tiles_of_float32(layout: str, n: int) -> None:
+@pytest.mark.parametrize("d", [5, 50])
+def test_tiles_of_float32(layout: str, n: int, d: int) -> None:
     """Twice as many rows; sums and densities are off by float32's rounding of standardised values."""
-    arrays = draw(n, 5, 3, layout, np.float32)
+    arrays = draw(n, d, 3, layout, np.float32)
     arrays |= {name: arrays[name].astype(np.float32) for name in ("means", "factor", "offset", "products")}
     arrays = shared(arrays) if len(arrays["products"]) else arrays
-    joint, density, share, _ = naive(**arrays)
-    off = 4 * 5 * np.finfo(np.float32).eps * (1 + abs(joint).max(initial=0))
-    log_likelihood, total, *_ = sums(arrays)
+    joint, density, share, centred = naive(**arrays)
+    off = 4 * d * np.finfo(np.float32).eps * (1 + abs(joint).max(initial=0))
+    log_likelihood, total, shift, _ = sums(arrays)
     np.testing.assert_allclose(
         log_likelihood, arrays["weight"] @ density, rtol=0, atol=off * arrays["weight"].sum()
     )
     np.testing.assert_allclose(total, share.sum(axis=1), rtol=0, atol=off * arrays["weight"].sum())
+    shifted, far = np.einsum("kn,kni->ki", share, centred), abs(centred).max(initial=1)
+    np.testing.assert_allclose(shift[:, :d], shifted, rtol=0, atol=off * arrays["weight"].sum() * far)
     found = np.full(n, np.nan)
     arrays["weight"] = np.ones(n)
     kernels.posterior(*arrays.values(), np.empty(0, np.int64), found, np.empty((0, 3)))
