@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
-from daskgmm.fit.seeding import survey_size
+from daskgmm.fit.seeding import sample_size
 
 CHUNK, FEATURES, COMPONENTS, THREADS = 65536, 32, 4, 2
 MIB = 2**20
@@ -89,7 +89,7 @@ def measure(tmp_path: Path, store: Path, block_mib: int, task: str = "fit", kept
 
 def promised(idle: int, block_mib: int, blocks: int, kept: int = 0) -> float:
     """The contract, in bytes; an online fit keeps a window of four blocks."""
-    sample = survey_size("auto", COMPONENTS, FEATURES) * FEATURES * 8
+    sample = sample_size(COMPONENTS, FEATURES) * FEATURES * 8
     statistics = 8 * COMPONENTS * (1 + FEATURES + FEATURES**2)
     each = 3 * block_mib * MIB + (math.log2(blocks) + 2) * statistics + 50e6
     return idle + 4 * sample + THREADS * each + kept

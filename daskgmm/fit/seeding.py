@@ -12,7 +12,7 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from daskgmm._typing import Array
 from daskgmm.compute.engine import engine_for
-from daskgmm.compute.rows import as_rows
+from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit.blas import one_thread
 from daskgmm.fit.em import em
@@ -112,7 +112,7 @@ def seed(
         if not trials:
             return found[method]
         larger = survey.sample.first(n_rows // SURVEY_SHARE)
-        return [_polished(sample, larger, list(found.values()), tol, reg_covar)]
+        return [_polished(as_rows(x, weight), larger, list(found.values()), tol, reg_covar)]
 
 
 def _from_sample(
@@ -190,25 +190,22 @@ def _update(survey: Survey, statistics: Statistics, reg_covar: float) -> Mixture
     return base.maximise(statistics, reg_covar)
 
 
-def _polished(
-    sample: RowSample, larger: RowSample, kinds: list[list[Mixture]], tol: float, reg_covar: float
-) -> Mixture:
-    """Short EM runs on a sample, then on from the best of each kind; the best of those goes on on a larger one."""
-    runs = _advanced(sample, [Run(mixture, tol, TRIAL_ITER, reg_covar) for kind in kinds for mixture in kind])
+def _polished(rows: Rows, larger: RowSample, kinds: list[list[Mixture]], tol: float, reg_covar: float) -> Mixture:
+    """Short EM runs on few rows, then on from the best of each kind; the best of those goes on on more, if any."""
+    runs = advanced(rows, [Run(mixture, tol, TRIAL_ITER, reg_covar) for kind in kinds for mixture in kind])
     leaders, first = [], 0
     for kind in kinds:
         tried, first = runs[first : first + len(kind)], first + len(kind)
         if any(run.failure is None for run in tried):
             leaders.append(replace(best(tried), converged=False, max_iter=SAMPLE_ITER))
-    polished = _advanced(sample, leaders or [best(runs)])
+    polished = advanced(rows, leaders or [best(runs)])
     # What collapses on the sample need not collapse on the rows: go on from the last sound parameters.
     leader = max(polished, key=lambda run: (run.failure is None, run.lower_bound))
-    if larger.size > sample.size:
-        (leader,) = _advanced(larger, [Run(leader.mixture, tol, SAMPLE_ITER, reg_covar)])
+    if larger.size > (rows.n_rows or 0):
+        (leader,) = advanced(as_rows(*larger.points()), [Run(leader.mixture, tol, SAMPLE_ITER, reg_covar)])
     return leader.mixture
 
 
-def _advanced(sample: RowSample, runs: list[Run]) -> list[Run]:
-    """EM on a sample until all runs are done."""
-    rows = as_rows(*sample.points())
+def advanced(rows: Rows, runs: list[Run]) -> list[Run]:
+    """EM on rows in memory until all runs are done."""
     return em(engine_for(rows), rows, runs, Silent())[0]

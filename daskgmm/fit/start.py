@@ -8,16 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.compute.engine import engine_for
 from daskgmm.compute.rows import Block, as_rows
 from daskgmm.errors import DataError
 from daskgmm.fit.blas import one_thread
 from daskgmm.fit.checks import all_finite, check_finite
-from daskgmm.fit.em import em
-from daskgmm.fit.progress import Silent
 from daskgmm.fit.run import Run, best
 from daskgmm.fit.score import seen
-from daskgmm.fit.seeding import SAMPLE_ITER, TRIAL_ITER, TRIALS, Start, seed
+from daskgmm.fit.seeding import SAMPLE_ITER, TRIAL_ITER, TRIALS, Start, advanced, seed
 from daskgmm.fit.stepwise import Stepwise, steady
 from daskgmm.fit.survey import RowSample, Survey, Surveyor, Threshold
 from daskgmm.model.covariance import Covariance
@@ -65,10 +62,8 @@ def begin(
     mixtures = seed(survey, structure, k, method, start, trials, random, SAMPLE_TOL, reg_covar)
     x, weight = survey.sample.points()
     rows = as_rows(x, weight)
-    engine = engine_for(rows)
-    runs: list[Run] = [SteadyRun(m, SAMPLE_TOL, TRIAL_ITER, reg_covar) for m in mixtures]
-    runs, _ = em(engine, rows, runs, Silent())
-    (run,), _ = em(engine, rows, [replace(best(runs), converged=False, max_iter=SAMPLE_ITER)], Silent())
+    runs = advanced(rows, [SteadyRun(m, SAMPLE_TOL, TRIAL_ITER, reg_covar) for m in mixtures])
+    (run,) = advanced(rows, [replace(best(runs), converged=False, max_iter=SAMPLE_ITER)])
     _warn_of_equal(run.mixture)
     found = run.mixture.expectation(x, weight)
     with np.errstate(all="ignore"):

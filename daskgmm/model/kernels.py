@@ -823,6 +823,16 @@ def _scale(resp: Array, numerator: Array, total: Array) -> None:
             resp[j, t] *= total[t]
 
 
+@inlined
+def _workspace(k: int, d: int, like: Array) -> tuple[Array, ...]:
+    """For one tile: its rows, those less a mean, lines, logits, shares, two lines more, labels, a list of rows."""
+    n = _columns(like)
+    tile, centred = np.zeros((d, n), like.dtype), np.empty((d, n), like.dtype)
+    lines, work = np.empty((max(d, 4), n), like.dtype), np.empty((2, n), like.dtype)
+    logits, resp = np.empty((k, n), like.dtype), np.empty((k, n), like.dtype)
+    return tile, centred, lines, logits, resp, work, np.empty(n, np.int64), np.empty(n, np.int64)
+
+
 @compiled
 def expectation(
     x: Array,
@@ -860,16 +870,9 @@ def expectation(
     _check_products(products, means, factor)
     k, d = means.shape
     columns = _columns(factor)
-    tile = np.zeros((d, columns), factor.dtype)
-    centred = np.empty((d, columns), factor.dtype)
-    lines = np.empty((max(d, 4), columns), factor.dtype)
-    logits = np.empty((k, columns), factor.dtype)
-    resp = np.empty((k, columns), factor.dtype)
-    work = np.empty((2, columns), factor.dtype)
-    nearest = np.empty(columns, np.int64)
+    tile, centred, lines, logits, resp, work, nearest, index = _workspace(k, d, factor)
     density = np.empty(columns)
     row_weight = np.zeros(columns)
-    index = np.empty(columns, np.int64)
     pooled = len(both) > 0
     apart = _apart(means) if pooled else np.empty((0, 0), means.dtype)
     four = np.empty((4, columns), factor.dtype)
@@ -965,14 +968,7 @@ def posterior(
     _check_products(products, means, factor)
     k, d = means.shape
     columns = _columns(factor)
-    tile = np.zeros((d, columns), factor.dtype)
-    centred = np.empty((d, columns), factor.dtype)
-    lines = np.empty((max(d, 4), columns), factor.dtype)
-    logits = np.empty((k, columns), factor.dtype)
-    found = np.empty((k, columns), factor.dtype)
-    work = np.empty((2, columns), factor.dtype)
-    nearest = np.empty(columns, np.int64)
-    index = np.empty(columns, np.int64)
+    tile, centred, lines, logits, found, work, nearest, index = _workspace(k, d, factor)
     line, ones = np.empty(columns), np.ones(columns)
     lost = 0.0  # stays so, but for what is no number
     for first in range(0, len(x), columns):

@@ -90,6 +90,7 @@ def test_numpy_blocks_cover_all_rows(n: int, d: int, block_size: int) -> None:
     assert sum(chunks) == n
     blocks = math.ceil(n / expected)
     assert len(chunks) <= blocks
+    assert max(chunks) <= expected
     assert set(chunks[:-1]) <= {math.ceil(n / blocks)}
     assert 1 <= chunks[-1] <= math.ceil(n / blocks)
 

@@ -101,9 +101,9 @@ def test_the_best_of_the_subsamples_trials_goes_on(monkeypatch: pytest.MonkeyPat
     kinds: list[Any] = []
     original = seeding._polished
 
-    def spy(sample: Any, larger: Any, mixtures: list[list[Mixture]], *args: Any) -> Mixture:
+    def spy(rows: Any, larger: Any, mixtures: list[list[Mixture]], *args: Any) -> Mixture:
         kinds.extend(mixtures)
-        return original(sample, larger, mixtures, *args)
+        return original(rows, larger, mixtures, *args)
 
     monkeypatch.setattr(seeding, "_polished", spy)
     (mixture,) = seeds("subsample", n_init=9, found=survey(size=60))
@@ -114,8 +114,7 @@ def test_the_best_of_the_subsamples_trials_goes_on(monkeypatch: pytest.MonkeyPat
 
 
 def polished_on(x: Any, kinds: list[list[Mixture]], tol: float) -> Mixture:
-    sample = survey(x).sample
-    return seeding._polished(sample, sample, kinds, tol, 1e-6)
+    return seeding._polished(as_rows(x), survey(x).sample.first(0), kinds, tol, 1e-6)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -144,13 +143,13 @@ def test_a_stuck_trial_is_left_behind() -> None:
 
 def test_the_best_start_goes_on_on_more_rows_but_a_tenth_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    original = seeding._advanced
+    original = seeding.advanced
 
-    def spy(sample: Any, runs: Any) -> Any:
-        sizes.append(sample.size)
-        return original(sample, runs)
+    def spy(rows: Any, runs: Any) -> Any:
+        sizes.append(rows.n_rows)
+        return original(rows, runs)
 
-    monkeypatch.setattr(seeding, "_advanced", spy)
+    monkeypatch.setattr(seeding, "advanced", spy)
     monkeypatch.setattr(seeding, "TRIAL_ROWS", 30)
     monkeypatch.setattr(seeding, "sample_size", lambda k, d, few=50: few)
     x = np.tile(X, (2, 1)) + np.random.default_rng(1).normal(size=(1200, 2))
@@ -167,7 +166,7 @@ def test_the_best_start_goes_on_on_more_rows_but_a_tenth_at_most(monkeypatch: py
 
 
 def test_a_leader_that_collapsed_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ended(sample: Any, runs: list[seeding.Run]) -> list[seeding.Run]:
+    def ended(rows: Any, runs: list[seeding.Run]) -> list[seeding.Run]:
         failure = CollapseError("A component collapsed.", 0)
         first, *others = runs
         at_the_end = first.max_iter == seeding.SAMPLE_ITER
@@ -176,12 +175,11 @@ def test_a_leader_that_collapsed_gives_way(monkeypatch: pytest.MonkeyPatch) -> N
             *(replace(run, trace=(1.0,)) for run in others),
         ]
 
-    monkeypatch.setattr(seeding, "_advanced", ended)
+    monkeypatch.setattr(seeding, "advanced", ended)
     collapsed, sound = (
         Mixture(np.full(3, 1 / 3), CENTRES + i, Full.of(np.stack([np.eye(2)] * 3))) for i in (0, 1)
     )
-    sample = survey().sample
-    assert seeding._polished(sample, sample, [[collapsed], [sound]], 1e-3, 1e-6) is sound
+    assert polished_on(X, [[collapsed], [sound]], 1e-3) is sound
 
 
 def test_other_starts_are_found_on_the_whole_sample(monkeypatch: pytest.MonkeyPatch) -> None:
