@@ -1,15 +1,11 @@
-"""Full, tied, diagonal and spherical covariances: all that differs between structures.
-
-Each class holds the covariances of the components in scikit-learn's own shape with the Cholesky factors of
-their precisions, and knows how its scatter is stored, moved and turned into covariances. The kernels know two
-layouts only: tied is full with one shared factor, spherical is diagonal with one number per component.
-"""
+"""Covariances of the components of one mixture, with the Cholesky factors of their precisions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -18,32 +14,29 @@ from daskgmm._typing import Array
 from daskgmm.model import kernels
 from daskgmm.model.factors import check_positive, factor_of_precision, precision_factor
 
+if TYPE_CHECKING:
+    from daskgmm.model.structure import Structure
 
-def _outer(a: Array, b: Array) -> Array:
-    return a[:, :, None] * b[:, None, :]
-
-
-def _cross(shift: Array, delta: Array) -> Array:
-    return _outer(shift, delta) + _outer(delta, shift)
+# Standard deviations from the first mean up to which components that share a factor share work on a row, too.
+NEAR = {"f8": 1e3, "f4": 1e1}
 
 
 @dataclass(frozen=True, eq=False)
 class Covariance(ABC):
-    """Covariances of the components of one mixture.
+    """One covariance for each of k components, or one that all share.
 
     Attributes
     ----------
-    values : ndarray
-        Covariances in scikit-learn's shape for the structure: full (k, d, d), tied (d, d), diag (k, d),
-        spherical (k,).
-    factor : ndarray
-        Cholesky factors of the precisions, as scikit-learn's ``precisions_cholesky_``: of the same shape, upper
-        triangular, ``precision = factor @ factor.T``.
+    structure : Structure
+        What they have in common.
+    values : (s, ...) as the class says; s is k, or 1 where all components share one.
+    factor : Cholesky factors of the precisions, of the same shape, upper triangular:
+        ``precision = factor @ factor.T``.
     """
 
+    structure: Structure
     values: Array
     factor: Array
-    name: ClassVar[str]
 
     def __post_init__(self) -> None:
         self.values.setflags(write=False)
@@ -51,7 +44,7 @@ class Covariance(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, values: Array, resolved: bool = True) -> Self:
+    def of(cls, structure: Structure, values: Array, resolved: bool = True) -> Self:
         """From covariances; `CollapseError` names the first that is not positive definite.
 
         With ``resolved``, one that is singular within the rounding of a scatter is not, either: right where
@@ -60,149 +53,142 @@ class Covariance(ABC):
 
     @classmethod
     @abstractmethod
-    def from_precisions(cls, precisions: Array) -> Self:
+    def from_precisions(cls, structure: Structure, precisions: Array) -> Self:
         """From precisions (inverse covariances) in the same shape."""
-
-    @staticmethod
-    @abstractmethod
-    def shape(k: int, d: int) -> tuple[int, ...]:
-        """Shape of covariances, precisions and scatter alike."""
-
-    @staticmethod
-    @abstractmethod
-    def n_parameters(k: int, d: int) -> int:
-        """Number of free parameters in the covariances."""
-
-    @staticmethod
-    @abstractmethod
-    def kernel_shape(k: int, d: int) -> tuple[int, ...]:
-        """Shape of the scatter that the kernels fill: (s, width, width), or (s, d)."""
-
-    @staticmethod
-    @abstractmethod
-    def from_kernel(scatter: Array, d: int) -> Array:
-        """The kernels' sums as scatter of this structure; may reuse their memory."""
-
-    @abstractmethod
-    def kernel_factor(self, k: int, d: int) -> Array:
-        """The factor as the kernels read it: lower triangular (s, width, width), or (s, d)."""
-
-    @staticmethod
-    @abstractmethod
-    def move(weight: Array, shift: Array, delta: Array) -> Array:
-        """What to add to a scatter to take it about ``reference + delta``: w·δδ' − s·δ' − δ·s'."""
-
-    @classmethod
-    @abstractmethod
-    def per_weight(cls, scatter: Array, weight: Array) -> Array:
-        """Scatter divided by weight: the maximum-likelihood covariances. Empty components give 0."""
-
-    def scatter(self, weight: Array) -> Array:
-        """What `per_weight` turns into these covariances: the scatter of components that weigh (k,)."""
-        return self.values * weight.reshape((-1,) + (1,) * (self.values.ndim - 1))
-
-    @classmethod
-    def shrunk(cls, scatter: Array, weight: Array, extra: float) -> Array:
-        """Scatter, and that of rows of weight ``extra`` in each component that spread as all do in theirs."""
-        within: Array = scatter.sum(axis=0) / weight.sum()
-        return scatter + extra * within
 
     def take(self, components: Array) -> Self:
         """The covariances of these components, in this order; a component may come twice."""
-        return type(self)(self.values[components], self.factor[components])
-
-    @classmethod
-    @abstractmethod
-    def variances(cls, values: Array, k: int, d: int) -> Array:
-        """Diagonals (k, d) of covariances ``values``."""
-
-    @abstractmethod
-    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
-        """``values`` plus ``reg_covar`` on the diagonal; this covariance's own where not ``alive`` (k,)."""
-
-    @abstractmethod
-    def half_log_det(self, d: int) -> Array:
-        """Half the log-determinants of the precisions: (k,), or (1,) where shared."""
-
-    def amplification(self, k: int, d: int) -> float:
-        """Largest Σ_j |f_ij|·σ_j over rows i of the transposed factors: 1 where features are uncorrelated."""
-        sigma = np.sqrt(self.variances(self.values, k, d))
-        factor = np.broadcast_to(np.abs(self.factor), (k, d, d))
-        return float(np.einsum("kji,kj->ki", factor, sigma).max())
-
-    @abstractmethod
-    def colour(self, z: Array, component: int) -> Array:
-        """Give standard normal rows ``z`` (n, d) the covariance of one component."""
+        if self.structure.shared:
+            return self
+        return type(self)(self.structure, self.values[components], self.factor[components])
 
     @property
     @abstractmethod
     def precisions(self) -> Array:
         """Inverse covariances, in the same shape."""
 
+    @staticmethod
+    @abstractmethod
+    def diagonals(values: Array) -> Array:
+        """Variances in covariances: (s, d), or (s, 1) where all features have the same."""
 
-def _share(scatter: Array, weight: Array) -> Array:
-    """``scatter[k] / weight[k]``, 0 for empty components: 0/0 would spread NaN."""
-    w = weight.reshape((-1,) + (1,) * (scatter.ndim - 1))
-    return np.divide(scatter, w, out=np.zeros_like(scatter), where=w > 0)
+    @property
+    def variances(self) -> Array:
+        """The `diagonals` of these."""
+        return self.diagonals(self.values)
+
+    @abstractmethod
+    def half_log_det(self, d: int) -> Array:
+        """Half the log-determinants of the precisions, (s,)."""
+
+    @abstractmethod
+    def colour(self, z: Array, component: int) -> Array:
+        """Give standard normal rows ``z`` (n, d) the covariance of one component."""
+
+    @abstractmethod
+    def pack(self, means: Array, log_weights: Array, dtype: str) -> kernels.Model:
+        """Parameters as the kernels read them: ``means`` (k, d), ``log_weights`` (k,), for work in "f8" or "f4"."""
+
+    @property
+    def amplification(self) -> float:
+        """Largest Σ_j |f_ij|·σ_j over rows i of the transposed factors: 1 where features are uncorrelated."""
+        return 1.0
+
+    @cached_property
+    def allows_single(self) -> bool:
+        """Whether work in float32 costs a log-density no more than some 1e-5 per feature.
+
+        A standardised value z_i = Σ_j f_ij·(x_j − m_j) is off by (d + 2)·eps·Σ_j |f_ij|·|x_j − m_j|: correlated
+        features cancel in it. That sum is about the `amplification`.
+        """
+        variances = self.variances
+        in_range = variances.min() > 1e-24 and variances.max() < 1e24  # squares and their sums stay normal
+        return bool(in_range and self.amplification <= 32)
+
+    def _log_norm(self, log_weights: Array, d: int) -> Array:
+        """Log weights plus log normalising constants, (k,)."""
+        log_norm: Array = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
+        return log_norm
 
 
-def _triangles(s: int, d: int) -> tuple[int, int, int]:
-    """Shape of ``s`` packed triangles of ``d`` features."""
-    width = kernels.width(d, triangular=True)
-    return s, width, width
+class Matrices(Covariance):
+    """Covariance matrices, (s, d, d)."""
 
-
-class Full(Covariance):
-    """A covariance matrix for each component, (k, d, d)."""
-
-    name = "full"
-
-    @classmethod
-    def of(cls, values: Array, resolved: bool = True) -> Self:
-        return cls(values, np.stack([precision_factor(c, j, resolved) for j, c in enumerate(values)]))
-
-    @classmethod
-    def from_precisions(cls, precisions: Array) -> Self:
-        pairs = [factor_of_precision(p, j) for j, p in enumerate(precisions)]
-        return cls(np.stack([c for c, _ in pairs]), np.stack([u for _, u in pairs]))
+    valid: ClassVar[str] = "symmetric, positive-definite"
 
     @staticmethod
-    def shape(k: int, d: int) -> tuple[int, ...]:
-        return k, d, d
+    def shape(d: int) -> tuple[int, ...]:
+        """Of one covariance."""
+        return d, d
 
     @staticmethod
-    def n_parameters(k: int, d: int) -> int:
-        return k * d * (d + 1) // 2
+    def n_parameters(d: int) -> int:
+        """Free ones, of one covariance."""
+        return d * (d + 1) // 2
 
     @staticmethod
-    def kernel_shape(k: int, d: int) -> tuple[int, ...]:
-        return _triangles(k, d)
+    def is_valid(values: Array) -> bool:
+        """Whether values that a user gives may be covariances, as far as can be told without factors."""
+        return np.allclose(values, np.swapaxes(values, -1, -2))
 
     @staticmethod
-    def from_kernel(scatter: Array, d: int) -> Array:
-        kernels.mirror(scatter)
-        return scatter[:, :d, :d]
-
-    def kernel_factor(self, k: int, d: int) -> Array:
-        packed = np.zeros(_triangles(k, d))
-        packed[:, :d, :d] = np.swapaxes(self.factor, 1, 2)
-        return packed
+    def raised(values: Array, ridge: float) -> Array:
+        """``ridge`` added to the diagonals."""
+        return values + ridge * np.eye(values.shape[-1])
 
     @staticmethod
-    def move(weight: Array, shift: Array, delta: Array) -> Array:
-        return weight[:, None, None] * _outer(delta, delta) - _cross(shift, delta)
-
-    @classmethod
-    def per_weight(cls, scatter: Array, weight: Array) -> Array:
-        return _share(scatter, weight)
-
-    @classmethod
-    def variances(cls, values: Array, k: int, d: int) -> Array:
+    def diagonals(values: Array) -> Array:
         return np.diagonal(values, axis1=1, axis2=2)
 
-    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
-        kept = np.where(alive[:, None, None], values, self.values)
-        return kept + alive[:, None, None] * (reg_covar * np.eye(values.shape[-1]))
+    @staticmethod
+    def column(a: Array) -> Array:
+        """Numbers (k,), each beside a covariance."""
+        return a[:, None, None]
+
+    @staticmethod
+    def zeros(s: int, k: int, d: int) -> kernels.Triangles:
+        """Sums for the kernels to add to."""
+        w = kernels.width(d)
+        return kernels.Triangles(np.zeros(1), np.zeros(k), np.zeros((k, w)), np.zeros((s, w, w)))
+
+    @staticmethod
+    def scatter(sums: Any, d: int) -> Array:
+        """The kernels' scatter without its padding: (s, d, d)."""
+        lower = sums.scatter[:, :d, :d]
+        return np.where(np.tri(d, dtype=bool), lower, np.swapaxes(lower, 1, 2))
+
+    @staticmethod
+    def outer(weight: Array, shift: Array, delta: Array) -> Array:
+        """Matrices (k, d, d) w·δδ' − s·δ' − δ·s'."""
+        cross = shift[:, :, None] * delta[:, None, :]
+        across = delta[:, :, None] * shift[:, None, :]
+        square: Array = weight[:, None, None] * (delta[:, :, None] * delta[:, None, :])
+        return square - (cross + across)
+
+    @staticmethod
+    def summed_outer(weight: Array, shift: Array, delta: Array) -> Array:
+        """Their sum, (1, d, d)."""
+        cross = shift.T @ delta
+        summed: Array = (weight[:, None] * delta).T @ delta - cross - cross.T
+        return summed[None]
+
+    @classmethod
+    def of(cls, structure: Structure, values: Array, resolved: bool = True) -> Self:
+        return cls(structure, values, np.stack([precision_factor(c, j, resolved) for j, c in enumerate(values)]))
+
+    @classmethod
+    def from_precisions(cls, structure: Structure, precisions: Array) -> Self:
+        pairs = [factor_of_precision(p, j) for j, p in enumerate(precisions)]
+        return cls(structure, np.stack([c for c, _ in pairs]), np.stack([u for _, u in pairs]))
+
+    @property
+    def precisions(self) -> Array:
+        return self.factor @ np.swapaxes(self.factor, 1, 2)
+
+    @property
+    def amplification(self) -> float:
+        sums = np.einsum("sji,sj->si", np.abs(self.factor), np.sqrt(self.variances))
+        return float(sums.max())
 
     def half_log_det(self, d: int) -> Array:
         logs: Array = np.log(np.diagonal(self.factor, axis1=1, axis2=2)).sum(axis=1)
@@ -210,206 +196,116 @@ class Full(Covariance):
 
     def colour(self, z: Array, component: int) -> Array:
         # Solving with the factor avoids a second Cholesky: U' x = z has covariance inv(U U').
-        coloured: Array = solve_triangular(self.factor[component].T, z.T, lower=True).T
+        factor = self.factor[min(component, len(self.factor) - 1)]
+        coloured: Array = solve_triangular(factor.T, z.T, lower=True).T
         return coloured
 
-    @property
-    def precisions(self) -> Array:
-        return self.factor @ np.swapaxes(self.factor, 1, 2)
+    def pack(self, means: Array, log_weights: Array, dtype: str) -> kernels.Model:
+        (k, d), w = means.shape, kernels.width(means.shape[1])
+        exact, factor = np.zeros((k, w)), np.zeros((len(self.factor), w, w))
+        exact[:, :d], factor[:, :d, :d] = means, np.swapaxes(self.factor, 1, 2)
+        # Rows are measured from means that the dtype holds; what these leave out comes back in the offset.
+        near = exact.astype(dtype)
+        offset = _times(factor, exact - near)
+        factor = factor.astype(dtype)
+        log_norm = self._log_norm(log_weights, d)
+        if self.structure.shared and k > 1 and w >= 4:
+            products = _times(factor.astype("f8"), near.astype("f8") - near[0].astype("f8")) + offset
+            if (np.square(products).sum(axis=1) <= NEAR[dtype] ** 2).all():
+                apart = np.ascontiguousarray((near - near[0]).T)
+                return kernels.Shared(near, factor, products.astype(dtype), apart, log_norm)
+        layout = kernels.Wide if w >= 2 * kernels.MANY_FEATURES and k > 1 else kernels.Triangular
+        return layout(near, factor, offset.astype(dtype), log_norm)
 
 
-class Tied(Covariance):
-    """One covariance matrix that all components share, (d, d)."""
+class Axes(Covariance):
+    """Variances along the axes, (s, d), or (s, 1) where those of all features are the same."""
 
-    name = "tied"
-
-    @classmethod
-    def of(cls, values: Array, resolved: bool = True) -> Self:
-        return cls(values, precision_factor(values, 0, resolved))
-
-    @classmethod
-    def from_precisions(cls, precisions: Array) -> Self:
-        return cls(*factor_of_precision(precisions, 0))
-
-    @staticmethod
-    def shape(k: int, d: int) -> tuple[int, ...]:
-        return d, d
-
-    @staticmethod
-    def n_parameters(k: int, d: int) -> int:
-        return d * (d + 1) // 2
+    valid: ClassVar[str] = "positive"
 
     @staticmethod
-    def kernel_shape(k: int, d: int) -> tuple[int, ...]:
-        return _triangles(1, d)
+    def shape(d: int) -> tuple[int, ...]:
+        """Of one covariance."""
+        return (d,)
 
     @staticmethod
-    def from_kernel(scatter: Array, d: int) -> Array:
-        kernels.mirror(scatter)
-        return scatter[0, :d, :d]
-
-    def kernel_factor(self, k: int, d: int) -> Array:
-        packed = np.zeros(_triangles(1, d))
-        packed[0, :d, :d] = self.factor.T
-        return packed
+    def n_parameters(d: int) -> int:
+        """Free ones, of one covariance."""
+        return d
 
     @staticmethod
-    def move(weight: Array, shift: Array, delta: Array) -> Array:
-        cross = shift.T @ delta
-        moved: Array = (weight[:, None] * delta).T @ delta - cross - cross.T
+    def is_valid(values: Array) -> bool:
+        """Whether values that a user gives may be variances."""
+        return bool(np.all(values > 0))
+
+    @staticmethod
+    def raised(values: Array, ridge: float) -> Array:
+        """``ridge`` added to the variances."""
+        return values + ridge
+
+    @staticmethod
+    def diagonals(values: Array) -> Array:
+        return values
+
+    @staticmethod
+    def column(a: Array) -> Array:
+        """Numbers (k,), each beside a covariance."""
+        return a[:, None]
+
+    @staticmethod
+    def zeros(s: int, k: int, d: int) -> kernels.Squares:
+        """Sums for the kernels to add to."""
+        return kernels.Squares(np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros((s, d)))
+
+    @staticmethod
+    def scatter(sums: Any, d: int) -> Array:
+        """The kernels' scatter: (s, d)."""
+        found: Array = sums.scatter
+        return found
+
+    @staticmethod
+    def outer(weight: Array, shift: Array, delta: Array) -> Array:
+        """Diagonals (k, d) of w·δδ' − s·δ' − δ·s'."""
+        moved: Array = delta * (weight[:, None] * delta - 2.0 * shift)
         return moved
 
     @classmethod
-    def per_weight(cls, scatter: Array, weight: Array) -> Array:
-        covariance: Array = scatter / weight.sum()
-        return covariance
-
-    def scatter(self, weight: Array) -> Array:
-        scatter: Array = self.values * weight.sum()
-        return scatter
+    def summed_outer(cls, weight: Array, shift: Array, delta: Array) -> Array:
+        """Their sum, (1, d)."""
+        return cls.outer(weight, shift, delta).sum(axis=0, keepdims=True)
 
     @classmethod
-    def shrunk(cls, scatter: Array, weight: Array, extra: float) -> Array:
-        shrunk: Array = scatter * (1 + len(weight) * extra / weight.sum())
-        return shrunk
-
-    def take(self, components: Array) -> Self:
-        return self
-
-    @classmethod
-    def variances(cls, values: Array, k: int, d: int) -> Array:
-        return np.broadcast_to(np.diag(values), (k, d))
-
-    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
-        return values + reg_covar * np.eye(len(values))
-
-    def half_log_det(self, d: int) -> Array:
-        logs: Array = np.log(np.diag(self.factor)).sum(keepdims=True)
-        return logs
-
-    def colour(self, z: Array, component: int) -> Array:
-        coloured: Array = solve_triangular(self.factor.T, z.T, lower=True).T
-        return coloured
-
-    @property
-    def precisions(self) -> Array:
-        return self.factor @ self.factor.T
-
-
-class _Axes(Covariance):
-    """Variances along the axes only: what diagonal and spherical have in common."""
-
-    @classmethod
-    def of(cls, values: Array, resolved: bool = True) -> Self:
+    def of(cls, structure: Structure, values: Array, resolved: bool = True) -> Self:
         check_positive(values)
-        return cls(values, 1.0 / np.sqrt(values))
+        return cls(structure, values, 1.0 / np.sqrt(values))
 
     @classmethod
-    def from_precisions(cls, precisions: Array) -> Self:
+    def from_precisions(cls, structure: Structure, precisions: Array) -> Self:
         check_positive(precisions)
-        return cls(1.0 / precisions, np.sqrt(precisions))
-
-    def amplification(self, k: int, d: int) -> float:
-        return 1.0
-
-    @staticmethod
-    def kernel_shape(k: int, d: int) -> tuple[int, ...]:
-        return k, d
+        return cls(structure, 1.0 / precisions, np.sqrt(precisions))
 
     @property
     def precisions(self) -> Array:
         return self.factor**2
 
-
-class Diagonal(_Axes):
-    """A variance for each component and feature, (k, d)."""
-
-    name = "diag"
-
-    @staticmethod
-    def shape(k: int, d: int) -> tuple[int, ...]:
-        return k, d
-
-    @staticmethod
-    def n_parameters(k: int, d: int) -> int:
-        return k * d
-
-    @staticmethod
-    def from_kernel(scatter: Array, d: int) -> Array:
-        return scatter
-
-    def kernel_factor(self, k: int, d: int) -> Array:
-        return np.ascontiguousarray(self.factor)
-
-    @staticmethod
-    def move(weight: Array, shift: Array, delta: Array) -> Array:
-        moved: Array = delta * (weight[:, None] * delta - 2.0 * shift)
-        return moved
-
-    @classmethod
-    def per_weight(cls, scatter: Array, weight: Array) -> Array:
-        return _share(scatter, weight)
-
-    @classmethod
-    def variances(cls, values: Array, k: int, d: int) -> Array:
-        return values
-
-    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
-        return np.where(alive[:, None], values + reg_covar, self.values)
-
     def half_log_det(self, d: int) -> Array:
-        logs: Array = np.log(self.factor).sum(axis=1)
-        return logs
+        logs = np.log(self.factor)
+        summed: Array = d // logs.shape[1] * logs.sum(axis=1)
+        return summed
 
     def colour(self, z: Array, component: int) -> Array:
-        coloured: Array = z / self.factor[component]
+        coloured: Array = z / self.factor[min(component, len(self.factor) - 1)]
         return coloured
 
-
-class Spherical(_Axes):
-    """One variance for each component, (k,); its scatter is the sum over features."""
-
-    name = "spherical"
-
-    @staticmethod
-    def shape(k: int, d: int) -> tuple[int, ...]:
-        return (k,)
-
-    @staticmethod
-    def n_parameters(k: int, d: int) -> int:
-        return k
-
-    @staticmethod
-    def from_kernel(scatter: Array, d: int) -> Array:
-        # The mean over features, so that scatter / weight is the variance.
-        variance: Array = scatter.mean(axis=1)
-        return variance
-
-    def kernel_factor(self, k: int, d: int) -> Array:
-        return np.repeat(self.factor[:, None], d, axis=1)
-
-    @staticmethod
-    def move(weight: Array, shift: Array, delta: Array) -> Array:
-        moved: Array = Diagonal.move(weight, shift, delta).mean(axis=1)
-        return moved
-
-    @classmethod
-    def per_weight(cls, scatter: Array, weight: Array) -> Array:
-        return _share(scatter, weight)
-
-    @classmethod
-    def variances(cls, values: Array, k: int, d: int) -> Array:
-        return np.broadcast_to(values[:, None], (k, d))
-
-    def regularised(self, values: Array, alive: Array, reg_covar: float) -> Array:
-        return np.where(alive, values + reg_covar, self.values)
-
-    def half_log_det(self, d: int) -> Array:
-        return d * np.log(self.factor)
-
-    def colour(self, z: Array, component: int) -> Array:
-        coloured: Array = z / self.factor[component]
-        return coloured
+    def pack(self, means: Array, log_weights: Array, dtype: str) -> kernels.Model:
+        near, factor = means.astype(dtype), np.broadcast_to(self.factor, (len(self.factor), means.shape[1]))
+        offset = factor * (means - near)
+        log_norm = self._log_norm(log_weights, means.shape[1])
+        return kernels.Axes(near, factor.astype(dtype, order="C"), offset.astype(dtype), log_norm)
 
 
-STRUCTURES: dict[str, type[Covariance]] = {c.name: c for c in (Full, Tied, Diagonal, Spherical)}
+def _times(factor: Array, vectors: Array) -> Array:
+    """Each component's factor times its vector, (k, w); without BLAS, whose bits depend on its threads."""
+    k, w = vectors.shape
+    product: Array = np.einsum("kij,kj->ki", np.broadcast_to(factor, (k, w, w)), vectors)
+    return product

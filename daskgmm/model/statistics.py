@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.model.covariance import Covariance
+from daskgmm.model.structure import Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,37 +21,37 @@ class Statistics:
 
     Attributes
     ----------
-    structure : type of Covariance
+    structure : Structure
         Decides the shape of ``scatter``.
     reference : (k, d) points that ``shift`` and ``scatter`` are taken about.
     weight : (k,) Σ w·r, with w the row weights and r the responsibilities.
     shift : (k, d) Σ w·r·(x − reference).
-    scatter : Σ w·r·(x − reference)(x − reference)ᵀ; tied: summed over components; diag: its diagonal;
-        spherical: the mean of the diagonal.
+    scatter : Σ w·r·(x − reference)(x − reference)ᵀ, (k, d, d); tied: summed over components, (1, d, d); diag: its
+        diagonal, (k, d); spherical: the mean of the diagonal, (k, 1).
     log_likelihood : Σ w·log p(x) under the parameters *before* the update.
     total_weight : Σ w.
-    n_rows : rows of positive weight.
+    n_rows : rows of positive weight; where rows were blended, as many as would be as uncertain.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from daskgmm.model.covariance import Diagonal
-    >>> from daskgmm.model.mixture import moments
+    >>> from daskgmm.model.moments import moments
+    >>> from daskgmm.model.structure import DIAGONAL
     >>> x = np.array([[0.0], [1.0], [5.0]])
-    >>> parts = moments(Diagonal, x[:1]) + moments(Diagonal, x[1:])
+    >>> parts = moments(DIAGONAL, x[:1]) + moments(DIAGONAL, x[1:])
     >>> whole = parts.about(np.array([[2.0]]))
     >>> whole.weight, whole.shift, whole.scatter
     (array([3.]), array([[0.]]), array([[14.]]))
     """
 
-    structure: type[Covariance]
+    structure: Structure
     reference: Array
     weight: Array
     shift: Array
     scatter: Array
     log_likelihood: float
     total_weight: float
-    n_rows: int
+    n_rows: float
 
     def about(self, reference: Array) -> Statistics:
         """The same rows about other points ``reference`` (k, d): the parallel-axis theorem."""
@@ -93,6 +94,23 @@ class Statistics:
             scatter=factor * self.scatter,
             log_likelihood=factor * self.log_likelihood,
             total_weight=factor * self.total_weight,
+        )
+
+    @classmethod
+    def of(cls, reference: Array, structure: Structure, sums: Any, x: Array, weight: Array | None) -> Statistics:
+        """What the kernels added up about ``reference`` over rows ``x``, without their padding."""
+        d = reference.shape[1]
+        total = float(len(x) if weight is None else weight.sum())
+        n_rows = len(x) if weight is None else int(np.count_nonzero(weight))
+        return cls(
+            structure,
+            reference,
+            sums.weight,
+            sums.shift[:, :d],
+            structure.scatter(sums, d),
+            float(sums.log_likelihood[0]),
+            total,
+            n_rows,
         )
 
     @property

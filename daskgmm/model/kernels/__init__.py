@@ -1,0 +1,172 @@
+"""The fused E-step over the rows of one block. Arrays in, sums out: nothing here knows Dask or covariance types.
+
+Contract
+--------
+- Three entry points: `expectation`, `moments` and `posterior`. What they do to a tile depends on the layout of the
+  parameters (`Triangular`, `Wide`, `Shared`, `Axes`) and of the sums (`Triangles`, `Pooled`, `Squares`); each has
+  its file. Only what is called is compiled, for the layouts that are used.
+- ``x`` is ``(n, d)`` of any real dtype; what is not C-contiguous float32 or float64 is converted piece by piece. Rows
+  are handled in tiles, features as rows, so that every inner loop runs along contiguous values: 352 of them, or 704
+  in float32, make loop overhead small, and one tile of one component stays in the first- or second-level cache. The
+  next tile's rows are fetched meanwhile. No ``(n, k)`` or ``(n, d, d)`` array exists.
+- Triangular products take four rows by four columns at a time. So the width of means, factors and sums is a
+  multiple of four there: `width`, zeros beyond the features of ``x``. Fewer than four features are taken one by one.
+- Rows of zero weight are never looked at: NaN there is allowed.
+- Where features are many, what cannot matter is left out: a component whose density at a row is below ``2**-110``
+  of another's may get none there, and a share below ``2**-110`` of the component's sum over the tile none in its
+  sums. That is less than ``eps`` of any sum while rows lie within 1e8 standard deviations of their component.
+- Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses
+  digits to the distance between components. Where all components share a triangular factor and lie near each
+  other (`Shared`), what does not depend on the component is done once. Rows are multiplied by the factor, measured
+  from the first mean, and the products subtracted. With those at most ``near`` long, and ``z`` what is left, that is
+  off by at most ``(d + 2) * eps(dtype) * (near + |z|)`` times the largest ``Σ_j |f_ij|·σ_j``, 1 without correlation.
+  With `Pooled` sums the scatter is that of rows about an average of the means, and that of the means about it.
+- Means, factors, offsets and products have the dtype of the work: float64, or float32 where the caller has shown
+  that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows has a relative error
+  of at most ``c * eps(dtype) + n / c * eps(float64)`` of the sum of magnitudes, for c rows in a tile. What float32
+  cannot hold of a mean is in the offset, so that no digit of the means is lost.
+- ``exp`` and ``log`` are written out so that they vectorise. The relative error of ``exp`` is at most
+  ``(|argument| + 4) * eps(dtype)``, what the rounding of its argument costs already; ``log`` is exact to
+  ``4 * eps`` times its result plus one.
+- Floating-point contraction and reassociation are allowed, assumptions about NaN and infinity are not: bad
+  values come out as bad values. Reassociation is fixed when an entry point is compiled, and helpers are
+  compiled into it, so equal blocks give equal bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.model.kernels import diagonal, entry, shared, triangular
+from daskgmm.model.kernels.compiling import TILE
+from daskgmm.model.kernels.layouts import (
+    Axes,
+    Points,
+    Pooled,
+    Shared,
+    Squares,
+    Triangles,
+    Triangular,
+    Wide,
+    scratch_for,
+)
+from daskgmm.model.kernels.tiles import MANY_FEATURES
+
+__all__ = [
+    "MANY_FEATURES",
+    "PIECE",
+    "TILE",
+    "Axes",
+    "Points",
+    "Pooled",
+    "Shared",
+    "Squares",
+    "Triangles",
+    "Triangular",
+    "Wide",
+    "expectation",
+    "moments",
+    "posterior",
+    "width",
+]
+
+Model = Triangular | Wide | Shared | Axes
+Sums = Triangles | Pooled | Squares
+LAYOUTS = (diagonal, shared, triangular)  # imported for what they register
+
+# Rows that are read as they lie at once, and rows that are converted (or given k logits) at once: neither temporary
+# grows with the block. Both are whole tiles: how the rows lie in memory changes no bit.
+WHOLE, PIECE = 186 * TILE, 12 * TILE
+_ONES = np.ones(WHOLE)
+MANY = 1024  # components: too many for sums over their pairs
+
+
+def width(d: int) -> int:
+    """Features with the zeros that triangular layouts ask for."""
+    return d + -d % 4 if d >= 4 else d
+
+
+def expectation(x: Array, weight: Array | None, model: Model) -> Sums:
+    """Weighted log-likelihood and expected sufficient statistics of ``x`` about the means of ``model``."""
+    _check(x, model.means)
+    sums = _zeros(model)
+    with scratch_for(model) as scratch:
+        for _, rows, w in _pieces(x, weight, WHOLE):
+            entry.expectation(rows, w, model, sums, scratch)
+    if isinstance(sums, Pooled):
+        shared.spread(model.means, sums)
+    return sums
+
+
+def moments(
+    x: Array, weight: Array | None, resp: Callable[[slice], Array] | None, means: Array, sums: Triangles | Squares
+) -> None:
+    """Add the sufficient statistics of ``x`` about ``means`` (k, width) under given responsibilities.
+
+    ``resp`` maps some rows to theirs, (rows, k); None stands for one component that all belong to.
+    """
+    _check(x, means)
+    model = Points(means)
+    with scratch_for(model) as scratch:
+        for part, rows, w in _pieces(x, weight, WHOLE if resp is None else PIECE):
+            given = _ONES[: len(rows), None] if resp is None else resp(part)
+            if given.shape != (len(rows), len(means)):
+                raise ValueError("resp must have a row for each of x and a column for each component.")
+            entry.moments(rows, w, _frozen(given), model, sums, scratch)
+
+
+def posterior(x: Array, model: Model, labels: Array, density: Array, resp: Array) -> bool:
+    """Fill what is asked for: ``labels`` (n,), ``density`` (n,) and ``resp`` (n, k); others have length 0.
+
+    Returns whether the density of every row is a number above 0: that of a row with NaN or infinity is not.
+    """
+    _check(x, model.means)
+    if any(len(out) not in (0, len(x)) for out in (labels, density, resp)):
+        raise ValueError("What is asked for must have a place for each row.")
+    sound = True
+    with scratch_for(model) as scratch:
+        for part, rows, w in _pieces(x, None, WHOLE):
+            sound &= entry.posterior(rows, w, model, labels[part], density[part], resp[part], scratch)
+    return sound
+
+
+def _zeros(model: Model) -> Sums:
+    """Zeros to add to."""
+    k, d = model.means.shape
+    zeros = np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros(model.factor.shape)
+    if isinstance(model, Axes):
+        return Squares(*zeros)
+    if isinstance(model, Shared) and k <= min(2 * d * d, MANY):  # else, a scatter for each component costs less
+        return Pooled(*zeros, np.zeros((k, k)))
+    return Triangles(*zeros)
+
+
+def _check(x: Array, means: Array) -> None:
+    """Refuse shapes that would be read beyond their ends: compiled code does not look."""
+    if x.ndim != 2 or x.shape[1] > means.shape[1]:
+        raise ValueError(f"x of shape {x.shape} has more features than means of shape {means.shape}.")
+
+
+def _pieces(x: Array, weight: Array | None, step: int) -> Iterator[tuple[slice, Array, Array]]:
+    """Rows and weights as compiled code reads them, with their place in ``x``."""
+    if weight is not None and len(weight) != len(x):
+        raise ValueError(f"{len(weight)} weights for {len(x)} rows.")
+    single = x.dtype.kind == "f" and x.dtype.itemsize == 4
+    dtype = np.dtype(np.float32 if single else np.float64)
+    if x.dtype != dtype or not x.flags.c_contiguous:
+        step = min(step, PIECE)
+    for first in range(0, len(x), step):
+        part = slice(first, first + step)
+        rows = _frozen(x[part], dtype)
+        yield part, rows, _frozen(_ONES[: len(rows)] if weight is None else weight[part])
+
+
+def _frozen(a: Array, dtype: Any = np.float64) -> Array:
+    """A contiguous view that cannot be written: one type for the compiler, whoever owns the array."""
+    view = np.ascontiguousarray(a, dtype=dtype).view()
+    view.flags.writeable = False
+    return view

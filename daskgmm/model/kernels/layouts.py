@@ -1,0 +1,183 @@
+"""What kernels are given: parameters and sums, a class for each layout, and memory for one tile.
+
+A layout is a class of parameters, one of sums, and a function each for what it does to a tile. Compiled code takes
+the functions by the classes, so that it holds nothing of other layouts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from daskgmm._typing import Array
+from daskgmm.model.kernels.compiling import INLINED, LINE, TILE
+
+REAL, COUNT = np.dtype(np.float64), np.dtype(np.int64)
+
+
+class Triangular(NamedTuple):
+    """Parameters of components with triangular factors; ``s`` is k, or 1 where all share one.
+
+    The ``width`` of a feature axis is a multiple of four, or below four: zeros beyond the features of the rows.
+    """
+
+    means: Array  # (k, width), what rows are measured from
+    factor: Array  # (s, width, width) lower: the transposed Cholesky factor of the precision
+    offset: Array  # (k, width) factor times what the true means have beyond ``means``
+    log_norm: Array  # (k,) log weight plus log normalising constant, float64
+
+
+class Wide(NamedTuple):
+    """The same for many features, half of which are looked at first."""
+
+    means: Array
+    factor: Array
+    offset: Array
+    log_norm: Array
+
+
+class Shared(NamedTuple):
+    """Parameters of components that share a triangular factor and lie near each other, in four features or more."""
+
+    means: Array  # (k, width)
+    factor: Array  # (1, width, width)
+    products: Array  # (k, width) factor times what the true means lie from the first of ``means``
+    apart: Array  # (width, k) means less the first
+    log_norm: Array  # (k,)
+
+
+class Axes(NamedTuple):
+    """Parameters of components with diagonal factors; ``s`` is k, or 1 where all share one."""
+
+    means: Array  # (k, d)
+    factor: Array  # (s, d)
+    offset: Array  # (k, d)
+    log_norm: Array  # (k,)
+
+
+class Points(NamedTuple):
+    """Points that sums are taken about, where responsibilities are given."""
+
+    means: Array  # (k, width)
+
+
+class Triangles(NamedTuple):
+    """Sums with scatter matrices, of which lower triangles count; all float64, added to in place."""
+
+    log_likelihood: Array  # (1,)
+    weight: Array  # (k,)
+    shift: Array  # (k, width) about the means of the parameters
+    scatter: Array  # (s, width, width)
+
+
+class Pooled(NamedTuple):
+    """The same for a scatter that all components share, to be completed by `spread`."""
+
+    log_likelihood: Array  # (1,)
+    weight: Array  # (k,)
+    shift: Array  # (k, width)
+    scatter: Array  # (1, width, width)
+    both: Array  # (k, k) lower: sums over rows of products of two responsibilities
+
+
+class Squares(NamedTuple):
+    """Sums with the diagonals of scatter matrices."""
+
+    log_likelihood: Array  # (1,)
+    weight: Array  # (k,)
+    shift: Array  # (k, d)
+    scatter: Array  # (s, d)
+
+
+class Scratch(NamedTuple):
+    """Memory for one tile of n columns, in the type of the work unless said; each part has one meaning."""
+
+    tile: Array  # (width, n) rows of the data, features as rows
+    centred: Array  # (width, n) those less a mean
+    lines: Array  # (4, n) rows of a product that are being added up
+    logits: Array  # (k, n) log of weight times density, less a common base
+    resp: Array  # (k, n) responsibilities, then times row weights
+    peak: Array  # (n,) the largest logit of each column
+    total: Array  # (n,) Σ exp(logit - peak)
+    rest: Array  # (n,) what later features add to a distance
+    unused: Array  # (n,) where the other of two components goes that has none
+    density: Array  # (n,) log-densities, float64
+    weight: Array  # (n,) row weights, float64
+    nearest: Array  # (n,) the likeliest component, int64
+    index: Array  # (n,) columns that matter, int64
+    whitened: Array  # (width, n) rows less the first mean times the shared factor; of other layouts (0, n)
+    average: Array  # (width, n) the row's average of ``apart``; of other layouts (0, n)
+    rho: Array  # (k, n) shares of the row's weight; of other layouts (0, n)
+
+    @classmethod
+    def of(cls, model: Any) -> Scratch:
+        """For parameters of any layout."""
+        (k, d), real = model.means.shape, model.means.dtype
+        pooled = isinstance(model, Shared)
+        heights = ((d, d, 4, k, k), (d, d, k) if pooled else (0, 0, 0))
+        n = TILE * 8 // real.itemsize
+        rows, more = ([((height, n), real) for height in part] for part in heights)
+        lines = [((n,), kind) for kind in (real, real, real, real, REAL, REAL, COUNT, COUNT)]
+        return cls(*_aligned([*rows, *lines, *more]))
+
+
+# Scratches at rest: new memory comes page by page, which takes as long as a few thousand rows.
+_IDLE: deque[tuple[tuple[Any, ...], Scratch]] = deque(maxlen=16)
+
+
+@contextmanager
+def scratch_for(model: Any) -> Iterator[Scratch]:
+    """Memory for one tile, which nobody else uses meanwhile."""
+    key = (model.means.shape, model.means.dtype, isinstance(model, Shared))
+    try:
+        found, scratch = _IDLE.pop()
+    except IndexError:
+        found = ()
+    if found != key:
+        scratch = Scratch.of(model)
+    yield scratch
+    _IDLE.append((key, scratch))
+
+
+def _aligned(wanted: list[tuple[tuple[int, ...], np.dtype[Any]]]) -> list[Array]:
+    """Arrays in one piece of memory, each at the start of a line of the cache; what is in them is left open."""
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in wanted]
+    room = np.empty(sum(size + -size % LINE for size in sizes) + LINE, np.uint8)
+    arrays, place = [], -room.ctypes.data % LINE
+    for (shape, dtype), size in zip(wanted, sizes, strict=True):
+        arrays.append(np.ndarray(shape, dtype, room, place))
+        place += size + -size % LINE
+    return arrays
+
+
+def log_joint(model: Any, scratch: Any) -> float:
+    """``logits[j, t] + base = log(weight_j N(tile[:, t]; j))``, or less where that is negligible beside another.
+
+    Returns ``base``. By the class of ``model``.
+    """
+    raise NotImplementedError
+
+
+def accumulate(model: Any, scratch: Any, sums: Any) -> None:
+    """Add one tile's sums, given ``resp[j, t]`` = weight times responsibility, which get lost. By that of ``sums``."""
+    raise NotImplementedError
+
+
+LOG_JOINT: dict[type, Callable[..., float]] = {}
+ACCUMULATE: dict[type, Callable[..., None]] = {}
+
+
+@overload(log_joint, jit_options=INLINED)
+def _log_joint_of(model: Any, scratch: Any) -> Callable[..., float]:
+    return LOG_JOINT[model.instance_class]
+
+
+@overload(accumulate, jit_options=INLINED)
+def _accumulate_of(model: Any, scratch: Any, sums: Any) -> Callable[..., None]:
+    return ACCUMULATE[sums.instance_class]

@@ -1,0 +1,128 @@
+"""What the covariances of k components have in common: full, tied, diagonal, spherical.
+
+A structure says in which shape scatter is added up, how it moves to other points, and which covariances maximise
+the likelihood: its M-step. To add one, write what differs from `Structure` and enter it in `STRUCTURES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.model.covariance import Axes, Covariance, Matrices
+from daskgmm.model.factors import EPS, collapsed
+
+if TYPE_CHECKING:
+    from daskgmm.model.statistics import Statistics
+
+TINY = float(np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Covariances of one form, each component's own or one that all share.
+
+    Attributes
+    ----------
+    name : str
+        As ``covariance_type``.
+    form : type of Covariance
+        `Matrices` or `Axes`.
+    shared : bool
+        Whether all components have the same covariance.
+    isotropic : bool
+        Whether all features have the same variance. Scatter is then the mean over the features.
+    """
+
+    name: str
+    form: type[Matrices] | type[Axes]
+    shared: bool = False
+    isotropic: bool = False
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        """Of covariances and precisions as scikit-learn has them: (k, d, d), (d, d), (k, d) or (k,)."""
+        return (() if self.shared else (k,)) + (() if self.isotropic else self.form.shape(d))
+
+    def stored(self, values: Array, k: int, d: int) -> Array:
+        """Values of that `shape` as they are held: (s, d, d), (s, d) or (s, 1), s = 1 where shared, else k."""
+        each = (1,) if self.isotropic else self.form.shape(d)
+        return values.reshape(1 if self.shared else k, *each)
+
+    def shown(self, values: Array, k: int, d: int) -> Array:
+        """The inverse of `stored`."""
+        return values.reshape(self.shape(k, d))
+
+    def n_parameters(self, k: int, d: int) -> int:
+        """Number of free parameters in the covariances."""
+        return (1 if self.shared else k) * (1 if self.isotropic else self.form.n_parameters(d))
+
+    def zeros(self, k: int, d: int) -> Any:
+        """Sums for the kernels to add to."""
+        return self.form.zeros(1 if self.shared else k, k, d)
+
+    def scatter(self, sums: Any, d: int) -> Array:
+        """The scatter that the kernels added up, as it is held; may share their memory."""
+        found = self.form.scatter(sums, d)
+        return found.mean(axis=1, keepdims=True) if self.isotropic else found
+
+    def move(self, weight: Array, shift: Array, delta: Array) -> Array:
+        """What to add to a scatter to take it about ``reference + delta``: w·δδ' − s·δ' − δ·s'."""
+        moved = (self.form.summed_outer if self.shared else self.form.outer)(weight, shift, delta)
+        return moved.mean(axis=1, keepdims=True) if self.isotropic else moved
+
+    def spread(self, values: Array, weight: Array) -> Array:
+        """The scatter of components that weigh (k,) and have these covariances."""
+        scatter: Array = values * (weight.sum() if self.shared else self.form.column(weight))
+        return scatter
+
+    def shrunk(self, scatter: Array, weight: Array, extra: float) -> Array:
+        """Scatter, and that of rows of weight ``extra`` in each component that spread as all do in theirs."""
+        if self.shared:
+            return np.asarray(scatter * (1 + len(weight) * extra / weight.sum()))
+        within: Array = scatter.sum(axis=0) / weight.sum()
+        return scatter + extra * within
+
+    def fit(self, statistics: Statistics, previous: Array, ridge: float) -> Covariance:
+        """The covariances that maximise the likelihood, with ``ridge`` added to their diagonals: the M-step.
+
+        Parameters
+        ----------
+        statistics : about the means that the components are to have.
+        previous : values for components without weight, as they are held.
+
+        Raises
+        ------
+        CollapseError
+            If a covariance is not positive definite, or a variance below what float64 resolves at its mean.
+        """
+        s = statistics
+        alive = s.weight > TINY
+        weight = self.form.column(s.weight.sum(keepdims=True) if self.shared else s.weight)
+        # No 0/0 for empty components: it would spread NaN.
+        values = np.divide(s.scatter, weight, out=np.zeros_like(s.scatter), where=weight > 0)
+        values = self.form.raised(values, ridge)
+        if not self.shared:
+            values = np.where(self.form.column(alive), values, previous)
+        self._check_resolved(values, s.reference, alive)
+        return self.form.of(self, values, resolved=ridge == 0)
+
+    def _check_resolved(self, values: Array, means: Array, alive: Array) -> None:
+        """Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding."""
+        sunk = ~(self.form.diagonals(values) > (4 * EPS * means) ** 2).all(axis=1) & alive
+        if sunk.any():
+            raise collapsed(int(np.argmax(sunk)))
+
+
+STRUCTURES = {
+    structure.name: structure
+    for structure in (
+        Structure("full", Matrices),
+        Structure("tied", Matrices, shared=True),
+        Structure("diag", Axes),
+        Structure("spherical", Axes, isotropic=True),
+    )
+}
+FULL, TIED, DIAGONAL, SPHERICAL = STRUCTURES.values()
