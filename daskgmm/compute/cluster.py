@@ -1,22 +1,27 @@
-"""What the engine asks of a cluster through its `distributed.Client`; every wait has a limit."""
+"""Passes on the workers of a `distributed.Client`; every wait has a limit."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
 from uuid import uuid4
 
 import dask
 import distributed
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
-from dask.utils import format_bytes, parse_timedelta
+from dask.utils import format_bytes, parse_bytes, parse_timedelta
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
+from daskgmm._typing import Array
+from daskgmm.compute.block import Block
+from daskgmm.compute.engine import Blocks, Report, Scheduled
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
 
@@ -24,6 +29,58 @@ from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, Work
 TIMEOUTS = {"no-workers": "5 minutes", "scheduler": "1 minute"}
 POLL = 1.0  # seconds between looks at a cluster that has not answered yet
 HOLDS = 0.8  # of its memory: from there on a worker pauses (distributed.worker.memory.pause)
+KEEPS = 0.5  # of the workers' memory: rows that stay between passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Scheduled):
+    """The workers of a client, whether or not it is the default one."""
+
+    client: distributed.Client
+    task_seconds: ClassVar[float] = 2e-3
+
+    @property
+    def threads(self) -> int:
+        """How many compute; one at least, as a cluster may yet have to start its workers."""
+        return max(1, threads(self.client))
+
+    def watched(self, report: Report) -> Cluster:
+        """The same, which tells when a pass is done."""
+        return replace(self, report=report)
+
+    def answers(self, rows: Rows, function: Callable[[Block], Array], dtype: Any, columns: int | None) -> Array:
+        """One answer for each row, fetched from the workers."""
+        values: Array = rows.map(function, dtype=dtype, columns=columns).compute(scheduler=self.client.get)
+        return values
+
+    def hold(self, rows: Rows, tasks: Mapping[str, Any]) -> dict[str, Any]:
+        """Values that stay on the workers; whoever uses them waits for them, within the limits."""
+        graph = {**rows.graph, **tasks}
+        # Not `dask.persist`: where the client is not the default one, it would wait for the values and fetch them.
+        held = self.client.persist([Delayed(key, graph) for key in tasks], optimize_graph=False)
+        return {key: part.dask[key] for key, part in zip(tasks, held, strict=True)}
+
+    def room(self) -> float:
+        """Half of the workers' memory, and ``daskgmm.memory-limit`` in Dask's configuration, if that is set.
+
+        None where a worker's limit is not known.
+        """
+        limit = dask.config.get("daskgmm.memory-limit", None)
+        limits = [worker.get("memory_limit") or 0 for worker in workers(self.client).values()]
+        most = KEEPS * sum(limits) if all(limits) else 0
+        return float(min(most, math.inf if limit is None else parse_bytes(limit)))
+
+    def ahead(self, blocks: Blocks) -> int:
+        """None: workers read with the threads that compute."""
+        return 0
+
+    def _evaluate(
+        self, graph: Mapping[Hashable, Any], keys: list[Hashable], blocks: Blocks, work: str
+    ) -> list[Any]:
+        values = gather(self.client, graph, keys)
+        if self.report:
+            self.report(blocks.n_blocks, blocks.n_blocks)
+        return values
 
 
 def _seconds(timeout: str) -> float:
@@ -141,16 +198,10 @@ def _address(client: distributed.Client) -> str:
     return str(client.scheduler.address) if client.scheduler else "?"
 
 
-def hold(client: distributed.Client, parts: list[Delayed]) -> list[Any]:
-    """Have values computed that stay on the workers; whoever uses them waits for them, within the limits."""
-    # Not `dask.persist`: where the client is not the default one, it would wait for the values and fetch them.
-    return list(client.persist(parts, optimize_graph=False))
-
-
 def check_fit(client: distributed.Client, rows: Rows) -> None:
     """Refuse what workers can never do: read this process's memory, hold a block larger than their own."""
     if not _address(client).startswith("inproc"):
-        for title in rows.in_driver:
+        for title in [title for title, source in rows.sources.items() if source.in_driver]:
             raise DataError(
                 f"{title} is a Zarr array in the memory of this process, which workers cannot read. Write it to a "
                 "store that they can, or fit without a client."

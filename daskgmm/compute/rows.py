@@ -1,13 +1,12 @@
-"""Any input as Rows: numbered blocks of rows, each with its weights and starting values."""
+"""Any input as Rows: numbered blocks of rows, each with what goes with them."""
 
 from __future__ import annotations
 
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from numbers import Real
 from typing import Any
 
 import dask.array as da
@@ -20,12 +19,13 @@ from dask.utils import ensure_dict, parse_bytes
 from numpy.typing import DTypeLike
 
 from daskgmm._typing import Array
-from daskgmm.compute.block import Block, assemble, differ
-from daskgmm.compute.inputs import as_source, feature_names
-from daskgmm.compute.sources import Chunks, Constant, InMemory, Source, Stored, row_bytes
-from daskgmm.errors import DataError
+from daskgmm.compute.block import Block, check_shape
+from daskgmm.compute.columns import COLUMNS
+from daskgmm.compute.shelf import Shelf
+from daskgmm.compute.sources import as_source
+from daskgmm.compute.sources.base import Asked, Chunks, Source, read_at
 
-__all__ = ["Block", "Rows", "as_rows", "feature_names"]
+__all__ = ["Block", "Rows", "as_rows"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,85 +39,105 @@ class Rows:
     ----------
     x : Source
         The rows.
-    weight, start : Source or None
-        What belongs to them, cut into the same blocks.
+    columns : mapping of Source
+        What goes with them, by the names in `COLUMNS`, cut into the same blocks.
     omit_nan : bool
         Whether a row that holds NaN gets weight zero.
+    shelf : Shelf or None
+        Where blocks stay between passes, in this process.
     """
 
     x: Source
-    weight: Source | None
-    start: Source | None
-    omit_nan: bool
+    columns: Mapping[str, Source] = field(default_factory=dict)
+    omit_nan: bool = False
+    shelf: Shelf | None = None
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """All sources, by what the user calls them."""
+        return {"X": self.x, **{COLUMNS[name].title: source for name, source in self.columns.items()}}
 
     @property
     def n_features(self) -> int:
-        """Number of columns."""
+        """Number of columns of the rows."""
         return int(self.x.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the values as stored."""
-        return self.x.dtype
-
-    @property
-    def chunks(self) -> Chunks:
-        """Rows per block, NaN where unknown."""
-        return self.x.chunks
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the rows are a NumPy array, or were made into one."""
-        return isinstance(self.x, InMemory)
 
     @property
     def n_blocks(self) -> int:
         """Number of blocks."""
-        return len(self.chunks)
-
-    @cached_property
-    def block_bytes(self) -> int:
-        """Bytes of the largest block as stored, with what goes with its rows; 0 where sizes are unknown."""
-        most = max((n for n in self.chunks if not math.isnan(n)), default=0)
-        return int(most) * sum(row_bytes(s) for s in (self.x, self.weight, self.start) if s is not None)
-
-    @property
-    def total_bytes(self) -> float:
-        """Bytes of all rows as stored, with what goes with them; NaN where sizes are unknown."""
-        sources = (s for s in (self.x, self.weight, self.start) if s is not None)
-        return sum(self.chunks) * sum(row_bytes(s) for s in sources)
-
-    @property
-    def waits(self) -> bool:
-        """Whether a task may wait for a store."""
-        return any(s is not None and s.waits for s in (self.x, self.weight, self.start))
-
-    @property
-    def in_driver(self) -> list[str]:
-        """Which of the sources are Zarr arrays in the memory of this process."""
-        return [name for name, source in self._named.items() if isinstance(source, Stored) and source.in_driver]
-
-    def check_unchanged(self) -> None:
-        """Raise `DataError` where a Zarr array was resized or replaced since it was opened."""
-        for name, source in self._named.items():
-            source.check_unchanged(name)
-
-    @property
-    def _named(self) -> dict[str, Source]:
-        """The sources, by what the user calls them."""
-        named = {"X": self.x, "sample_weight": self.weight, "the start": self.start}
-        return {name: source for name, source in named.items() if source is not None}
+        return len(self.x.chunks)
 
     @cached_property
     def n_rows(self) -> int | None:
         """Number of rows, None where chunk sizes are unknown."""
-        n = sum(self.chunks)
+        n = sum(self.x.chunks)
         return None if math.isnan(n) else int(n)
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of one row as stored, with what goes with it."""
+        return sum(source.row_bytes for source in self.sources.values())
+
+    @cached_property
+    def block_bytes(self) -> int:
+        """Bytes of the largest block as stored; 0 where sizes are unknown."""
+        return int(max((n for n in self.x.chunks if not math.isnan(n)), default=0)) * self.row_bytes
+
+    @property
+    def total_bytes(self) -> float:
+        """Bytes of all rows as stored; NaN where sizes are unknown."""
+        return sum(self.x.chunks) * self.row_bytes
+
+    @property
+    def waits(self) -> bool:
+        """Whether a task may wait for a store."""
+        return not self._on_shelf and any(source.waits for source in self.sources.values())
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing has to be read: not promised of any rows."""
+        return False
 
     @property
     def lazy(self) -> bool:
         """Whether rows come out of a Dask graph."""
-        return bool(self._arrays)
+        return bool(self._collections)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the user gave weights."""
+        return "weight" in self.columns
+
+    def lasting(self) -> Rows:
+        """Without the columns that only the first pass looks at."""
+        columns = {name: source for name, source in self.columns.items() if not COLUMNS[name].once}
+        return replace(self, columns=columns)
+
+    def cut(self, chunks: Chunks) -> Rows:
+        """The same rows in other blocks."""
+        columns = {name: source.cut(chunks) for name, source in self.columns.items()}
+        return replace(self, x=self.x.cut(chunks), columns=columns)
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError` where a Zarr array was resized or replaced since it was opened."""
+        for title, source in self.sources.items():
+            source.check_unchanged(title)
+
+    def layout(self) -> dict[str, Any]:
+        """Shapes, types and block plan, as JSON: where they are alike, equal blocks hold the same rows."""
+        plan: list[list[int | None]] = []
+        for size in self.x.chunks:
+            known = None if size != size else int(size)
+            if plan and plan[-1][0] == known:
+                plan[-1][1] += 1  # type: ignore[operator]
+            else:
+                plan.append([known, 1])
+        told: dict[str, Any] = {}
+        for title in ("X", *(column.title for column in COLUMNS.values())):
+            source = self.sources.get(title)
+            told[f"{title}'s columns"] = None if source is None else list(source.shape[1:])
+            told[f"{title}'s dtype"] = None if source is None else source.dtype.str
+        return {**told, "rows": self.n_rows, "blocks [rows, how many]": plan, "omit_nan": self.omit_nan}
 
     @cached_property
     def key(self) -> str:
@@ -128,20 +148,22 @@ class Rows:
     def reader(self) -> Callable[..., Block]:
         """Maps the number of a block and its parts to the block; what all tasks share, once in the graph."""
         return _Reader(
-            readers=tuple(None if s is None else s.reader for s in self._sources),
-            chunks=self.chunks,
+            readers=(self.x.reader, *(source.reader for source in self.columns.values())),
+            names=tuple(self.columns),
+            chunks=self.x.chunks,
             offsets=None if self.n_rows is None else self.x.offsets,
             n_features=self.n_features,
             omit_nan=self.omit_nan,
+            shelf=self.shelf,
         )
 
     @cached_property
     def graph(self) -> Mapping[Any, Any]:
         """What the tasks refer to: the reader, and the optimised graph of Dask arrays."""
-        arrays = optimize(*self._arrays)
+        arrays = optimize(*self._collections)
         graph = ensure_dict(HighLevelGraph.merge(*(array.dask for array in arrays)))
         # Optimising drops chunks that lie on a cluster; tuple tasks need their keys to refer to.
-        for array in self._arrays:
+        for array in self._collections:
             keys = flatten(array.__dask_keys__())
             lost = [key for key in keys if key not in graph]
             graph |= {key: array.dask[key] for key in lost}
@@ -153,11 +175,15 @@ class Rows:
 
     def parts(self, index: int) -> tuple[Any, ...]:
         """What the reader needs for block ``index`` beside its number: keys, or rows in this process."""
-        parts = tuple(None if s is None else s.part(index) for s in self._sources)
+        if self.shelf is not None and index in self.shelf.blocks:
+            return ()
+        parts = (self.x.part(index), *(source.part(index) for source in self.columns.values()))
         return () if all(part is None for part in parts) else parts
 
     def read(self, index: int) -> Block:
         """Evaluate that task in the calling thread (chunks persisted on a cluster stay there)."""
+        if not self.lazy:
+            return self.reader(index, *self.parts(index))
         key = f"block-{uuid.uuid4().hex}"
         block: Block = get_sync({**self.graph, key: self.task(index)}, key)
         return block
@@ -188,45 +214,55 @@ class Rows:
         layer: dict[Any, Any] = {embedded: function, self.key: self.reader}
         for index in range(self.n_blocks):
             layer[(name, index, *column)] = (_apply, embedded, self.task(index))
-        graph = HighLevelGraph.from_collections(name, layer, dependencies=self._arrays)
-        chunks = (self.chunks,) if columns is None else (self.chunks, (columns,))
+        graph = HighLevelGraph.from_collections(name, layer, dependencies=self._collections)
+        chunks = (self.x.chunks,) if columns is None else (self.x.chunks, (columns,))
         return da.Array(graph, name, chunks, dtype=np.dtype(dtype))
 
     @property
-    def _arrays(self) -> list[Any]:
-        """Dask arrays among the sources."""
-        return [s.collection for s in self._sources if s is not None and s.collection is not None]
+    def _on_shelf(self) -> bool:
+        """Whether every block stays in this process."""
+        return self.shelf is not None and len(self.shelf.blocks) == self.n_blocks
 
     @property
-    def _sources(self) -> tuple[Source | None, Source | None, Source | None]:
-        return self.x, self.weight, self.start
+    def _collections(self) -> list[da.Array]:
+        """Dask arrays that tasks refer to."""
+        if self._on_shelf:
+            return []
+        return [source.collection for source in self.sources.values() if source.collection is not None]
 
 
 @dataclass(frozen=True)
 class _Reader:
     """What every task of some rows needs to put its block together."""
 
-    readers: tuple[Callable[[int, Any], Any] | None, ...]
+    readers: tuple[Callable[[int, Any], Any], ...]
+    names: tuple[str, ...]
     chunks: Chunks
     offsets: Chunks | None
     n_features: int
     omit_nan: bool
+    shelf: Shelf | None
 
     def __call__(self, index: int, *parts: Any) -> Block:
+        if self.shelf is None:
+            return self._read(index, parts)
+        block = self.shelf.blocks.get(index)
+        if block is None:
+            block = self._read(index, parts)
+            lasting = {name: values for name, values in block.columns.items() if not COLUMNS[name].once}
+            self.shelf.put(replace(block, columns=lasting))
+        return block
+
+    def _read(self, index: int, parts: tuple[Any, ...]) -> Block:
         handed = parts or (None,) * len(self.readers)
-        found = (None if r is None else r(index, part) for r, part in zip(self.readers, handed, strict=True))
-        return assemble(
-            *found,
-            index=index,
-            first_row=None if self.offsets is None else int(self.offsets[index]),
-            shape=(self.chunks[index], self.n_features),
-            omit_nan=self.omit_nan,
-        )
-
-
-def read_at(index: int, reader: Callable[..., Any], *parts: Any) -> Any:
-    """Call a reader, which the graph holds under a key. The number is no argument: Dask would look it up, too."""
-    return reader(index, *parts)
+        x, *found = (reader(index, part) for reader, part in zip(self.readers, handed, strict=True))
+        block = Block(np.asarray(x), index, None if self.offsets is None else int(self.offsets[index]))
+        check_shape(block, (self.chunks[index], self.n_features))
+        columns = {
+            name: COLUMNS[name].values(values, block) for name, values in zip(self.names, found, strict=True)
+        }
+        block = replace(block, columns=columns)
+        return block.without_nan() if self.omit_nan else block
 
 
 def _apply(function: Callable[[Block], Array], block: Block) -> Array:
@@ -235,14 +271,13 @@ def _apply(function: Callable[[Block], Array], block: Block) -> Array:
 
 def as_rows(
     X: Any,
-    sample_weight: Any = None,
-    start: Any = None,
     *,
     block_size: int | str = "64 MiB",
     missing_chunks: str = "raise",
     nan_policy: str = "raise",
     name: str = "X",
     answer_bytes: int = 0,
+    **columns: Any,
 ) -> Rows:
     """Open any input as Rows, without reading chunked data.
 
@@ -251,15 +286,9 @@ def as_rows(
     X : array-like of shape (n, d)
         NumPy array, list, pandas, polars or Dask data frame, Dask array, ``zarr.Array``, path or
         URL of one, or two-dimensional ``xarray.DataArray``, of real numbers.
-    sample_weight : number or array-like of shape (n,), optional
-        Weights of any of these kinds, cut as X is. Where a number of rows is unknown, both must
-        have the same number of blocks, and their lengths are compared when a block is read.
-    start : array-like of shape (n,) or (n, k), optional
-        Starting labels (integers) or responsibilities, likewise.
     block_size : int or str
         Bytes of X, of what goes with its rows and of the answers, each, per block, at most; a stored chunk is
-        never split. Dask arrays keep their
-        own row chunks.
+        never split. Dask arrays keep their own row chunks.
     missing_chunks : {"raise", "fill"}
         What to do where a Zarr chunk is not in the store, or not in its shard.
     nan_policy : {"raise", "omit"}
@@ -269,6 +298,10 @@ def as_rows(
         What to call X in messages.
     answer_bytes : int
         Bytes that a query will answer for each row.
+    **columns : array-likes of n rows, or None
+        What goes with the rows, by the names in `COLUMNS`, of any of these kinds, cut as X is. Where a number of
+        rows is unknown, both must have the same number of blocks, and their lengths are compared when a block is
+        read.
 
     Raises
     ------
@@ -282,69 +315,14 @@ def as_rows(
     _check_option("missing_chunks", missing_chunks, ("raise", "fill"))
     _check_option("nan_policy", nan_policy, ("raise", "omit"))
     fill = missing_chunks == "fill"
-    x = as_source(X, name=name, fill_missing=fill, ensure_2d=True)
-    weight = None if sample_weight is None else _weights(sample_weight, x, name, fill)
-    given = None if start is None else _starts(start, x, name, fill)
+    x = as_source(X, Asked(name, fill, ensure_2d=True))
+    given = {key: value for key, value in columns.items() if value is not None}
+    opened = {key: COLUMNS[key].open(value, x, name, fill) for key, value in given.items()}
     # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.
-    widest = max([answer_bytes, *(row_bytes(source) for source in (x, weight, given) if source is not None)])
-    x = x.cut(x.plan(block_bytes * row_bytes(x) // widest))
-    return Rows(
-        x=x,
-        weight=None if weight is None else _aligned(weight, x, "sample_weight", name),
-        start=None if given is None else _aligned(given, x, _title(given), name),
-        omit_nan=nan_policy == "omit",
-    )
-
-
-def _weights(value: Any, x: Source, name: str, fill: bool) -> Source:
-    """Open weights and cut them as ``x`` is."""
-    n = x.shape[0]
-    if isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return Constant(np.asarray(value), x.chunks)
-    source = as_source(value, name="sample_weight", fill_missing=fill, ensure_2d=False)
-    if len(source.shape) != 1:
-        raise DataError(
-            f"Sample weights must be 1D array or scalar, got {len(source.shape)}D array. Expected "
-            f"either a scalar value or a 1D array of length {n}."
-        )
-    if differ(source.shape[0], n):
-        raise DataError(f"sample_weight.shape == {source.shape}, expected {(n,)}!")
-    return source
-
-
-def _starts(value: Any, x: Source, name: str, fill: bool) -> Source:
-    """Open starting labels or responsibilities and cut them as ``x`` is."""
-    source = as_source(value, name="start", fill_missing=fill, ensure_2d=False)
-    if len(source.shape) not in (1, 2):
-        raise DataError(
-            "Starting labels must be a 1D array and starting responsibilities a 2D array, got "
-            f"{len(source.shape)}D array."
-        )
-    title = _title(source)
-    n = x.shape[0]
-    if differ(source.shape[0], n):
-        raise DataError(f"{title}.shape == {source.shape}, expected {(n, *source.shape[1:])}!")
-    if title == "labels_init" and source.dtype.kind not in "biu":
-        raise DataError(f"labels_init must be integers, got dtype {source.dtype}.")
-    return source
-
-
-def _title(start: Source) -> str:
-    """What the user calls a start of this shape."""
-    return "labels_init" if len(start.shape) == 1 else "responsibilities_init"
-
-
-def _aligned(source: Source, x: Source, title: str, name: str) -> Source:
-    """Cut a source as ``x`` is, or pair their blocks where a size is unknown."""
-    if not math.isnan(source.shape[0] + x.shape[0]):
-        return source.cut(x.chunks)
-    if len(source.chunks) != len(x.chunks):
-        raise DataError(
-            f"{title} has {len(source.chunks)} block(s) and {name} has {len(x.chunks)}, and not "
-            "all their sizes are known. Give both the same chunks, or call compute_chunk_sizes() "
-            "on those that are unknown."
-        )
-    return source
+    widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))
+    x = x.cut(x.plan(block_bytes * x.row_bytes // widest))
+    aligned = {key: COLUMNS[key].aligned(source, x, name) for key, source in opened.items()}
+    return Rows(x, aligned, omit_nan=nan_policy == "omit")
 
 
 def _positive_bytes(block_size: int | str) -> int:

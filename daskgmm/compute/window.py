@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Block, Rows
-from daskgmm.compute.sources import row_bytes
 
 PART_BYTES = 16 * 2**20  # of rows, for each task of a mini-batch
 PARTS = 4  # tasks of a mini-batch, where there are blocks enough
@@ -37,7 +36,7 @@ class Selection:
         """Numbers of the blocks that hold such rows; all where their sizes are unknown."""
         if rows.n_rows is None:
             return list(range(rows.n_blocks))
-        spans = enumerate(zip(rows.x.offsets, rows.chunks, strict=True))
+        spans = enumerate(zip(rows.x.offsets, rows.x.chunks, strict=True))
         return [i for i, (start, size) in spans if start < self.last and start + size > self.first]
 
     def of(self, block: Block) -> Array:
@@ -69,7 +68,8 @@ class Hand:
     def cut(self, first: int, last: int, total: int, index: int) -> Block:
         """Its share of rows ``first`` to ``last`` of ``total`` in all hands, as one block."""
         share = slice(len(self) * first // total, len(self) * last // total)
-        return Block(self.x[share], None if self.weight is None else self.weight[share], None, index, None)
+        columns = {} if self.weight is None else {"weight": self.weight[share]}
+        return Block(self.x[share], index, None, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +81,21 @@ class MiniBatch:
     last: int
     total: int
 
+    waits: ClassVar[bool] = False
+    block_bytes: ClassVar[int] = 0
+
     @property
     def n_blocks(self) -> int:
         """Number of hands."""
         return len(self.hands)
+
+    @property
+    def held(self) -> bool:
+        """Whether all hands are in this process."""
+        return not self.lazy
+
+    def check_unchanged(self) -> None:
+        """Hands stay as they are."""
 
     @cached_property
     def key(self) -> str:
@@ -151,7 +162,7 @@ def finer(rows: Rows, window_bytes: int) -> Rows:
     chunks = rows.x.plan(window_bytes // PIECES)
     if len(chunks) <= rows.n_blocks:
         return rows
-    return replace(rows, x=rows.x.cut(chunks), weight=None if rows.weight is None else rows.weight.cut(chunks))
+    return rows.cut(chunks)
 
 
 def windows(rows: Rows, chosen: Selection, window_bytes: int, seed: int) -> list[list[int]]:
@@ -185,7 +196,7 @@ def _spread(blocks: Array, random: np.random.Generator) -> Array:
 
 def _block_bytes(rows: Rows) -> float | None:
     """Bytes of a block, on average; None where sizes are unknown."""
-    return None if rows.n_rows is None else rows.n_rows / rows.n_blocks * row_bytes(rows.x)
+    return None if rows.n_rows is None else rows.n_rows / rows.n_blocks * rows.x.row_bytes
 
 
 def _hand_blocks(rows: Rows, blocks: Sequence[int]) -> list[Array]:

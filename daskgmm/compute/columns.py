@@ -1,0 +1,124 @@
+"""What may go with the rows: how each column is opened, and what a task makes of its values.
+
+To add one, such as a noise variance for each row, write a class and enter it in `COLUMNS`: `as_rows` then takes it by
+its name, and every `Block` has it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.compute.block import Block, differ
+from daskgmm.compute.sources import as_source
+from daskgmm.compute.sources.base import Asked, Source
+from daskgmm.compute.sources.memory import Constant
+from daskgmm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Column:
+    """Values that go with the rows.
+
+    Attributes
+    ----------
+    title : str
+        What the user calls them.
+    ndim : int
+        Of their array.
+    once : bool
+        Whether only the first pass looks at them.
+    """
+
+    title: str
+    ndim: int = 1
+    once: bool = False
+
+    def open(self, value: Any, x: Source, name: str, fill_missing: bool) -> Source:
+        """The values as a source with a row for each row of ``x``, which the user calls ``name``."""
+        source = as_source(value, Asked(self.title, fill_missing, ensure_2d=False))
+        self._check(source, x.shape[0])
+        return source
+
+    def aligned(self, source: Source, x: Source, name: str) -> Source:
+        """Cut as ``x`` is, or paired with its blocks where a size is unknown."""
+        if not math.isnan(source.shape[0] + x.shape[0]):
+            return source.cut(x.chunks)
+        if len(source.chunks) != len(x.chunks):
+            raise DataError(
+                f"{self.title} has {len(source.chunks)} block(s) and {name} has {len(x.chunks)}, and not "
+                "all their sizes are known. Give both the same chunks, or call compute_chunk_sizes() "
+                "on those that are unknown."
+            )
+        return source
+
+    def values(self, found: Any, block: Block) -> Array:
+        """What a task makes of the values that it read for a block."""
+        found = np.asarray(found)
+        if len(found) != len(block.x):
+            raise DataError(
+                f"{self.title} and the rows differ in length in block {block.index}: "
+                f"{len(found)} and {len(block.x)}."
+            )
+        return found
+
+    def _check(self, source: Source, n: float) -> None:
+        """Refuse a shape or type that cannot be used."""
+        if len(source.shape) != self.ndim:
+            raise DataError(f"{self.title} should be {self.ndim}-dimensional, got shape {source.shape}.")
+        if differ(source.shape[0], n):
+            raise DataError(f"{self.title}.shape == {source.shape}, expected {(n, *source.shape[1:])}!")
+
+
+class Weights(Column):
+    """One number >= 0 for each row, or one for all."""
+
+    def open(self, value: Any, x: Source, name: str, fill_missing: bool) -> Source:
+        if isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0):
+            return Constant.of(value, x.chunks)
+        return super().open(value, x, name, fill_missing)
+
+    def values(self, found: Any, block: Block) -> Array:
+        weight = np.asarray(found, dtype=np.float64)
+        if weight.ndim == 0:
+            weight = np.full(len(block.x), weight)
+        weight = super().values(weight, block)
+        faults = (
+            ("Input sample_weight contains NaN", np.isnan),
+            ("Input sample_weight contains infinity", np.isinf),
+            ("Negative values in data passed to sample_weight", lambda w: w < 0),
+        )
+        for message, fault in faults:
+            bad = fault(weight)
+            if bad.any():
+                raise DataError(f"{message}: {block.where(bad)}.")
+        return weight
+
+    def _check(self, source: Source, n: float) -> None:
+        if len(source.shape) != 1:
+            raise DataError(
+                f"Sample weights must be 1D array or scalar, got {len(source.shape)}D array. Expected "
+                f"either a scalar value or a 1D array of length {n}."
+            )
+        super()._check(source, n)
+
+
+class Labels(Column):
+    """One component for each row."""
+
+    def _check(self, source: Source, n: float) -> None:
+        super()._check(source, n)
+        if source.dtype.kind not in "biu":
+            raise DataError(f"{self.title} must be integers, got dtype {source.dtype}.")
+
+
+COLUMNS: dict[str, Column] = {
+    "weight": Weights("sample_weight"),
+    "labels": Labels("labels_init", once=True),
+    "responsibilities": Column("responsibilities_init", ndim=2, once=True),
+}

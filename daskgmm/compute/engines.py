@@ -1,0 +1,37 @@
+"""Which engine runs the passes over some rows."""
+
+from __future__ import annotations
+
+import dask.base
+import dask.threaded
+import distributed
+from dask.local import get_sync
+
+from daskgmm.compute.cluster import Cluster, check_fit
+from daskgmm.compute.engine import Engine
+from daskgmm.compute.rows import Rows
+from daskgmm.compute.threads import Plain, Threads
+
+
+def engine_for(rows: Rows) -> Engine:
+    """Threads for rows in memory, else the scheduler that Dask would take; an explicit setting wins.
+
+    One block in memory is not worth a scheduler.
+    """
+    get = dask.base.get_scheduler()
+    client = getattr(get, "__self__", None)
+    if isinstance(client, distributed.Client):
+        if not rows.x.local or rows.lazy:
+            check_fit(client, rows)
+            return Cluster(client=client)
+        get = None
+    if get is not None:
+        return Threads(get=get)
+    return Plain() if rows.x.local and rows.n_blocks == 1 and not rows.lazy else Threads(get=dask.threaded.get)
+
+
+def own_engine(rows: Rows) -> Engine:
+    """For rows of this process, which no other need see, such as a sample: threads, unless one was asked for."""
+    if dask.base.get_scheduler() is get_sync:
+        return Threads(get=get_sync)
+    return Plain() if rows.n_blocks == 1 else Threads(get=dask.threaded.get)

@@ -1,0 +1,71 @@
+"""Dask arrays and Dask data frames: their own chunks are the blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import dask.array as da
+import numpy as np
+
+from daskgmm.compute.sources.base import Asked, Chunks, Source, joined
+from daskgmm.compute.sources.checks import check_layout
+from daskgmm.errors import DataError
+
+
+def accepts(value: Any) -> bool:
+    """Dask arrays, data frames and series."""
+    return isinstance(value, da.Array) or hasattr(value, "to_dask_array")
+
+
+def opened(value: Any, asked: Asked) -> Source:
+    """An array as it is chunked; `DataError` where its blocks cannot be joined or used as NumPy arrays."""
+    array = value if isinstance(value, da.Array) else value.to_dask_array()
+    check_layout(array, asked.ensure_2d)
+    if not isinstance(array._meta, np.ndarray):
+        raise DataError(
+            f"The chunks of {asked.name} are {type(array._meta).__name__} objects, expected NumPy "
+            "arrays. Convert them with map_blocks."
+        )
+    if any(math.isnan(size) for size in array.shape[1:]):
+        raise DataError(
+            f"{asked.name} has an unknown number of columns: shape={array.shape}. "
+            "Call compute_chunk_sizes() on it first."
+        )
+    return Delayed.of(array)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Delayed(Source):
+    """A Dask array. A part refers to keys of its graph; several column chunks are joined."""
+
+    collection: da.Array
+    keepable: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, array: da.Array) -> Delayed:
+        """An array as it is chunked."""
+        chunks = tuple(size if math.isnan(size) else int(size) for size in array.chunks[0])
+        return cls(shape=tuple(array.shape), dtype=array.dtype, chunks=chunks, collection=array)
+
+    def plan(self, block_bytes: int) -> Chunks:
+        return self.chunks
+
+    def cut(self, chunks: Chunks) -> Delayed:
+        return self if chunks == self.chunks else Delayed.of(self.collection.rechunk({0: chunks}))
+
+    def part(self, index: int) -> Any:
+        name = self.collection.name
+        if self.collection.ndim == 1:
+            return (name, index)
+        columns = [(name, index, column) for column in range(self.collection.numblocks[1])]
+        return columns[0] if len(columns) == 1 else columns
+
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return joined
+
+    def as_dask(self) -> da.Array:
+        return self.collection

@@ -1,0 +1,82 @@
+"""NumPy arrays, and whatever scikit-learn makes into one: lists, data frames; one number for all rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.utils import check_array
+
+from daskgmm._typing import Array
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, even_chunks, joined
+from daskgmm.compute.sources.checks import check_layout
+
+
+def accepts(value: Any) -> bool:
+    """Anything: what cannot be an array is told by scikit-learn."""
+    return True
+
+
+def opened(value: Any, asked: Asked) -> Source:
+    """A view of the values, or a copy where they are no NumPy array."""
+    array = check_array(
+        value,
+        ensure_all_finite=False,
+        ensure_2d=asked.ensure_2d,
+        allow_nd=not asked.ensure_2d,
+        ensure_min_samples=int(asked.ensure_2d),
+        ensure_min_features=int(asked.ensure_2d),
+        input_name=asked.name,
+    )
+    check_layout(array, asked.ensure_2d)
+    return InMemory(shape=array.shape, dtype=array.dtype, chunks=(len(array),), array=array)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class InMemory(Source):
+    """A NumPy array. A part is a view, so that a pickled task carries its own rows only."""
+
+    array: Array
+    local: ClassVar[bool] = True
+
+    def plan(self, block_bytes: int) -> Chunks:
+        n, size = len(self.array), self.row_bytes
+        # 64 blocks keep the threads busy to the end of a pass; fewer are of equal length, for threads to share.
+        rows = min(max(math.ceil(n / 64), SMALL // size), block_bytes // size)
+        blocks = math.ceil(n / max(rows, 1))
+        return even_chunks(n, math.ceil(n / max(blocks, 1)))
+
+    def part(self, index: int) -> Array:
+        return self.array[self.bounds(index)]
+
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return joined
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Constant(Source):
+    """One number for every row; it goes along with the reader."""
+
+    value: Array  # of shape ()
+
+    @classmethod
+    def of(cls, value: Any, chunks: Chunks) -> Constant:
+        """For rows in these chunks."""
+        value = np.asarray(value)
+        return cls(shape=(sum(chunks),), dtype=value.dtype, chunks=chunks, value=value)
+
+    def plan(self, block_bytes: int) -> Chunks:
+        return self.chunks
+
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return partial(_always, self.value)
+
+
+def _always(value: Array, *_: Any) -> Array:
+    return value

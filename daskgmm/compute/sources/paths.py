@@ -1,0 +1,60 @@
+"""Paths and URLs of Zarr arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import zarr
+from zarr.errors import NodeNotFoundError
+
+from daskgmm.compute.sources.base import Asked
+from daskgmm.compute.sources.zarr import refuse_group
+
+Location: TypeAlias = str | os.PathLike[str]
+
+
+def accepts(value: Any) -> bool:
+    """A string or path."""
+    return isinstance(value, (str, os.PathLike))
+
+
+def opened(value: Any, asked: Asked) -> Any:
+    """The Zarr array there."""
+    return open_array(value)
+
+
+def open_array(location: Location, *, storage_options: Mapping[str, Any] | None = None) -> Any:
+    """Open a Zarr array for reading.
+
+    Parameters
+    ----------
+    location : str or path
+        Path or fsspec URL of one array, formats 2 and 3.
+    storage_options : mapping, optional
+        Options for the file system behind a URL.
+
+    Returns
+    -------
+    zarr.Array
+
+    Raises
+    ------
+    FileNotFoundError
+        Where no Zarr array is there.
+    DataError
+        Where a group is there; the message lists its two-dimensional arrays.
+    """
+    place = os.fspath(location)
+    if "://" not in place:
+        # Workers of a cluster may run in another directory.
+        place = os.path.abspath(place)
+    options = dict(storage_options) if storage_options else None
+    try:
+        node = zarr.open(place, mode="r", storage_options=options)
+    except (FileNotFoundError, NodeNotFoundError) as error:
+        raise FileNotFoundError(f"There is no Zarr array at {place}.") from error
+    if isinstance(node, zarr.Group):
+        refuse_group(node)
+    return node
