@@ -1,84 +1,35 @@
-"""Online EM: mini-batches of stored rows, or of a stream, that advance a `Stepwise` run."""
+"""Online EM over stored rows, as an iterator of states: passes in mini-batches that advance a `Stepwise` run."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
-from daskgmm.compute.engine import Blocks, Bundle, Engine
-from daskgmm.compute.rows import Block, Rows
+from daskgmm.compute.engine import Blocks, Engine
+from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection, Window, windows
 from daskgmm.errors import DataError
-from daskgmm.fit.em import Expectations
-from daskgmm.fit.start import BAD_SCALE, TOO_LARGE
-from daskgmm.fit.stepwise import StepRule, Stepwise
+from daskgmm.fit.batch import survey
+from daskgmm.fit.recipe import OnlineRecipe, sample_size
+from daskgmm.fit.starts import Ground, polished
+from daskgmm.fit.state import State
+from daskgmm.fit.stepwise import BAD_SCALE, Stepwise
+from daskgmm.fit.survey import RowSample, Survey
+from daskgmm.fit.sweep import sweep
+from daskgmm.fit.tasks import Expect, Learn
+from daskgmm.model.blas import one_thread
 from daskgmm.model.mixture import Mixture
+from daskgmm.store.values import storable
 
 GROWTH = 1 / 20  # rows of a mini-batch, as a share of the rows learnt before
-BEGINNING = (-1, -1)  # before every row of every block
+MIN_HELD, EVERY = 100, 10  # rows of the sample, below which none is held out; one of so many is
 
 
-@dataclass(frozen=True, eq=False)
-class Expectation:
-    """Maps a block to the statistics of its rows, and the sum of their squared weights.
-
-    Rows up to and with a place, the numbers of a block and of a row in it, are left out.
-    """
-
-    mixture: Mixture
-    after: tuple[int, int] = BEGINNING
-
-    def __call__(self, block: Block) -> Bundle:
-        number, row = self.after
-        first = 0 if block.index > number else len(block.x) if block.index < number else row + 1
-        weight = None if block.weight is None else block.weight[first:]
-        found = self.mixture.expectation(block.x[first:], weight)
-        with np.errstate(over="ignore", under="ignore"):  # `step` refuses such weights
-            squares = float(len(block.x) - first) if weight is None else float((weight**2).sum())
-        return Bundle((found, squares))
-
-
-def step(
-    engine: Engine,
-    batch: Blocks,
-    run: Stepwise,
-    rule: StepRule,
-    rows: Rows,
-    after: tuple[int, int] = BEGINNING,
-) -> Stepwise:
-    """Learn from one mini-batch of ``rows``, or from what comes after a place in it.
-
-    Raises
-    ------
-    DataError
-        If a value is NaN or infinite, or too large; it names the block.
-
-    Warns
-    -----
-    UserWarning
-        If a component died.
-    """
-    span = engine.held_span(batch.n_blocks) if batch is not rows else None
-    found, squares = engine.reduce(batch, Expectation(run.mixture, after), span=span)
-    if not np.isfinite(found.log_likelihood + squares):
-        engine.reduce(rows, Expectations((run.mixture,)))  # names the block
-    if found.total_weight > 0 and not 0 < squares < np.inf:
-        raise DataError(BAD_SCALE)
-    learnt = run.advance(found, squares, rule)
-    if not learnt.finite:
-        raise DataError(TOO_LARGE)
-    for component in learnt.reseeded:
-        warnings.warn(
-            f"Component {component} had less than one effective row after batch {learnt.n_batches}; "
-            "it starts anew from half of the heaviest component.",
-            stacklevel=4,
-        )
-    return learnt
-
-
+@storable
 @dataclass(frozen=True)
 class Place:
     """Where a pass stands: the windows behind it, and the rows of the next that were learnt."""
@@ -90,33 +41,247 @@ class Place:
 START = Place()
 
 
-def learn(
-    engine: Engine,
-    rows: Rows,
-    run: Stepwise,
-    rule: StepRule,
-    chosen: Selection,
-    window_bytes: int,
-    seed: int,
-    place: Place = START,
-) -> Iterator[tuple[Stepwise, Place, int]]:
-    """Visit the chosen rows once, in mini-batches; after each, the run, its place and the blocks behind it.
+@storable
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """A stepwise run over stored rows, pass by pass.
 
-    The pass begins at ``place``: with the run and the seed that belong there, it goes on to the same bits.
+    Attributes
+    ----------
+    run : Stepwise
+    tol : float
+        A pass that raises the score by less is the last.
+    max_iter : int
+    held_out : RowSample or None
+        Rows that neither start nor passes see.
+    trace : tuple of float
+        Mean log-likelihood of the rows of each pass, each under the parameters before it was learnt.
+    score : float
+        Mean log-likelihood of the held-out rows after the last pass, or before the first.
+    converged : bool
+    place : Place
+        How far the pass under way is.
+    clock, total : float
+        Weight of all rows before that pass, and the sum of its rows' log-likelihoods so far.
+    """
+
+    run: Stepwise
+    tol: float
+    max_iter: int
+    held_out: RowSample | None = None
+    trace: tuple[float, ...] = ()
+    score: float = -np.inf
+    converged: bool = False
+    place: Place = START
+    clock: float = 0.0
+    total: float = 0.0
+    failure: ClassVar[None] = None
+
+    @classmethod
+    def begin(cls, run: Stepwise, recipe: OnlineRecipe, held_out: RowSample | None = None) -> Passes:
+        """Before the first pass."""
+        score = _score(run.published, held_out)
+        return cls(run, recipe.tol, recipe.max_iter, held_out, score=score, clock=run.clock)
+
+    @property
+    def mixture(self) -> Mixture:
+        """The parameters to show and to predict with."""
+        return self.run.published
+
+    @property
+    def n_iter(self) -> int:
+        """Passes made."""
+        return len(self.trace)
+
+    @property
+    def done(self) -> bool:
+        """Whether no pass is left."""
+        return self.converged or self.n_iter >= self.max_iter
+
+    @property
+    def moved(self) -> bool:
+        """Whether a mini-batch was learnt."""
+        return bool(self.trace) or self.place != START
+
+    @property
+    def lower_bound(self) -> float:
+        """Of the last pass; in the first, of the last mini-batch."""
+        return self.trace[-1] if self.trace else self.run.bound
+
+    @property
+    def task(self) -> Learn:
+        """The E-step of a mini-batch."""
+        return self.run.task
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the statistics."""
+        return self.run.nbytes
+
+    def advance(self, found: Any) -> Passes:
+        """After one mini-batch."""
+        run = self.run.advance(found)
+        return replace(self, run=run, total=self.total + run.bound * (run.clock - self.run.clock))
+
+    def passed(self) -> Passes:
+        """After the last row of a pass."""
+        score, clock = _score(self.run.published, self.held_out), self.run.clock
+        mean = self.total / (clock - self.clock) if clock > self.clock else np.nan
+        return replace(
+            self,
+            trace=(*self.trace, mean),
+            score=score,
+            converged=self.held_out is not None and score - self.score < self.tol,
+            place=START,
+            clock=clock,
+            total=0.0,
+        )
+
+
+def _score(mixture: Mixture, held_out: RowSample | None) -> float:
+    """Mean log-likelihood of the held-out rows."""
+    if held_out is None:
+        return -np.inf
+    x, weight = held_out.points()
+    return float(np.average(mixture.score_samples(x), weights=weight))
+
+
+def online(
+    recipe: OnlineRecipe, engine: Engine, rows: Rows, state: State, span: Selection | None = None
+) -> Iterator[State]:
+    """The state, and those after the survey, the seeding, each mini-batch and each pass over the rows of ``span``.
+
+    Raises
+    ------
+    DataError
+        If values or weights are unfit.
+    """
+    yield state
+    random = np.random.RandomState()
+    random.set_state(state.random)
+    if not state.runs:
+        for state in _started(recipe, engine, rows, state, random):
+            yield state
+    while not state.done:
+        (run,) = state.runs
+        seed = int(random.randint(2**31))
+        with one_thread():
+            for run in visit(recipe, engine, rows, run, seed, span or Selection()):
+                yield replace(state, runs=(run,), mid_pass=True)
+        after = random.get_state(legacy=False)
+        state = State(after, n_passes=state.n_passes + 1, runs=(run.passed(),))
+        yield state
+    rows.check_unchanged()
+    if span is None and all(np.isnan(run.trace).all() for run in state.runs):
+        raise DataError("Sample weights must contain at least one non-zero number.")
+
+
+def _started(
+    recipe: OnlineRecipe, engine: Engine, rows: Rows, state: State, random: np.random.RandomState
+) -> Iterator[State]:
+    """After the survey, unless that is done, and after the run is seeded.
+
+    With more passes than one, part of the sample is held out.
+    """
+    k, found = recipe.k, state.survey
+    if found is None:
+        seed = int(random.randint(2**31))
+        size = max(k, recipe.init_size or sample_size(k, rows.n_features))
+        found = survey(recipe, engine, rows, seed, size)
+        yield State(random.get_state(legacy=False), n_passes=1, survey=found)
+    held_out = None
+    if recipe.max_iter > 1 and len(found.sample.rows) >= MIN_HELD:
+        sample, held_out = found.sample.hold_out(EVERY)
+        found = replace(found, sample=sample)
+    run = begin(recipe, found, random)
+    # The sample has done its work: later files are small.
+    yield State(random.get_state(legacy=False), n_passes=1, runs=(Passes.begin(run, recipe, held_out),))
+
+
+def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) -> Stepwise:
+    """A run that starts from EM on the sample of a survey; the sample's rows count as learnt."""
+    mixture, ground = polished(recipe, found, random)
+    _warn_of_equal(mixture)
+    statistics = mixture.expectation(ground.x, ground.weight)
+    unit = found.overall.total_weight / found.overall.n_rows
+    return Stepwise.begin(mixture, statistics, _even(ground), recipe.reg_covar, recipe.rule, unit)
+
+
+def _even(ground: Ground) -> float:
+    """How many rows of equal weight are as certain as the sample (Kish 1965)."""
+    weight = ground.weight
+    with np.errstate(all="ignore"):
+        even = float(len(ground.x) if weight is None else weight.sum() ** 2 / (weight**2).sum())
+    if not 0 < even < np.inf:
+        raise DataError(BAD_SCALE)
+    return even
+
+
+def _warn_of_equal(mixture: Mixture) -> None:
+    """Components that start alike stay alike."""
+    distinct = len(np.unique(mixture.means, axis=0))
+    if distinct < mixture.n_components:
+        warnings.warn(
+            f"The rows that the model starts from have room for {distinct} of {mixture.n_components} components: "
+            "the others start as copies, and may stay so. A larger init_size, or rows in another order, helps.",
+            stacklevel=6,
+        )
+
+
+def visit(
+    recipe: OnlineRecipe, engine: Engine, rows: Rows, passes: Passes, seed: int, span: Selection
+) -> Iterator[Passes]:
+    """Visit the rows of ``span`` that are not held out once, in mini-batches; the run after each.
+
+    The pass begins at its place: with the seed that belongs there, it goes on to the same bits.
     A mini-batch holds ``batch_size`` rows, or a share `GROWTH` of all rows before it, if that is more: later steps
     are small, and gain nothing from more frequent ones. It is drawn from all blocks of a window.
     """
+    held_out = passes.held_out
+    chosen = replace(span, out=() if held_out is None else tuple(held_out.position[held_out.chosen].tolist()))
+    begun, quiet = passes.place, engine.watched(None)
     done = 0
-    for number, blocks in enumerate(windows(rows, chosen, window_bytes, seed)):
+    for number, blocks in enumerate(windows(rows, chosen, recipe.window_bytes, seed)):
         done += len(blocks)
-        if number < place.window:
+        if number < begun.window:
             continue
-        window = Window.load(engine, rows, blocks, chosen, seed + 1 + number)
-        first = place.row if number == place.window else 0
+        window = Window.load(quiet, rows, blocks, chosen, seed + 1 + number)
+        first = begun.row if number == begun.window else 0
         while first < window.n_rows:
-            size = max(int(rule.batch_size), int(GROWTH * run.clock))
+            size = max(int(recipe.rule.batch_size), int(GROWTH * passes.run.clock))
             last = window.n_rows if first + 1.5 * size > window.n_rows else first + size
-            run = step(engine, window.batch(first, last), run, rule, rows)
+            passes = step(quiet, window.batch(first, last), passes, rows)
             first = last
-            yield run, Place(number, first) if first < window.n_rows else Place(number + 1), done
+            passes = replace(passes, place=Place(number, first) if first < window.n_rows else Place(number + 1))
+            if engine.report:
+                engine.report(done, rows.n_blocks)
+            yield passes
         del window  # before the next is read
+
+
+def step(engine: Engine, batch: Blocks, run: Any, rows: Rows) -> Any:
+    """A `Stepwise` run, or what wraps one, after one mini-batch of ``rows``.
+
+    Raises
+    ------
+    DataError
+        If a value is NaN or infinite, or too large; it names the block.
+
+    Warns
+    -----
+    UserWarning
+        If a component died.
+    """
+    try:
+        (after,) = sweep(engine, batch, [run])
+    except DataError:
+        engine.reduce(rows, Expect(run.task.mixture))  # names the block, where that is to blame
+        raise
+    learnt = after.run if isinstance(after, Passes) else after
+    for component in learnt.reseeded:
+        warnings.warn(
+            f"Component {component} had less than one effective row after batch {learnt.n_batches}; "
+            "it starts anew from half of the heaviest component.",
+            stacklevel=4,
+        )
+    return after

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import expm1, inf, log, log1p
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from daskgmm.errors import CollapseError
-from daskgmm.fit.blas import one_thread
-from daskgmm.model.covariance import Covariance
+from daskgmm.errors import DataError
+from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Learn
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
+from daskgmm.model.update import Steady
+from daskgmm.store.values import storable
+
+BAD_SCALE = "Sample weights are too small or too large for float64 to hold their squares. Scale them."
 
 
+@storable
 @dataclass(frozen=True)
 class StepRule:
     """How large a step is: a function of rows, never of calls.
@@ -47,6 +51,7 @@ class StepRule:
         return 1.0 if self.half_life is not None else 1 - (before / (before + rows)) ** 2
 
 
+@storable
 @dataclass(frozen=True)
 class Spread:
     """Sums of squares of row weights: in the statistics, in their average, and of the two together.
@@ -67,6 +72,7 @@ class Spread:
         return Spread(now, mixed, (1 - share) ** 2 * self.average + 2 * share * (1 - share) * old + share**2 * now)
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class Stepwise:
     """An online fit: all that it knows, in memory that does not grow.
@@ -84,7 +90,9 @@ class Stepwise:
         Weight of all rows so far, those of the start included: what step sizes depend on.
     n_rows, n_batches : int
         Rows of positive weight and batches learnt from, the start's rows left out.
-    reg_covar : float
+    update : Steady
+        The M-step, with what its prior has for covariances, where the start was given.
+    rule : StepRule
     bound : float
         Mean log-likelihood of the last batch under the parameters before it was learnt; at the start, of the
         sample.
@@ -93,8 +101,8 @@ class Stepwise:
     unit : float
         Mean weight of the rows of the start: what rows are counted in, so that the scale of weights does not
         matter. 1 where the start was given.
-    anchor : Covariance or None
-        What the prior has for covariances, where the start was given; else those of all rows.
+    after : tuple of int
+        A place in the batch that is next, a block and a row in it; rows up to it were learnt with the start.
     """
 
     mixture: Mixture
@@ -102,35 +110,72 @@ class Stepwise:
     average: Statistics
     spread: Spread
     clock: float
-    reg_covar: float
+    update: Steady
+    rule: StepRule
     n_rows: int = 0
     n_batches: int = 0
     bound: float = -inf
     reseeded: tuple[int, ...] = ()
     unit: float = 1.0
-    anchor: Covariance | None = None
+    after: tuple[int, int] = BEGINNING
+
+    converged: ClassVar[bool] = False
+    failure: ClassVar[None] = None
+    done: ClassVar[bool] = False
 
     @classmethod
-    def begin(cls, mixture: Mixture, statistics: Statistics, rows: float, reg_covar: float, unit: float) -> Self:
+    def begin(
+        cls, mixture: Mixture, statistics: Statistics, rows: float, reg_covar: float, rule: StepRule, unit: float
+    ) -> Self:
         """Start from statistics that count as ``rows`` rows, each of which weighs ``unit``."""
         s = replace(statistics.scaled(1 / statistics.total_weight), n_rows=0)
-        mixture = steady(mixture, s, rows, reg_covar)
+        update = Steady(reg_covar)
+        mixture = update(mixture, replace(s, n_rows=rows))
         spread = Spread(1 / rows, 1 / rows, 1 / rows)
-        return cls(mixture, s, s, spread, rows, reg_covar, bound=s.log_likelihood, unit=unit)
+        return cls(mixture, s, s, spread, rows, update, rule, bound=s.log_likelihood, unit=unit)
 
     @classmethod
-    def implied(cls, mixture: Mixture, rows: float, reg_covar: float) -> Self:
+    def implied(cls, mixture: Mixture, rows: float, reg_covar: float, rule: StepRule) -> Self:
         """Start from the statistics that rows of this mixture would have; it is a fixed point of their M-step."""
         s, spread = _implied(mixture), Spread(1 / rows, 1 / rows, 1 / rows)
-        return cls(mixture, s, s, spread, rows, reg_covar, anchor=mixture.covariance)
+        return cls(mixture, s, s, spread, rows, Steady(reg_covar, mixture.covariance), rule)
+
+    @property
+    def task(self) -> Learn:
+        """The E-step of a mini-batch."""
+        return Learn(self.mixture, self.after)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the statistics."""
+        return 8 * int(self.statistics.scatter.size + 2 * self.mixture.means.size + self.mixture.n_components)
+
+    @property
+    def trace(self) -> tuple[float, ...]:
+        """The last bound: a stream has no end to keep them for."""
+        return (self.bound,)
+
+    @property
+    def lower_bound(self) -> float:
+        """The last bound."""
+        return self.bound
+
+    @property
+    def n_iter(self) -> int:
+        """Mini-batches learnt from."""
+        return self.n_batches
+
+    @property
+    def moved(self) -> bool:
+        """Whether a mini-batch was learnt."""
+        return self.n_batches > 0
 
     @cached_property
     def published(self) -> Mixture:
         """The parameters to show and to predict with."""
         if _equal(self.average, self.statistics):
             return self.mixture
-        with one_thread():
-            return steady(self.mixture, self.average, self.effective_rows, self.reg_covar, self.anchor)
+        return self.update(self.mixture, replace(self.average, n_rows=self.effective_rows))
 
     @property
     def effective_rows(self) -> float:
@@ -144,20 +189,34 @@ class Stepwise:
         parts = (s.shift, s.scatter, self.mixture.means, self.mixture.covariance.factor)
         return all(bool(np.isfinite(part).all()) for part in parts)
 
-    def advance(self, batch: Statistics, squares: float, rule: StepRule) -> Stepwise:
+    def advance(self, found: Any) -> Stepwise:
         """One step: blend the statistics, update the parameters, place dead components anew.
 
         Parameters
         ----------
-        batch : Statistics
-            Of ``mixture`` on new rows.
-        squares : float
-            Sum of their squared weights.
-        rule : StepRule
+        found : (Statistics, float)
+            Of ``mixture`` on new rows, and the sum of their squared weights.
+
+        Raises
+        ------
+        DataError
+            If a sum or parameter is no number.
         """
+        batch, squares = found
         weight = batch.total_weight
+        if not np.isfinite(batch.log_likelihood):
+            raise DataError(f"{TOO_LARGE}. Scale the data.")
+        if weight > 0 and not 0 < squares < inf:
+            raise DataError(BAD_SCALE)
         if not weight > 0:
-            return replace(self, n_batches=self.n_batches + 1, reseeded=())
+            return replace(self, n_batches=self.n_batches + 1, reseeded=(), after=BEGINNING)
+        after = self._blended(batch, squares)
+        if not after.finite:
+            raise DataError(f"{TOO_LARGE}. Scale the data.")
+        return after
+
+    def _blended(self, batch: Statistics, squares: float) -> Stepwise:
+        weight, rule = batch.total_weight, self.rule
         rows, even = weight / self.unit, squares / weight / weight
         # The start counts as rows, too: none of them may weigh more than a row now.
         gamma = max(rule.step(self.clock, rows), rows / (rows + 1 / self.spread.now))
@@ -172,9 +231,9 @@ class Stepwise:
             n_batches=self.n_batches + 1,
             bound=batch.log_likelihood / weight,
             reseeded=(),
+            after=BEGINNING,
         )
-        with one_thread():
-            mixture = steady(self.mixture, s, 1 / after.spread.now, self.reg_covar, self.anchor)
+        mixture = self.update(self.mixture, replace(s, n_rows=1 / after.spread.now))
         if dead := after._dead():
             return after._reseeded(mixture, dead)
         average = s if share == 1 else blend(self.average, s, share, self.mixture)
@@ -200,7 +259,7 @@ class Stepwise:
             average=s,
             spread=Spread(now, now, now),
             reseeded=tuple(dead),
-            anchor=None,
+            update=replace(self.update, anchor=None),
         )
 
 
@@ -216,43 +275,12 @@ def _equal(a: Statistics, b: Statistics) -> bool:
     return a is b or all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
-def steady(
-    mixture: Mixture, s: Statistics, rows: float, reg_covar: float, anchor: Covariance | None = None
-) -> Mixture:
-    """M-step from statistics of ``rows`` effective rows that no batch can break.
-
-    To each component d + 1 rows are added that lie about its own mean as all rows lie about theirs, or as those of
-    ``anchor`` do: the mode under an inverse Wishart prior (Fraley & Raftery 2007). They keep a component of few
-    rows from collapsing, and vanish as ``rows`` grows. Weights and means stay those of the rows. Where even the
-    covariance of all rows about their means is singular, which ``reg_covar`` > 0 prevents, covariances stay as
-    they were.
-    """
-    total = s.weight.sum()
-    extra = (mixture.n_features + 1) * total / rows
-    centred = s.about(s.means)
-    if anchor is None:
-        scatter = s.structure.shrunk(centred.scatter, s.weight, extra)
-    else:
-        scatter = centred.scatter + anchor.scatter(np.full(mixture.n_components, extra))
-    filled = replace(
-        centred,
-        weight=s.weight + extra,
-        shift=np.zeros_like(s.shift),
-        scatter=scatter,
-    )
-    try:
-        found = mixture.maximise(filled, reg_covar)
-    except CollapseError:
-        return Mixture(s.weight / total, s.means, mixture.covariance)
-    return Mixture(s.weight / total, found.means, found.covariance)
-
-
 def _implied(mixture: Mixture) -> Statistics:
     """Statistics of total weight 1 whose M-step is ``mixture``."""
     share = mixture.weights / mixture.weights.sum()
     shift = np.zeros_like(mixture.means)
-    scatter = mixture.covariance.scatter(share)
-    return Statistics(type(mixture.covariance), mixture.means, share, shift, scatter, 0.0, 1.0, 0)
+    scatter = mixture.structure.spread(mixture.covariance.values, share)
+    return Statistics(mixture.structure, mixture.means, share, shift, scatter, 0.0, 1.0, 0)
 
 
 def _split(mixture: Mixture, component: int) -> Mixture:
@@ -262,7 +290,7 @@ def _split(mixture: Mixture, component: int) -> Mixture:
     """
     k, d = mixture.means.shape
     heavy = int(np.argmax(mixture.weights))
-    variance = mixture.covariance.variances(mixture.covariance.values, k, d)[heavy]
+    variance = np.broadcast_to(mixture.covariance.variances, (k, d))[heavy]
     delta = np.zeros(d)
     delta[np.argmax(variance)] = 0.5 * np.sqrt(variance.max())
     order = np.arange(k)

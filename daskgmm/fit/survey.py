@@ -1,4 +1,4 @@
-"""The first pass: counts, mean and covariance, a row sample, a given start, and whether all is finite."""
+"""What the first pass finds: counts, mean and covariance, a row sample, and statistics of a given start."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from threading import Lock
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.compute.rows import Block
-from daskgmm.fit.checks import check_finite, check_start
-from daskgmm.model.covariance import Covariance
-from daskgmm.model.mixture import moments
+from daskgmm.compute.block import Block
 from daskgmm.model.statistics import Statistics
+from daskgmm.store.values import storable
 
 PIECE = 65536  # rows whose keys are drawn at once, so that no temporary grows with the block
 SLACK = 1.25  # of its size: keys that a `Threshold` lets come together before it sorts them
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class RowSample:
     """A weighted sample without replacement: the rows of the ``size`` smallest keys E/w, E exponential.
@@ -40,6 +39,21 @@ class RowSample:
     position: Array
     rows: Array
     weight: Array
+
+    @classmethod
+    def of(cls, block: Block, seed: int, threshold: Threshold) -> RowSample:
+        """The block's rows that may be in the sample; their keys a piece at a time, to hold few at once."""
+        n, weight = len(block.x), block.weight
+        pieces = [
+            _keys(block, first, min(n, first + PIECE), seed, threshold) for first in range(0, max(n, 1), PIECE)
+        ]
+        rows, keys = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        kept = keys <= threshold.bound
+        rows, keys = rows[kept], keys[kept]
+        # Unknown chunk sizes: numbers of the block's own.
+        position = rows + (block.index << 40 if block.first_row is None else block.first_row)
+        own = np.ones(len(rows)) if weight is None else weight[rows]
+        return cls(threshold.size, keys, position, block.x[rows], own).below(np.inf)
 
     def __add__(self, other: RowSample) -> RowSample:
         keys = np.concatenate([self.keys, other.keys])
@@ -67,18 +81,35 @@ class RowSample:
         """A smaller sample of the same rows: these are nested."""
         return replace(self, size=min(size, self.size)).below(np.inf)
 
+    @property
+    def chosen(self) -> Array:
+        """Which rows the sample has, in the order of the data: all but the one whose key is the threshold."""
+        order = np.argsort(self.position)
+        return order[order != np.argmax(self.keys)] if len(order) > self.size else order
+
+    def hold_out(self, every: int) -> tuple[RowSample, RowSample]:
+        """Two samples of the same rows: without every so-manieth of them, and of those alone."""
+        held = np.zeros(len(self.keys), bool)
+        held[self.chosen[every - 1 :: every]] = True
+        threshold = np.zeros(len(self.keys), bool)
+        if len(self.keys) > self.size:
+            threshold[np.argmax(self.keys)] = True  # it belongs to both
+        return self._part(~held, threshold), self._part(held, threshold)
+
+    def _part(self, rows: Array, threshold: Array) -> RowSample:
+        mask = rows | threshold
+        size = int(mask.sum() - threshold.sum())
+        return RowSample(size, self.keys[mask], self.position[mask], self.rows[mask], self.weight[mask])
+
     def points(self) -> tuple[Array, Array | None]:
         """Rows (m, d) float64 in the order of the data, and weights (m,) that stand for all rows.
 
         Each kept row carries w / P(kept) (Horvitz & Thompson 1952), scaled to mean 1; None where all are equal.
         """
-        order = np.argsort(self.position)
-        if len(order) > self.size:
-            last = int(np.argmax(self.keys))
-            order = order[order != last]
-            chance = -np.expm1(-self.keys[last] * self.weight[order])
-        else:
-            chance = np.ones(len(order))
+        order = self.chosen
+        chance = np.ones(len(order))
+        if len(self.keys) > self.size:
+            chance = -np.expm1(-self.keys.max() * self.weight[order])
         weight = self.weight[order] / chance
         rows = self.rows[order].astype(np.float64)
         return rows, None if np.ptp(weight) == 0 else weight / weight.mean()
@@ -110,6 +141,7 @@ class Threshold:
             return self.bound
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class Survey:
     """What the first pass finds.
@@ -134,59 +166,19 @@ class Survey:
         return Survey(self.overall + other.overall, self.sample + other.sample, start)
 
 
-@dataclass(frozen=True, eq=False)
-class Surveyor:
-    """Maps a block to its `Survey`.
-
-    Parameters
-    ----------
-    structure : type of Covariance
-    k : components of a given start.
-    seed : of the sample.
-    threshold : Threshold
-        Of the sample, with its size.
-    """
-
-    structure: type[Covariance]
-    k: int
-    seed: int
-    threshold: Threshold
-
-    def __call__(self, block: Block) -> Survey:
-        overall = moments(self.structure, block.x, block.weight)
-        if not np.isfinite(overall.scatter).all():
-            check_finite(block)
-        start = None
-        if block.start is not None:
-            check_start(block, self.k)
-            start = moments(self.structure, block.x, block.weight, block.start, self.k)
-        return Survey(overall, self._sample(block), start)
-
-    def _sample(self, block: Block) -> RowSample:
-        """The block's rows that may be in the sample; their keys a piece at a time, to hold few at once."""
-        n, weight = len(block.x), block.weight
-        pieces = [self._keys(block, first, min(n, first + PIECE)) for first in range(0, max(n, 1), PIECE)]
-        rows, keys = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
-        kept = keys <= self.threshold.bound
-        rows, keys = rows[kept], keys[kept]
-        # Unknown chunk sizes: numbers of the block's own.
-        position = rows + (block.index << 40 if block.first_row is None else block.first_row)
-        own = np.ones(len(rows)) if weight is None else weight[rows]
-        return RowSample(self.threshold.size, keys, position, block.x[rows], own).below(np.inf)
-
-    def _keys(self, block: Block, first: int, last: int) -> tuple[Array, Array]:
-        """Rows from ``first`` to ``last`` that may be in the sample, numbered in the block, and their keys."""
-        stream, offset = (block.index + 1, 0) if block.first_row is None else (0, block.first_row)
-        uniform = uniforms(self.seed, stream, offset + first, last - first)
-        weight = np.ones(last - first) if block.weight is None else block.weight[first:last]
-        seen = np.flatnonzero(weight)
-        uniform, weight = uniform[seen], weight[seen]
-        # -log(1 - U) >= U: most rows are out before a logarithm is taken.
-        with np.errstate(over="ignore"):
-            near = uniform <= self.threshold.bound * weight
-        keys = -np.log1p(-uniform[near]) / weight[near]
-        kept = keys <= self.threshold.lower(keys)
-        return first + seen[near][kept], keys[kept]
+def _keys(block: Block, first: int, last: int, seed: int, threshold: Threshold) -> tuple[Array, Array]:
+    """Rows from ``first`` to ``last`` that may be in the sample, numbered in the block, and their keys."""
+    stream, offset = (block.index + 1, 0) if block.first_row is None else (0, block.first_row)
+    uniform = uniforms(seed, stream, offset + first, last - first)
+    weight = np.ones(last - first) if block.weight is None else block.weight[first:last]
+    seen = np.flatnonzero(weight)
+    uniform, weight = uniform[seen], weight[seen]
+    # -log(1 - U) >= U: most rows are out before a logarithm is taken.
+    with np.errstate(over="ignore"):
+        near = uniform <= threshold.bound * weight
+    keys = -np.log1p(-uniform[near]) / weight[near]
+    kept = keys <= threshold.lower(keys)
+    return first + seen[near][kept], keys[kept]
 
 
 def uniforms(seed: int, stream: int, first: int, count: int) -> Array:

@@ -19,7 +19,7 @@ from dask.utils import parse_timedelta
 from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm.errors import CheckpointError, CheckpointInUseError
-from daskgmm.fit import archive
+from daskgmm.store.files import locate
 
 if sys.platform != "win32":
     import fcntl
@@ -40,7 +40,7 @@ def locked(place: str | os.PathLike[str], tell: Callable[[str], None]) -> Iterat
     FileNotFoundError
         If the folder does not exist.
     """
-    fs, path = archive.locate(place)
+    fs, path = locate(place)
     if not isinstance(fs, LocalFileSystem):
         with Lease(fs, path, os.fspath(place), tell) as lease:
             yield lease.check

@@ -1,0 +1,55 @@
+"""Where a fit stands, as a frozen value: what an iterator of states gives, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from daskgmm.fit.run import Run
+from daskgmm.fit.survey import Survey
+from daskgmm.store.values import storable
+
+
+@storable
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a fit stands. Nothing in it grows with the number of rows.
+
+    Attributes
+    ----------
+    random : dict
+        State of the random numbers before the stage that is next or under way.
+    n_passes : int
+        How often the rows were read.
+    survey : Survey or None
+        What the first pass found, until the runs have begun.
+    runs : tuple of Run
+        What passes advance; empty until seeded.
+    mid_pass : bool
+        Whether a pass is under way, so that the next states are not far.
+    """
+
+    random: dict[str, Any]
+    n_passes: int = 0
+    survey: Survey | None = None
+    runs: tuple[Run, ...] = ()
+    mid_pass: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether no pass is left."""
+        return bool(self.runs) and all(run.done for run in self.runs)
+
+    @property
+    def n_iter(self) -> int:
+        """Iterations of the run that made most."""
+        return max((run.n_iter for run in self.runs), default=0)
+
+    @property
+    def stage(self) -> str:
+        """What comes next, for whoever waits for it."""
+        if self.done:
+            return "done"
+        if self.runs:
+            return f"pass {self.n_passes + 1}"
+        return "survey" if self.survey is None else "seeding"

@@ -1,0 +1,115 @@
+"""Online EM over a stream: the first rows wait until they can seed the model, later batches advance it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.compute.block import Block
+from daskgmm.compute.engine import Engine
+from daskgmm.compute.engines import engine_for
+from daskgmm.compute.rows import Rows, as_rows
+from daskgmm.errors import DataError
+from daskgmm.fit.first import First
+from daskgmm.fit.online import begin, step
+from daskgmm.fit.recipe import OnlineRecipe
+from daskgmm.fit.stepwise import Stepwise
+from daskgmm.fit.survey import Survey, Threshold
+from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Examine, TakeFirst
+from daskgmm.store.values import storable
+
+ROWS_PER_COMPONENT = 50  # kept to seed a stream
+
+
+@storable
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """The first rows of a stream, until there are enough to seed the model.
+
+    Attributes
+    ----------
+    x : (m, d) float64
+    weight : (m,)
+    n_batches : batches that they came in.
+    """
+
+    x: Array
+    weight: Array
+    n_batches: int = 0
+
+    @classmethod
+    def for_rows(cls, rows: Rows) -> Waiting:
+        """None yet."""
+        return cls(np.empty((0, rows.n_features)), np.empty(0))
+
+    def joined(self, first: First) -> Waiting:
+        """With those of one batch more."""
+        x, weight = np.concatenate([self.x, first.x]), np.concatenate([self.weight, first.weight])
+        return Waiting(x, weight, self.n_batches + 1)
+
+    def survey(self, recipe: OnlineRecipe) -> Survey:
+        """The survey of these rows, all of which are in its sample."""
+        columns = {} if (self.weight == 1).all() else {"weight": self.weight}
+        return Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)))(Block(self.x, columns=columns))
+
+
+def start_rows(recipe: OnlineRecipe) -> int:
+    """How many first rows of a stream seed the model."""
+    return int(max(recipe.k, recipe.init_size or ROWS_PER_COMPONENT * recipe.k))
+
+
+def given(recipe: OnlineRecipe, rows: int) -> Stepwise | None:
+    """A run from a start that is given in full, and counts as ``init_size`` or so many rows."""
+    if (whole := recipe.start.whole) is None:
+        return None
+    return Stepwise.implied(whole, recipe.init_size or rows, recipe.reg_covar, recipe.rule)
+
+
+def learn(
+    recipe: OnlineRecipe,
+    engine: Engine,
+    rows: Rows,
+    run: Waiting | Stepwise,
+    random: np.random.RandomState,
+) -> Waiting | Stepwise:
+    """What a batch of a stream makes of the run; `DataError` leaves it as it was."""
+    if isinstance(run, Waiting):
+        started = _started(recipe, engine, rows, run, random)
+        if isinstance(started, Waiting):
+            return started
+        run = started
+    found: Stepwise = step(engine, rows, run, rows)
+    return found
+
+
+def _started(
+    recipe: OnlineRecipe,
+    engine: Engine,
+    rows: Rows,
+    waiting: Waiting,
+    random: np.random.RandomState,
+) -> Waiting | Stepwise:
+    """The run that the rows of a batch, and those before them, seed; it has yet to learn from the rest of the batch."""
+    if (run := given(recipe, ROWS_PER_COMPONENT * recipe.k)) is not None:
+        if len(waiting.x):  # the start was given since they came
+            before = as_rows(waiting.x, weight=waiting.weight)
+            run = step(engine_for(before), before, run, before)
+        return run
+    size = start_rows(recipe)
+    first = engine.reduce(rows, TakeFirst(max(0, size - len(waiting.x))))
+    _check_size(first.x)
+    waiting = waiting.joined(first)
+    if len(waiting.x) < size:
+        return waiting
+    run = begin(recipe, waiting.survey(recipe), random)
+    last: tuple[int, int] = tuple(first.places[-1].tolist()) if len(first.places) else BEGINNING
+    return replace(run, n_rows=len(waiting.x), n_batches=waiting.n_batches - 1, after=last)
+
+
+def _check_size(x: Array) -> None:
+    """Refuse rows whose squares float64 cannot hold: kept, they would fail every batch after them."""
+    with np.errstate(over="ignore"):
+        if not np.isfinite((x**2).sum()):
+            raise DataError(f"{TOO_LARGE}. Scale the data.")

@@ -1,0 +1,204 @@
+"""All that tasks do to a block of rows. Rows of zero weight are never looked at; what is no number is told here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.compute.block import Block
+from daskgmm.compute.engine import Bundle
+from daskgmm.errors import DataError
+from daskgmm.fit.first import First
+from daskgmm.fit.score import Score
+from daskgmm.fit.survey import RowSample, Survey, Threshold
+from daskgmm.model.mixture import Mixture
+from daskgmm.model.moments import moments
+from daskgmm.model.statistics import Statistics
+from daskgmm.model.structure import Structure
+
+BEGINNING = (-1, -1)  # before every row of every block
+TOO_LARGE = "Input X contains infinity or a value too large for dtype('float64')"
+
+
+def seen(block: Block) -> tuple[Array, Array | None]:
+    """Rows of positive weight and their weights; a copy only where there are others."""
+    if block.weight is None or block.weight.all():
+        return block.x, block.weight
+    kept = block.weight > 0
+    return block.x[kept], block.weight[kept]
+
+
+def all_finite(x: Array) -> bool:
+    """Whether no value is NaN or infinite, without a mask of the size of ``x``."""
+    return x.dtype.kind != "f" or not x.size or bool(np.isfinite(x.min()) and np.isfinite(x.max()))
+
+
+def refuse(block: Block) -> NoReturn:
+    """Raise the `DataError` that says why sums over the block are no numbers."""
+    x: Array = block.x
+    if x.dtype.kind == "f":
+        bad = ~np.isfinite(x).all(axis=1)
+        if block.weight is not None:
+            bad &= block.weight > 0
+        if bad.any():
+            nan = np.isnan(x[bad]).any()
+            remedy = " nan_policy='omit' or a sample_weight of 0 leaves rows out." if nan else ""
+            raise DataError(f"Input X contains {'NaN' if nan else 'infinity'}: {block.where(bad)}.{remedy}")
+    if block.weight is not None and block.weight.max(initial=0.0) > 1e300:
+        raise DataError(f"sample_weight holds values too large to add up: block {block.index}. Scale them.")
+    raise DataError(f"{TOO_LARGE}: block {block.index}. Scale the data.")
+
+
+@dataclass(frozen=True, eq=False)
+class Expect:
+    """Maps a block to the statistics of its rows under a mixture: the E-step."""
+
+    mixture: Mixture
+
+    def __call__(self, block: Block) -> Statistics:
+        found = self.mixture.expectation(block.x, block.weight)
+        if not np.isfinite(found.log_likelihood):
+            refuse(block)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Learn:
+    """Maps a block of a mini-batch to the statistics of its rows, and the sum of their squared weights.
+
+    Rows up to and with a place, the numbers of a block and of a row in it, are left out. What is no number comes
+    out as none: the blocks of a mini-batch are not those that a user knows.
+    """
+
+    mixture: Mixture
+    after: tuple[int, int] = BEGINNING
+
+    def __call__(self, block: Block) -> Bundle:
+        number, row = self.after
+        first = 0 if block.index > number else len(block.x) if block.index < number else row + 1
+        weight = None if block.weight is None else block.weight[first:]
+        found = self.mixture.expectation(block.x[first:], weight)
+        with np.errstate(over="ignore", under="ignore"):  # such weights are refused once all are added
+            squares = float(len(block.x) - first) if weight is None else float((weight**2).sum())
+        return Bundle((found, squares))
+
+
+@dataclass(frozen=True, eq=False)
+class Examine:
+    """Maps a block to its `Survey`.
+
+    Parameters
+    ----------
+    structure : Structure
+    k : components of a given start.
+    seed : of the sample.
+    threshold : Threshold
+        Of the sample, with its size.
+    """
+
+    structure: Structure
+    k: int
+    seed: int
+    threshold: Threshold
+
+    def __call__(self, block: Block) -> Survey:
+        overall = moments(self.structure, block.x, block.weight)
+        if not np.isfinite(overall.scatter).all():
+            refuse(block)
+        start = self._start(block)
+        found = None if start is None else moments(self.structure, block.x, block.weight, start, self.k)
+        return Survey(overall, RowSample.of(block, self.seed, self.threshold), found)
+
+    def _start(self, block: Block) -> Array | None:
+        """Labels below ``k``, or responsibilities (n, k) that are probabilities, in rows of positive weight."""
+        labels, resp = (block.columns.get(name) for name in ("labels", "responsibilities"))
+        given = labels if resp is None else resp
+        if given is None:
+            return None
+        part = given if block.weight is None else given[block.weight > 0]
+        where = f"block {block.index}"
+        if resp is None:
+            if part.size and not (part.min() >= 0 and part.max() < self.k):
+                raise DataError(f"labels_init must lie in 0 ... {self.k - 1}; {where} has others.")
+        elif part.shape[1] != self.k:
+            raise DataError(f"responsibilities_init should have {self.k} columns, got {part.shape[1]}.")
+        elif not (np.all(part >= 0) and np.allclose(part.sum(axis=1), 1.0, atol=1e-5)):
+            raise DataError(f"responsibilities_init must be >= 0 and sum to 1 in each row; {where} differs.")
+        return given
+
+
+@dataclass(frozen=True, eq=False)
+class Rate:
+    """Maps a block to its `Score`; the entropy is 0 unless asked for."""
+
+    mixture: Mixture
+    entropy: bool = False
+
+    def __call__(self, block: Block) -> Score:
+        x, weight = seen(block)
+        density, sound = self.mixture.answer(x, "score_samples")
+        if not sound and not all_finite(x):
+            refuse(block)
+        total = float(len(x)) if weight is None else float(weight.sum())
+        log_likelihood = _weighted_sum(density, weight)
+        entropy = _weighted_sum(self.mixture.entropies(x), weight) if self.entropy else 0.0
+        return Score(log_likelihood, entropy, total, self.mixture.n_parameters)
+
+
+def _weighted_sum(values: Array, weight: Array | None) -> float:
+    # Not a dot product: BLAS would make its bits depend on the number of threads.
+    return float(values.sum() if weight is None else (values * weight).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """Maps a block to one answer per row: ``labels``, ``responsibilities`` or ``score_samples``.
+
+    Rows that ``nan_policy="omit"`` leaves out answer ``missing``.
+    """
+
+    mixture: Mixture
+    answer: str
+    missing: float
+
+    def __call__(self, block: Block) -> Array:
+        x, _ = seen(block)
+        found, sound = self.mixture.answer(x, self.answer)
+        if not sound and not all_finite(x):
+            refuse(block)
+        if len(x) == len(block.x):
+            return found
+        out = np.full((len(block.x), *found.shape[1:]), self.missing, dtype=found.dtype)
+        assert block.weight is not None
+        out[block.weight > 0] = found
+        return out
+
+
+@dataclass(frozen=True)
+class TakeFirst:
+    """Maps a block to its first rows of positive weight, and refuses one that holds NaN or infinity anywhere."""
+
+    size: int
+
+    def __call__(self, block: Block) -> First:
+        if not all_finite(seen(block)[0]):
+            refuse(block)
+        return First.of(block, self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """What several runs ask of one block, while it is in memory."""
+
+    tasks: tuple[Any, ...]
+
+    def __call__(self, block: Block) -> Bundle:
+        return Bundle(task(block) for task in self.tasks)
+
+    @property
+    def __name__(self) -> str:
+        """What the dashboard shows."""
+        return type(self.tasks[0]).__name__

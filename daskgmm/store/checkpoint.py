@@ -1,0 +1,212 @@
+"""Checkpoints: where a fit stands after each pass, in one file from which the same fit goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+import dask
+from dask.utils import parse_timedelta
+
+from daskgmm.errors import CheckpointError
+from daskgmm.store import files
+from daskgmm.store.lock import locked
+
+FORMAT, VERSION = "daskgmm checkpoint", 2
+
+INTERVAL = "60 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-interval`
+
+Place = str | os.PathLike[str]
+
+
+class Standing(Protocol):
+    """Where a fit stands, as a frozen value."""
+
+    @property
+    def done(self) -> bool:
+        """Whether no pass is left."""
+
+    @property
+    def mid_pass(self) -> bool:
+        """Whether it is one of many states on the way, which need not all last."""
+
+    @property
+    def n_passes(self) -> int:
+        """How often the rows were read."""
+
+
+S = TypeVar("S", bound=Standing)
+
+
+class Record(Generic[S]):
+    """The last state of a fit, for whoever interrupts it."""
+
+    state: S | None = None
+
+    def take(self, state: S) -> None:
+        """``state`` is the one to go on from."""
+        self.state = state
+
+
+class Checkpoint(Record[S]):
+    """Writes states to a file as well: each that ends a stage or a pass, and others from time to time.
+
+    A file that cannot be written is a warning: the fit matters more, and the last whole file stays. ``check`` is
+    called before each write, and raises a `CheckpointError` where another fit has taken over.
+    """
+
+    def __init__(
+        self, place: Place, identity: Mapping[str, Any], check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.place, self.check = place, check
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))  # lists, as they come back
+        self.written: S | None = None
+        self.interval = float(parse_timedelta(dask.config.get("daskgmm.checkpoint-interval", INTERVAL)))
+        self.tried = monotonic()
+
+    def take(self, state: S) -> None:
+        super().take(state)
+        if not state.mid_pass or monotonic() - self.tried >= self.interval:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the last state, unless that is done."""
+        if self.state is None or self.state is self.written:
+            return
+        header = {"format": FORMAT, "version": VERSION, "identity": self.identity}
+        try:
+            self.check()
+            files.save(self.place, header, self.state)
+        except CheckpointError:
+            self.written = self.state  # as far as this fit goes: it must not try again as it ends
+            raise
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint {os.fspath(self.place)} cannot be written: {error}. The fit goes on; "
+                "an older checkpoint stays as it was.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        else:
+            self.written = self.state
+        self.tried = monotonic()
+
+
+@contextmanager
+def opened(
+    place: Place | None,
+    kind: type[S],
+    settings: Callable[[], Mapping[str, Any]],
+    layout: Callable[[], Mapping[str, Any]],
+    digests: Callable[[], list[str]],
+    tell: Callable[[str], None],
+) -> Iterator[Record[S]]:
+    """Where to keep states: with the one to go on from, if ``place`` has one.
+
+    Parameters
+    ----------
+    place : path or fsspec URL, or None
+        None keeps them in memory alone.
+    kind : type
+        Of the states.
+    settings, layout : callables
+        Give those of this fit and of its rows, by name, as JSON.
+    digests : callable
+        Gives hashes of some of the rows. Called only where the fit is not finished: a finished one is returned
+        without a look at the rows. Nor are rows of another layout looked at, which need not be there.
+    tell : callable
+        Gets a sentence where the fit goes on from a file, or waits for one.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is of another fit (it lists the differences), damaged, or in use. On a URL also later, if
+        another fit has taken over since: one that found no sign of life of this one for the time of a lease.
+    FileNotFoundError
+        If the folder does not exist.
+    """
+    if place is None:
+        yield Record()
+        return
+    with ExitStack() as stack:
+        check = stack.enter_context(locked(place, tell))
+        found, plan = read(place, kind), layout()
+        checkpoint: Checkpoint[S] = Checkpoint(place, {**settings(), **plan}, check)
+        here = checkpoint.identity
+        if found is None or not (found[1].done or any(_differs(found[0], here, name) for name in plan)):
+            here["digests"] = digests()
+        if found is not None:
+            there, checkpoint.state = found
+            _compare(place, there, here)
+            checkpoint.written = state = checkpoint.state
+            what = "is finished" if state.done else "goes on"
+            tell(f"The fit {what}, from {os.fspath(place)}; passes over the rows so far: {state.n_passes}.")
+        # An interrupt may have struck in the middle of a write.
+        stack.callback(checkpoint.flush)
+        yield checkpoint
+
+
+def read(place: Place, kind: type[S]) -> tuple[dict[str, Any], S] | None:
+    """Identity and state in a file; None where there is none."""
+    try:
+        content = files.fetch(place)
+    except FileNotFoundError:
+        return None
+    except (IsADirectoryError, PermissionError) as error:  # the second is what Windows says of a folder
+        if isinstance(error, PermissionError) and not os.path.isdir(place):
+            raise
+        raise CheckpointError(f"The checkpoint {os.fspath(place)} is a folder. Name a file.") from None
+    try:
+        header, arrays = files.parse(content)
+        if header["format"] != FORMAT:
+            raise KeyError(header["format"])
+        if header["version"] != VERSION:
+            raise CheckpointError(_other_version(place, header["version"]))
+        state = files.value_of(header, arrays)
+        if not isinstance(state, kind):
+            raise TypeError(type(state))
+        return header["identity"], state
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged archive may raise
+        raise CheckpointError(
+            f"{os.fspath(place)} is not a checkpoint of a daskgmm fit, or it is damaged. Name another file, or "
+            "delete it."
+        ) from error
+
+
+def _other_version(place: Place, version: int) -> str:
+    what = f"{os.fspath(place)} has checkpoint version {version}, this daskgmm reads version {VERSION}."
+    if version > VERSION:
+        return f"{what} Update it."
+    return f"{what} Finish that fit with the daskgmm that began it, name another file, or delete it."
+
+
+def _compare(place: Place, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another fit; values that ``here`` lacks are not compared."""
+    names = [name for name in here if _differs(there, here, name)]
+    if names:
+        listed = "\n".join(
+            "  the rows: their values differ"
+            if name == "digests"
+            else f"  {name}: {_short(there.get(name))} there, {_short(here[name])} now"
+            for name in names
+        )
+        raise CheckpointError(
+            f"The checkpoint {os.fspath(place)} is of another fit:\n{listed}\n"
+            "Fit what it is of, name another file, or delete it."
+        )
+
+
+def _differs(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool:
+    return name not in there or bool(there[name] != here[name])
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
