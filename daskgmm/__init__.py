@@ -4,11 +4,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.estimators.loading import load
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+from daskgmm.fit.events import watching
 
 try:
     __version__ = version("daskgmm")
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["CollapseError", "DataError", "GaussianMixture", "MiniBatchGaussianMixture"]
+__all__ = ["CollapseError", "DataError", "GaussianMixture", "MiniBatchGaussianMixture", "load", "watching"]

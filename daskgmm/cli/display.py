@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from math import isfinite
+from math import isfinite, isnan
 from time import perf_counter
 from typing import Any
 
@@ -16,17 +16,16 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from daskgmm.fit.progress import Progress, Silent
-from daskgmm.fit.run import Run
+from daskgmm.fit.events import Blocks, Event, Message, Reached, Stage, standing, watching
+from daskgmm.fit.state import State
 
 HEADER = f"{'stage':<16}{'mean log-likelihood':>21}{'change':>12}{'seconds':>11}"
 
 
-class Quiet(Silent):
+def quiet(event: Event) -> None:
     """Only how the fit begins, where that is not as usual."""
-
-    def tell(self, line: str) -> None:
-        click.echo(line, err=True)
+    if isinstance(event, Message):
+        click.echo(event.text, err=True)
 
 
 class Log:
@@ -34,32 +33,30 @@ class Log:
 
     def __init__(self, interval: int = 1) -> None:
         self.interval = interval
-        self.iterations = 0
-        self.name = ""
+        self.last: State | None = None
         self.began = perf_counter()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Message(text):
+                self.say(text)
+            case Reached(state) if not state.mid_pass:
+                self.reached(state)
 
     def say(self, line: str) -> None:
         """Write one line."""
         click.echo(line, err=True)
 
-    def tell(self, line: str) -> None:
-        self.say(line)
-
-    def stage(self, name: str, done: int = 0) -> None:
-        if not self.name:
+    def reached(self, state: State) -> None:
+        """Tell of the stage that has just ended."""
+        last, self.last = self.last, state
+        if last is None:
             self.say(HEADER)
-        elif self.name != "em":
-            self._line(self.name)
-        self.name = name
-        self.iterations = done
-        self.began = perf_counter()
-
-    def blocks(self, done: int, total: int) -> None: ...
-
-    def iteration(self, runs: Sequence[Run]) -> None:
-        self.iterations += 1
-        if self.iterations % self.interval == 0 or all(run.done for run in runs):
-            self._line(f"iteration {self.iterations}", *_standing(runs, self.iterations))
+        elif state.n_iter > last.n_iter:
+            if state.n_iter % self.interval == 0 or state.done:
+                self._line(f"iteration {state.n_iter}", *_standing(state))
+        elif not last.runs:
+            self._line(last.stage)
         self.began = perf_counter()
 
     def _line(self, name: str, bound: str = "", change: str = "", note: str = "") -> None:
@@ -75,24 +72,19 @@ class Terminal(Log):
         self.bars = bars
         self.bar = bars.add_task("", total=None, count="")
 
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        match event:
+            case Stage("compiling"):
+                self.bars.update(self.bar, description="compiling")
+            case Stage(name) if name != "done":
+                self.bars.remove_task(self.bar)  # a reset would keep the number of blocks
+                self.bar = self.bars.add_task(name, total=None, count="")
+            case Blocks(done, total):
+                self.bars.update(self.bar, completed=done, total=total, count=f"block {done:,} of {total:,}")
+
     def say(self, line: str) -> None:
         self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def stage(self, name: str, done: int = 0) -> None:
-        super().stage(name, done)
-        self._restart()
-
-    def blocks(self, done: int, total: int) -> None:
-        self.bars.update(self.bar, completed=done, total=total, count=f"block {done:,} of {total:,}")
-
-    def iteration(self, runs: Sequence[Run]) -> None:
-        super().iteration(runs)
-        self._restart()
-
-    def _restart(self) -> None:
-        title = f"iteration {self.iterations + 1}" if self.name == "em" else self.name
-        self.bars.remove_task(self.bar)  # a reset would keep the number of blocks
-        self.bar = self.bars.add_task(title, total=None, count="")
 
 
 class Tasks(Callback):
@@ -110,13 +102,14 @@ class Tasks(Callback):
 
 
 @contextmanager
-def fitting(verbose: bool, interval: int) -> Iterator[Progress]:
-    """What a fit tells: a bar and lines on a terminal, lines if asked for, else hardly anything."""
+def fitting(verbose: bool, interval: int) -> Iterator[None]:
+    """What fits tell meanwhile: a bar and lines on a terminal, lines if asked for, else hardly anything."""
     if _live():
-        with _bars() as bars:
-            yield Terminal(bars, interval)
+        with _bars() as bars, watching(Terminal(bars, interval)):
+            yield
     else:
-        yield Log(interval) if verbose else Quiet()
+        with watching(Log(interval) if verbose else quiet):
+            yield
 
 
 @contextmanager
@@ -145,16 +138,13 @@ def _bars() -> Bars:
     )
 
 
-def _standing(runs: Sequence[Run], iteration: int) -> tuple[str, str, str]:
+def _standing(state: State) -> tuple[str, str, str]:
     """Likelihood of the best run so far, its last change, and how many runs go on."""
+    runs = state.runs
     live = sum(not run.done for run in runs)
     note = f"  {live}/{len(runs)} runs go on" if len(runs) > 1 else ""
-    sound = [run for run in runs if run.trace and run.failure is None]
-    if not sound:
+    bound, change = standing(runs)
+    if isnan(bound):
         return "collapsed", "", note
-    leader = max(sound, key=lambda run: run.lower_bound)
-    before = leader.trace[-2] if leader.n_iter > 1 else leader.previous
-    # The first step of a fresh start has nothing to be compared with; a finished run stands still.
-    moved = leader.n_iter == iteration and isfinite(before)
-    change = f"{leader.lower_bound - before:.2e}" if moved else ""
-    return f"{leader.lower_bound:#.8g}", change, note
+    # The first step of a fresh start has nothing to be compared with.
+    return f"{bound:#.8g}", f"{change:.2e}" if isfinite(change) else "", note

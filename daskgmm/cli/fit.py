@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -12,10 +11,10 @@ from sklearn.utils._param_validation import InvalidParameterError
 from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import CHECKPOINT, EXIT_CODES, NOT_CONVERGED
 from daskgmm.errors import DataError
-from daskgmm.estimators.fitting import ROWWISE, SMALL
+from daskgmm.estimators.checks import check_settings
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
-from daskgmm.estimators.parameters import read_start
+from daskgmm.estimators.parameters import ROWWISE, SMALL
 
 # What batch and online estimators both have, in one sense.
 SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks")
@@ -74,10 +73,10 @@ def fit(
     ctx = click.get_current_context()
     ctx.meta[CHECKPOINT] = model.checkpoint
     began = perf_counter()
-    with cluster.running(**where) as place, display.fitting(verbose, verbose_interval) as progress:
+    with cluster.running(**where) as place, display.fitting(verbose, verbose_interval):
         if place:
-            progress.tell(place)
-        model._fit(x, places.rowwise(weights), progress)
+            click.echo(place, err=True)
+        model.fit(x, sample_weight=places.rowwise(weights))
     seconds = perf_counter() - began
     # A warm start and a checkpoint are of this command, not of the model.
     model.set_params(warm_start=False, checkpoint=None).save(out)
@@ -117,14 +116,11 @@ def _estimator(
         model = _as(kind, inputs.load_model(warm_start))
         model.set_params(**(cold | given), warm_start=True)
     try:
-        model._validate_params()
+        check_settings(model, shape[1] if len(shape) == 2 else None)
     except InvalidParameterError as error:
         raise click.UsageError(str(error)) from error
-    if len(shape) == 2:
-        try:
-            read_start(model, shape[1])
-        except ValueError as error:
-            raise DataError(str(error)) from error
+    except ValueError as error:
+        raise DataError(str(error)) from error
     return model
 
 
@@ -133,9 +129,8 @@ def _as(kind: type[inputs.Model], model: inputs.Model) -> inputs.Model:
     if isinstance(model, kind):
         return model
     parts = (model.weights_, model.means_, model.covariances_, model.covariance_type)
-    own: inputs.Model = kind.from_parameters(*parts)
+    own: inputs.Model = kind.from_parameters(*parts, feature_names=getattr(model, "feature_names_in_", None))
     own.set_params(**{name: getattr(model, name) for name in SHARED})
-    own._fitted = replace(own._fitted, feature_names=model._fitted.feature_names)
     return own
 
 

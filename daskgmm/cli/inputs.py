@@ -12,17 +12,17 @@ import numpy as np
 import zarr
 
 from daskgmm._typing import Array
-from daskgmm.compute.inputs import open_array
+from daskgmm.compute.sources.paths import open_array
 from daskgmm.errors import CheckpointError, DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.estimators.loading import load
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
-from daskgmm.estimators.persistence import kind
-from daskgmm.fit import checkpoint
+from daskgmm.fit.state import State
+from daskgmm.store import checkpoint
 
 FILE_URL = "file://"
 
 Model = GaussianMixture | MiniBatchGaussianMixture
-ESTIMATORS: dict[str, type[Model]] = {c.__name__: c for c in (GaussianMixture, MiniBatchGaussianMixture)}
 
 
 @dataclass(frozen=True)
@@ -75,27 +75,34 @@ def join(place: str, array: str | None) -> str:
 
 def load_model(place: str) -> Model:
     """Read a saved model, of either kind."""
-    estimator = ESTIMATORS.get(kind(place) or "", GaussianMixture)
     try:
-        return estimator.load(Path(place))
+        return load(Path(place))
     except OSError as error:
         raise DataError(f"The model {place} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise DataError(str(error)) from error
 
 
-def load_checkpoint(place: str) -> tuple[dict[str, Any], checkpoint.Standing] | None:
-    """What a fit is of, and where it stands; None where there is a model, or nothing."""
-    if kind(place) is not None:
-        return None
+def load_either(place: str) -> Model | tuple[dict[str, Any], State]:
+    """A saved model; or what the fit of a checkpoint is of, and where it stands."""
     try:
-        return checkpoint.read(place)
+        found = checkpoint.read(place, State)
     except CheckpointError as error:
-        if error.__cause__ is None:  # a checkpoint, but of a later version
+        if error.__cause__ is None:  # a checkpoint, but of another version
             raise
-        raise DataError(f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged.") from error
+        found = None  # a model, perhaps
     except Exception as error:  # whatever a file system may raise
         raise DataError(f"{place} cannot be read: {error}") from error
+    if found is not None:
+        return found
+    try:
+        return load(Path(place))
+    except OSError as error:
+        raise DataError(f"The model {place} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        if error.__cause__ is None:  # a model, but of another version
+            raise DataError(str(error)) from error
+        raise DataError(f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged.") from error
 
 
 def _read_npy(place: str, mmap_mode: Any = None) -> Array:

@@ -10,10 +10,10 @@ import click
 from dask.utils import parse_bytes
 
 from daskgmm.cli.failure import VERBOSE
-from daskgmm.estimators.fitting import INIT_PARAMS
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
-from daskgmm.model.covariance import STRUCTURES
+from daskgmm.estimators.parameters import INIT_PARAMS
+from daskgmm.model.structure import STRUCTURES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]

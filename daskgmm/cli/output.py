@@ -44,7 +44,7 @@ def learnt(model: Model) -> Result:
         "n_samples_seen": model.n_samples_seen_,
         "n_batches_seen": model.n_batches_seen_,
         "effective_sample_size": float(model.effective_sample_size_),
-        "next_row": model._fitted.next_row,
+        "next_row": model.next_row_,
     }
 
 

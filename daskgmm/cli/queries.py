@@ -17,9 +17,9 @@ from dask.system import CPU_COUNT
 
 from daskgmm.cli import display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES
-from daskgmm.fit.checkpoint import Standing
-from daskgmm.fit.learning import Learning
+from daskgmm.fit.online import Passes
 from daskgmm.fit.run import best
+from daskgmm.fit.state import State
 
 
 @click.command(epilog=EXIT_CODES)
@@ -111,15 +111,14 @@ def score(
     x = places.open(inputs.join(data, array))
     began = perf_counter()
     with display.one_pass("score"):
-        found = mixture._scored(x, places.rowwise(weights), entropy=icl)
-    parameters = mixture._fitted.mixture.n_parameters
+        found = mixture.evaluate(x, places.rowwise(weights), entropy=icl)
     result = {
         "log_likelihood": found.mean,
         "n_rows": x.shape[0],
         "total_weight": found.total_weight,
-        "aic": found.aic(parameters),
-        "bic": found.bic(parameters),
-        **({"icl": found.icl(parameters)} if icl else {}),
+        "aic": found.aic,
+        "bic": found.bic,
+        **({"icl": found.icl} if icl else {}),
         "seconds": round(perf_counter() - began, 3),
     }
     output.show(result, as_json)
@@ -131,10 +130,10 @@ def score(
 @options.verbose
 def info(model: str, as_json: bool, verbose: bool) -> None:
     """Tell what is in a saved MODEL, or where the fit of a checkpoint stands."""
-    if (standing := inputs.load_checkpoint(model)) is not None:
-        output.show({"checkpoint": model, **_standing(*standing)}, as_json)
+    mixture = inputs.load_either(model)
+    if isinstance(mixture, tuple):
+        output.show({"checkpoint": model, **_standing(*mixture)}, as_json)
         return
-    mixture = inputs.load_model(model)
     plain = (bool, int, float, str)
     shape = ("n_components", "covariance_type")
     settings = {
@@ -142,43 +141,42 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
         for name, value in mixture.get_params().items()
         if isinstance(value, plain) and name not in shape
     }
-    fitted = mixture._fitted
-    names = fitted.feature_names
     result = {
         "model": model,
         "estimator": type(mixture).__name__,
-        "n_components": fitted.mixture.n_components,
-        "n_features": fitted.mixture.n_features,
-        "covariance_type": type(fitted.mixture.covariance).name,
-        "n_parameters": int(fitted.mixture.n_parameters),
-        "converged": bool(fitted.converged),
-        "n_iter": fitted.n_iter,
-        "n_passes": fitted.n_passes,
-        "log_likelihood": float(fitted.lower_bound),
+        "n_components": mixture.mixture_.n_components,
+        "n_features": mixture.n_features_in_,
+        "covariance_type": mixture.mixture_.structure.name,
+        "n_parameters": mixture.mixture_.n_parameters,
+        "converged": bool(mixture.converged_),
+        "n_iter": mixture.n_iter_,
+        "n_passes": mixture.n_passes_,
+        "log_likelihood": float(mixture.lower_bound_),
         **output.learnt(mixture),
-        "weights": fitted.mixture.weights.tolist(),
-        "feature_names": None if names is None else list(names),
+        "weights": mixture.weights_.tolist(),
+        "feature_names": list(mixture.feature_names_in_) if hasattr(mixture, "feature_names_in_") else None,
         "settings": settings,
     }
     output.show(result, as_json)
 
 
-def _standing(identity: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
+def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
     """Where a fit stands, and of what it is."""
-    sound = [run for run in standing.runs if run.trace and run.failure is None]
+    sound = [run for run in state.runs if run.n_iter and run.failure is None]
     leader = best(sound) if sound else None
+    seen = [run.run.n_rows for run in state.runs if isinstance(run, Passes)]
     return {
         "estimator": identity["estimator"],
         "n_components": identity["n_components"],
         "covariance_type": identity["covariance_type"],
         "n_rows": identity["rows"],
-        "finished": standing.done,
-        "n_passes": standing.n_passes,
-        "n_runs": len(standing.runs),
-        "n_runs_ended": sum(run.done for run in standing.runs),
+        "finished": state.done,
+        "n_passes": state.n_passes,
+        "n_runs": len(state.runs),
+        "n_runs_ended": sum(run.done for run in state.runs),
         "n_iter": leader.n_iter if leader else 0,
         "log_likelihood": leader.lower_bound if leader else None,
-        **({"n_samples_seen": standing.run.n_rows} if isinstance(standing, Learning) and standing.run else {}),
+        **({"n_samples_seen": seen[0]} if seen else {}),
     }
 
 

@@ -67,11 +67,11 @@ def update(
     places = inputs.Places.of(storage, data, weights)
     learner = _learner(model, {name: value for name, value in reading.items() if value is not None})
     x = places.open(inputs.join(data, array))
-    first, last = _pending(rows, learner._fitted.next_row, x.shape[0], data)
+    first, last = _pending(rows, learner.next_row_, x.shape[0], data)
     began = perf_counter()
     if first < last:
-        with display.fitting(verbose, 1) as progress:
-            learner._extend(x, places.rowwise(weights), first, last, progress)
+        with display.fitting(verbose, 1):
+            learner.extend(x, places.rowwise(weights), slice(first, last))
     learner.save(out)
     result = {
         "out": out,

@@ -1,73 +1,119 @@
-"""Check parameters that users give, and make a start or a mixture of them."""
+"""Parameters of estimators, each stated once: type, default, what is allowed, and what it means."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import os
+import textwrap
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any, TypeVar
 
-import numpy as np
-from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from daskgmm._typing import Array
-from daskgmm.errors import CollapseError
-from daskgmm.fit.seeding import Start
-from daskgmm.model.covariance import STRUCTURES, Covariance
-from daskgmm.model.mixture import Mixture
+from daskgmm.fit.starts import STARTS
+from daskgmm.model.structure import STRUCTURES
+
+C = TypeVar("C")
+
+INIT_PARAMS = {"auto", "subsample", *STARTS}
+SMALL = ("weights_init", "means_init", "precisions_init")  # starts that are small arrays
+ROWWISE = ("labels_init", "responsibilities_init")  # starts with a value for each row
 
 
-def read_start(model: Any, d: int) -> Start:
-    """The start in an estimator's ``weights_init``, ``means_init`` and ``precisions_init``."""
-    k, kind = model.n_components, model.covariance_type
-    return Start(
-        None if model.weights_init is None else _weights(model.weights_init, k),
-        None if model.means_init is None else _array(model.means_init, (k, d), "means"),
-        None if model.precisions_init is None else _covariance(model.precisions_init, k, d, kind, "precisions"),
+def at_least(least: int) -> Interval:
+    """Integers from ``least`` on."""
+    return Interval(Integral, least, None, closed="left")
+
+
+def real(least: float, most: float | None = None, closed: str = "left") -> Interval:
+    """Numbers in an interval."""
+    return Interval(Real, least, most, closed=closed)
+
+
+def parameter(default: Any, allowed: Any, text: str, **how: Any) -> Any:
+    """A parameter: ``allowed`` in scikit-learn's terms, ``text`` for the class's documentation."""
+    return field(default=default, metadata={"allowed": allowed, "text": inspect.cleandoc(text)}, **how)
+
+
+def documented(cls: type[C]) -> type[C]:
+    """Make what scikit-learn and readers look for from the parameters and attributes of an estimator.
+
+    ``{parameters}`` and ``{attributes}`` in the docstring give way to numpydoc sections: attributes are the public
+    members whose names end in an underscore, with the first paragraph of their own docstring.
+    """
+    entries = {f.name: f for f in fields(cls) if f.metadata}  # type: ignore[arg-type]
+    cls._parameter_constraints = {name: f.metadata["allowed"] for name, f in entries.items()}  # type: ignore[attr-defined]
+    found = {name: getattr(cls, name) for name in dir(cls) if name.endswith("_") and not name.startswith("_")}
+    sections = {
+        "parameters": [(f"{name} : {_kind(f)}", f.metadata["text"]) for name, f in entries.items()],
+        "attributes": [(name, inspect.cleandoc(member.__doc__ or "")) for name, member in found.items()],
+    }
+    for title, listed in sections.items():
+        section = [title.capitalize(), "-" * len(title)]
+        for head, text in listed:
+            section += [head, textwrap.indent(text.partition("\n\n")[0], "    ")]
+        whole = textwrap.indent("\n".join(section), "    ").lstrip()
+        cls.__doc__ = (cls.__doc__ or "").replace(f"{{{title}}}", whole)
+    return cls
+
+
+def _kind(f: Any) -> str:
+    """The type of a parameter, or the strings that it may be."""
+    allowed = f.metadata["allowed"]
+    options = next((a.options for a in allowed if isinstance(a, StrOptions)), None)
+    return str(f.type) if options is None else "{" + ", ".join(f'"{name}"' for name in sorted(options)) + "}"
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Parameters:
+    """What batch and online estimators share."""
+
+    n_components: int = parameter(1, [at_least(1)], "Number of components, k.", kw_only=False)
+    covariance_type: str = parameter(
+        "full", [StrOptions(set(STRUCTURES))], "What the covariances of the components have in common."
     )
-
-
-def check_mixture(weights: Any, means: Any, covariances: Any, covariance_type: str) -> Mixture:
-    """A mixture of given parameters, whose shapes and values must agree."""
-    if covariance_type not in STRUCTURES:
-        raise ValueError(f"covariance_type must be one of {set(STRUCTURES)}, got {covariance_type!r}.")
-    means = check_array(means, dtype=np.float64, input_name="means", copy=True)
-    k, d = means.shape
-    covariance = _covariance(covariances, k, d, covariance_type, "covariances")
-    return Mixture(_weights(weights, k), means, covariance)
-
-
-def _array(value: Any, shape: tuple[int, ...], name: str) -> Array:
-    """``value`` as finite float64 of this shape, in scikit-learn's words."""
-    checked: Array = check_array(
-        value, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name, copy=True
+    reg_covar: float = parameter(
+        1e-6,
+        [real(0)],
+        """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
+        may, slightly: the update is then not the exact maximiser.""",
     )
-    if checked.shape != shape:
-        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {checked.shape}")
-    return checked
-
-
-def _weights(value: Any, k: int) -> Array:
-    weights = _array(value, (k,), "weights")
-    if np.any(weights < 0) or np.any(weights > 1):
-        raise ValueError(
-            "The parameter 'weights' should be in the range [0, 1], but got max value "
-            f"{weights.max():.5f}, min value {weights.min():.5f}"
-        )
-    if abs(1.0 - weights.sum()) > 1e-6:
-        raise ValueError(
-            f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}"
-        )
-    return weights
-
-
-def _covariance(value: Any, k: int, d: int, covariance_type: str, name: str) -> Covariance:
-    structure = STRUCTURES[covariance_type]
-    values = _array(value, structure.shape(k, d), name)
-    wrong = f"'{covariance_type} {name}' should be symmetric, positive-definite"
-    if covariance_type in ("full", "tied"):
-        if not np.allclose(values, np.swapaxes(values, -1, -2)):
-            raise ValueError(wrong)
-    elif not np.all(values > 0):
-        raise ValueError(f"'{covariance_type} {name}' should be positive")
-    try:
-        return structure.from_precisions(values) if name == "precisions" else structure.of(values, resolved=False)
-    except CollapseError as error:
-        raise ValueError(f"{wrong}; component {error.component} is not") from error
+    init_params: str = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
+    weights_init: Any = parameter(None, ["array-like", None], "Proportions (k,) to start from.")
+    means_init: Any = parameter(
+        None,
+        ["array-like", None],
+        "Means (k, d) to start from. With means but not the rest, rows go to the nearest mean.",
+    )
+    precisions_init: Any = parameter(
+        None, ["array-like", None], "Inverse covariances to start from, in the shape of ``covariances_``."
+    )
+    random_state: Any = parameter(None, ["random_state"], "int, RandomState or None.")
+    warm_start: bool = parameter(
+        False, ["boolean"], "Whether `fit` goes on from the last fit's parameters, without a survey."
+    )
+    block_size: int | str = parameter(
+        "64 MiB",
+        [at_least(1), str],
+        """Bytes per block, at most (a larger stored chunk stays whole). Dask arrays keep their own row chunks.""",
+    )
+    nan_policy: str = parameter("raise", [StrOptions({"raise", "omit"})], '"omit" leaves rows with NaN out.')
+    missing_chunks: str = parameter(
+        "raise",
+        [StrOptions({"raise", "fill"})],
+        """What to do where a Zarr store lacks a chunk; Zarr itself reads it as the fill value, silently.""",
+    )
+    checkpoint: Any = parameter(
+        None,
+        [str, os.PathLike, None],
+        """Path or fsspec URL of a file that holds where the fit stands after every pass. `fit` goes on from a file
+        of the same data and settings, with the result of a fit that was never stopped; from a finished one it
+        returns without reading the rows. It is refused where shape, block plan or settings differ, or, in an
+        unfinished fit, the values of the first, middle or last block. Where ``random_state`` is no integer, the
+        file's own goes on. While another fit writes it, it is refused, too. On a URL a fit that was killed counts
+        as writing for another 30 s (``daskgmm.checkpoint-lease`` in Dask's configuration): `fit` waits for so
+        long, and goes on.""",
+    )
+    verbose: int = parameter(0, ["verbose"], "Whether to print what the fit does.")
+    verbose_interval: int = parameter(10, [at_least(1)], "Iterations for each line that is printed.")

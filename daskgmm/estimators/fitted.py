@@ -1,0 +1,104 @@
+"""All that a fit leaves behind, as one value, and the attributes that are views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.fit.run import Run
+from daskgmm.fit.stepwise import Stepwise
+from daskgmm.fit.stream import Waiting
+from daskgmm.model.mixture import Mixture
+from daskgmm.store.values import storable
+
+T = TypeVar("T")
+
+
+@storable
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """All that a fit leaves behind: an estimator swaps it at once, so that another thread may predict meanwhile."""
+
+    mixture: Mixture
+    n_iter: int = 0
+    converged: bool = False
+    lower_bound: float = -np.inf
+    lower_bounds: tuple[float, ...] = ()
+    n_passes: int = 0
+    feature_names: tuple[str, ...] | None = None
+    online: Stepwise | None = None
+    next_row: int = 0
+
+    @classmethod
+    def of(cls, run: Run, n_passes: int, names: Array | None, **more: Any) -> Fitted:
+        """What a run leaves behind."""
+        told = None if names is None else tuple(names)
+        return cls(run.mixture, run.n_iter, run.converged, run.lower_bound, run.trace, n_passes, told, **more)
+
+
+@storable
+@dataclass(frozen=True, eq=False)
+class Unseeded:
+    """A stream whose model is not seeded yet."""
+
+    waiting: Waiting
+    feature_names: tuple[str, ...] | None = None
+    next_row: int = 0
+
+
+class Attribute(Generic[T]):
+    """A fitted attribute: a view of `Fitted`, which cannot be set; ``hasattr`` tells whether there is a fit."""
+
+    def __init__(self, read: Callable[[Fitted], T], text: str) -> None:
+        self.read, self.__doc__ = read, text
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, model: None, owner: type) -> Attribute[T]: ...
+
+    @overload
+    def __get__(self, model: Any, owner: type) -> T: ...
+
+    def __get__(self, model: Any, owner: type) -> Any:
+        if model is None:
+            return self
+        if (fitted := vars(model).get("_fitted")) is not None:
+            return self.read(fitted)
+        return self._before(model, owner)
+
+    def _before(self, model: Any, owner: type) -> Any:
+        """What there is before a fit."""
+        raise AttributeError(f"This {owner.__name__} is not fitted yet: it has no {self.name}.")
+
+    def __set__(self, model: Any, value: Any) -> None:
+        raise AttributeError(f"{self.name} is a view of the fitted mixture, and cannot be set.")
+
+
+class StreamAttribute(Attribute[T]):
+    """One that is known from the first batch of a stream on, before the model is seeded."""
+
+    def __init__(self, read: Callable[[Fitted], T], before: Callable[[Unseeded], T], text: str) -> None:
+        super().__init__(read, text)
+        self.before = before
+
+    def _before(self, model: Any, owner: type) -> Any:
+        unseeded = vars(model).get("_unseeded")
+        return super()._before(model, owner) if unseeded is None else self.before(unseeded)
+
+
+def names_of(state: Fitted | Unseeded) -> Array:
+    """Column names seen by the fit; `AttributeError` where there were none."""
+    if state.feature_names is None:
+        raise AttributeError("The rows of the fit had no feature names.")
+    return np.array(state.feature_names, dtype=object)
+
+
+def shown(fitted: Fitted, values: Array) -> Array:
+    """Covariances, precisions or factors in scikit-learn's shape."""
+    return fitted.mixture.structure.shown(values, *fitted.mixture.means.shape)
