@@ -4,8 +4,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
-from daskgmm.estimators.loading import load
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+from daskgmm.estimators.persistence import load
 from daskgmm.fit.events import watching
 
 try:

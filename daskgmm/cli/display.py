@@ -143,7 +143,7 @@ def _standing(state: State) -> tuple[str, str, str]:
     runs = state.runs
     live = sum(not run.done for run in runs)
     note = f"  {live}/{len(runs)} runs go on" if len(runs) > 1 else ""
-    bound, change = standing(runs)
+    bound, change = standing(state)
     if isnan(bound):
         return "collapsed", "", note
     # The first step of a fresh start has nothing to be compared with.

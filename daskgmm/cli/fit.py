@@ -26,7 +26,6 @@ STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance
 @options.data
 @click.option("--out", required=True, metavar="OUT", help="File to write the model to: .npz.")
 @options.estimator
-@options.online
 @options.weights
 @options.store
 @options.overwrite

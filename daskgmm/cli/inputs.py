@@ -15,8 +15,8 @@ from daskgmm._typing import Array
 from daskgmm.compute.sources.paths import open_array
 from daskgmm.errors import CheckpointError, DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
-from daskgmm.estimators.loading import load
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+from daskgmm.estimators.persistence import load
 from daskgmm.fit.state import State
 from daskgmm.store import checkpoint
 

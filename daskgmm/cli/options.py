@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
+from numbers import Integral
 from typing import Any, TypeVar
 
 import click
 from dask.utils import parse_bytes
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from daskgmm.cli.failure import VERBOSE
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
-from daskgmm.estimators.parameters import INIT_PARAMS
-from daskgmm.model.structure import STRUCTURES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 CONSTANTS = {"True": True, "False": False, "None": None}
-ONLINE: dict[str, Any] = MiniBatchGaussianMixture().get_params()
-DEFAULTS: dict[str, Any] = ONLINE | GaussianMixture().get_params()
+BATCH, ONLINE = (
+    {f.name: f for f in fields(kind) if f.metadata} for kind in (GaussianMixture, MiniBatchGaussianMixture)
+)
+# What has another name or meaning here, or none.
+APART = ("n_components", "random_state", "warm_start", "acceleration", "verbose", "verbose_interval")
+READING = ("block_size", "nan_policy", "missing_chunks")
 
 
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -67,40 +72,39 @@ def together(*decorators: Decorator[Any]) -> Decorator[Any]:
     return decorate
 
 
-def _parameter(*names: str, help: str, default: str = "", **how: Any) -> Decorator[Any]:
-    """An option for a parameter of the estimator; None where it is left out."""
-    name = names[-1].lstrip("-").replace("-", "_")
-    default = default or ("" if DEFAULTS[name] is None else str(DEFAULTS[name]))
-    told = f"{help}  [default: {default}]" if default else help
-    return click.option(*names, name, default=None, help=told, **how)
+def _parameter(name: str, default: str = "") -> Decorator[Any]:
+    """An option for a parameter of the estimators, told by the first sentences of theirs; None where it is left out."""
+    told: dict[str, str] = {}
+    shown: dict[str, str] = {}
+    for title, found in (("", BATCH.get(name)), ("Online: ", ONLINE.get(name))):
+        if found is not None:
+            sentence = " ".join(found.metadata["text"].split()).partition(". ")[0].rstrip(".").replace("`", "")
+            told.setdefault(sentence, f"{title}{sentence}.")
+            if found.default is not None:
+                shown.setdefault(str(found.default), f"{title.lower() if shown else ''}{found.default}")
+    help, value = " ".join(told.values()), default or "; ".join(shown.values())
+    how = _kind((ONLINE | BATCH)[name].metadata["allowed"])
+    if name == "block_size":
+        how = {"callback": _bytes, "metavar": "BYTES"}
+    return click.option(
+        f"--{name.replace('_', '-')}", name, help=help + (f"  [default: {value}]" if value else ""), **how
+    )
+
+
+def _kind(allowed: Any) -> dict[str, Any]:
+    """How click tells and checks what is allowed."""
+    for a in allowed:
+        if isinstance(a, StrOptions):
+            return {"type": click.Choice(sorted(a.options))}
+        if isinstance(a, Interval) and a.type is Integral:
+            return {"type": click.IntRange(a.left, a.right)}
+        if isinstance(a, Interval):
+            return {"type": click.FloatRange(a.left, a.right, min_open=a.closed in ("right", "neither"))}
+    return {"metavar": "PATH"}
 
 
 def _verbose(help: str) -> Decorator[Any]:
     return click.option("-v", "--verbose", is_flag=True, callback=_set_verbose, help=help)
-
-
-def _reading(default: str = "") -> Decorator[Any]:
-    return together(
-        _parameter(
-            "--block-size",
-            metavar="BYTES",
-            callback=_bytes,
-            default=default,
-            help="Bytes per block; a larger stored chunk stays whole.",
-        ),
-        _parameter(
-            "--nan-policy",
-            type=click.Choice(["raise", "omit"]),
-            default=default,
-            help='"omit" leaves rows with NaN out.',
-        ),
-        _parameter(
-            "--missing-chunks",
-            type=click.Choice(["raise", "fill"]),
-            default=default,
-            help='What to do where a chunk is not in the store; "fill" reads its fill value.',
-        ),
-    )
 
 
 def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -130,7 +134,7 @@ store = together(
     ),
 )
 
-reading = _reading("as in the fit")
+reading = together(*(_parameter(name, "as in the fit") for name in READING))
 
 estimator = together(
     click.option(
@@ -139,66 +143,12 @@ estimator = together(
         type=click.IntRange(1),
         help="Number of components.  [required without --warm-start]",
     ),
-    _parameter("--covariance-type", type=click.Choice(list(STRUCTURES)), help="Their structure."),
-    _parameter(
-        "--tol",
-        type=click.FloatRange(0),
-        default=f"{DEFAULTS['tol']}; online {ONLINE['tol']:g}",
-        help="Converged when the mean log-likelihood changes by less; online, of held-out rows, rises by less.",
-    ),
-    _parameter(
-        "--reg-covar",
-        type=click.FloatRange(0),
-        help="Added to the diagonal of every covariance.",
-    ),
-    _parameter(
-        "--max-iter",
-        type=click.IntRange(0),
-        default=f"{DEFAULTS['max_iter']}; online {ONLINE['max_iter']}",
-        help="EM iterations, 0 keeps the start; online, passes.",
-    ),
-    _parameter("--n-init", type=click.IntRange(1), help="Starts, of which the best wins."),
-    _parameter("--init-params", type=click.Choice(sorted(INIT_PARAMS)), help="How to find a start."),
-    _parameter("--weights-init", metavar="PATH", help="Proportions (k,) to start from."),
-    _parameter("--means-init", metavar="PATH", help="Means (k, d) to start from."),
-    _parameter(
-        "--precisions-init",
-        metavar="PATH",
-        help="Inverse covariances to start from, in the shape of the covariance type.",
-    ),
-    _parameter("--labels-init", metavar="PATH", help="Labels (n,) of the rows to start from."),
-    _parameter(
-        "--responsibilities-init",
-        metavar="PATH",
-        help="Responsibilities (n, k) of the rows to start from.",
-    ),
+    click.option("--online", is_flag=True, help="Learn in one pass (or --max-iter) from mini-batches."),
+    *(_parameter(name) for name in BATCH | ONLINE if name not in APART),
     click.option("--seed", "random_state", type=click.IntRange(0, 2**32 - 1), help="Of all random numbers."),
     click.option(
         "--warm-start",
         metavar="MODEL",
         help="Go on from a saved model: its parameters, and its settings unless given here.",
     ),
-    _parameter(
-        "--checkpoint",
-        metavar="PATH",
-        help="File that holds where the fit stands after every pass; the same command goes on from it.",
-    ),
-    _reading(),
-)
-
-online = together(
-    click.option("--online", is_flag=True, help="Learn in one pass (or --max-iter) from mini-batches."),
-    _parameter("--batch-size", type=click.IntRange(1), help="Online: rows of a mini-batch, at least."),
-    _parameter(
-        "--learning-decay",
-        type=click.FloatRange(0.5, 1, min_open=True),
-        help="Online: how fast steps fall.",
-    ),
-    _parameter("--learning-offset", type=click.FloatRange(1), help="Online: makes early steps smaller."),
-    _parameter(
-        "--half-life",
-        type=click.FloatRange(0, min_open=True),
-        help="Online: rows after which a row counts half, instead.",
-    ),
-    _parameter("--init-size", type=click.IntRange(1), help="Online: rows that the start is found on."),
 )

@@ -146,7 +146,7 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
         "estimator": type(mixture).__name__,
         "n_components": mixture.mixture_.n_components,
         "n_features": mixture.n_features_in_,
-        "covariance_type": mixture.mixture_.structure.name,
+        "covariance_type": mixture.mixture_.covariance.structure.name,
         "n_parameters": mixture.mixture_.n_parameters,
         "converged": bool(mixture.converged_),
         "n_iter": mixture.n_iter_,

@@ -1,18 +1,18 @@
-"""A block of rows with what goes with them, by name."""
+"""A block of rows with what goes with them, and where blocks stay between passes."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from daskgmm._typing import Array
-from daskgmm.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,24 +27,17 @@ class Block:
         Number of the block.
     first_row : int or None
         Number of its first row in the whole data; None where chunk sizes are unknown.
+    weight : ndarray of shape (n,), or None
+        Weights, float64, finite and not negative; None stands for ones.
     columns : mapping
-        What goes with the rows, by the names in `columns.COLUMNS`; what is left out is not there.
+        What else goes with the rows, by the names in `columns.COLUMNS`.
     """
 
     x: Array
     index: int = 0
     first_row: int | None = 0
+    weight: Array | None = None
     columns: Mapping[str, Array] = field(default_factory=dict)
-
-    @property
-    def weight(self) -> Array | None:
-        """Weights (n,), float64, finite and not negative; None stands for ones."""
-        return self.columns.get("weight")
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all its arrays."""
-        return int(self.x.nbytes + sum(values.nbytes for values in self.columns.values()))
 
     def where(self, mask: ArrayLike) -> str:
         """Say which block and rows a mask over the rows picks, for an error message."""
@@ -62,8 +55,32 @@ class Block:
         bad = np.isnan(self.x.min(axis=1))
         if not bad.any():
             return self
-        weight = np.where(bad, 0.0, 1.0 if self.weight is None else self.weight)
-        return Block(self.x, self.index, self.first_row, {**self.columns, "weight": weight})
+        return replace(self, weight=np.where(bad, 0.0, 1.0 if self.weight is None else self.weight))
+
+
+@dataclass(eq=False)
+class Shelf:
+    """The first blocks that there is room for; any thread may put one there.
+
+    Attributes
+    ----------
+    room : bytes that are left; with 0, a task that an interrupt left running puts nothing there any more.
+    blocks : by their number.
+    """
+
+    room: float
+    blocks: dict[int, Block] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
+
+    def put(self, block: Block) -> None:
+        """Keep the block, if it fits."""
+        arrays = (block.x, block.weight, *block.columns.values())
+        size = sum(values.nbytes for values in arrays if values is not None)
+        with self.lock:
+            fits = size <= self.room
+            self.room -= size * fits
+        if fits:
+            self.blocks[block.index] = block
 
 
 def differ(a: float, b: float) -> bool:
@@ -71,17 +88,12 @@ def differ(a: float, b: float) -> bool:
     return not math.isnan(a + b) and a != b
 
 
-def check_shape(block: Block, shape: tuple[float, int]) -> None:
-    """Raise `DataError` where rows came in another shape than was promised, as those of a Dask array may."""
-    if block.x.ndim != 2 or block.x.shape[1] != shape[1] or differ(len(block.x), shape[0]):
-        raise DataError(f"Block {block.index} has shape {block.x.shape}, expected {shape}.")
-
-
 def digest(block: Block) -> str:
     """SHA-256 of a block's values."""
     found = hashlib.sha256()
-    for values in (block.x, *(block.columns[name] for name in sorted(block.columns))):
-        found.update(array_digest(values).encode())
+    for values in (block.x, block.weight, *(block.columns[name] for name in sorted(block.columns))):
+        if values is not None:
+            found.update(array_digest(values).encode())
     return found.hexdigest()
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from daskgmm.compute.block import Shelf
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
-from daskgmm.compute.shelf import Shelf
 from daskgmm.compute.sources.base import Source
 from daskgmm.compute.sources.dask import Delayed
 from daskgmm.compute.threads import READING
@@ -31,7 +31,8 @@ def kept(engine: Engine, rows: Rows, wanted: bool = True) -> Iterator[Rows]:
         try:
             yield replace(rows, shelf=shelf)
         finally:
-            shelf.clear()
+            shelf.room = 0
+            shelf.blocks.clear()
     elif rows.n_rows is not None and rows.lasting().total_bytes <= room:
         futures: list[Any] = []
         try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 from uuid import uuid4
 
@@ -19,9 +19,7 @@ from dask.utils import format_bytes, parse_bytes, parse_timedelta
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from daskgmm._typing import Array
-from daskgmm.compute.block import Block
-from daskgmm.compute.engine import Blocks, Report, Scheduled
+from daskgmm.compute.engine import Blocks, Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
 
@@ -33,28 +31,22 @@ KEEPS = 0.5  # of the workers' memory: rows that stay between passes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster(Scheduled):
+class Cluster(Engine):
     """The workers of a client, whether or not it is the default one."""
 
-    client: distributed.Client
+    client: distributed.Client  # type: ignore[misc]  # of each engine its own
     task_seconds: ClassVar[float] = 2e-3
+
+    @property
+    def get(self) -> Callable[..., Any]:
+        return self.client.get
 
     @property
     def threads(self) -> int:
         """How many compute; one at least, as a cluster may yet have to start its workers."""
         return max(1, threads(self.client))
 
-    def watched(self, report: Report) -> Cluster:
-        """The same, which tells when a pass is done."""
-        return replace(self, report=report)
-
-    def answers(self, rows: Rows, function: Callable[[Block], Array], dtype: Any, columns: int | None) -> Array:
-        """One answer for each row, fetched from the workers."""
-        values: Array = rows.map(function, dtype=dtype, columns=columns).compute(scheduler=self.client.get)
-        return values
-
     def hold(self, rows: Rows, tasks: Mapping[str, Any]) -> dict[str, Any]:
-        """Values that stay on the workers; whoever uses them waits for them, within the limits."""
         graph = {**rows.graph, **tasks}
         # Not `dask.persist`: where the client is not the default one, it would wait for the values and fetch them.
         held = self.client.persist([Delayed(key, graph) for key in tasks], optimize_graph=False)
@@ -70,12 +62,8 @@ class Cluster(Scheduled):
         most = KEEPS * sum(limits) if all(limits) else 0
         return float(min(most, math.inf if limit is None else parse_bytes(limit)))
 
-    def ahead(self, blocks: Blocks) -> int:
-        """None: workers read with the threads that compute."""
-        return 0
-
     def _evaluate(
-        self, graph: Mapping[Hashable, Any], keys: list[Hashable], blocks: Blocks, work: str
+        self, graph: dict[Hashable, Any], keys: list[Hashable], blocks: Blocks, names: tuple[str, str, str]
     ) -> list[Any]:
         values = gather(self.client, graph, keys)
         if self.report:

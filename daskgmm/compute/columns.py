@@ -42,7 +42,7 @@ class Column:
     def open(self, value: Any, x: Source, name: str, fill_missing: bool) -> Source:
         """The values as a source with a row for each row of ``x``, which the user calls ``name``."""
         source = as_source(value, Asked(self.title, fill_missing, ensure_2d=False))
-        self._check(source, x.shape[0])
+        self.check(source, x.shape[0])
         return source
 
     def aligned(self, source: Source, x: Source, name: str) -> Source:
@@ -67,8 +67,8 @@ class Column:
             )
         return found
 
-    def _check(self, source: Source, n: float) -> None:
-        """Refuse a shape or type that cannot be used."""
+    def check(self, source: Source, n: float) -> None:
+        """Refuse a shape or type that cannot be used beside ``n`` rows."""
         if len(source.shape) != self.ndim:
             raise DataError(f"{self.title} should be {self.ndim}-dimensional, got shape {source.shape}.")
         if differ(source.shape[0], n):
@@ -88,31 +88,29 @@ class Weights(Column):
         if weight.ndim == 0:
             weight = np.full(len(block.x), weight)
         weight = super().values(weight, block)
-        faults = (
-            ("Input sample_weight contains NaN", np.isnan),
-            ("Input sample_weight contains infinity", np.isinf),
-            ("Negative values in data passed to sample_weight", lambda w: w < 0),
-        )
-        for message, fault in faults:
-            bad = fault(weight)
+        for message, bad in (
+            ("Input sample_weight contains NaN", np.isnan(weight)),
+            ("Input sample_weight contains infinity", np.isinf(weight)),
+            ("Negative values in data passed to sample_weight", weight < 0),
+        ):
             if bad.any():
                 raise DataError(f"{message}: {block.where(bad)}.")
         return weight
 
-    def _check(self, source: Source, n: float) -> None:
+    def check(self, source: Source, n: float) -> None:
         if len(source.shape) != 1:
             raise DataError(
                 f"Sample weights must be 1D array or scalar, got {len(source.shape)}D array. Expected "
                 f"either a scalar value or a 1D array of length {n}."
             )
-        super()._check(source, n)
+        super().check(source, n)
 
 
 class Labels(Column):
     """One component for each row."""
 
-    def _check(self, source: Source, n: float) -> None:
-        super()._check(source, n)
+    def check(self, source: Source, n: float) -> None:
+        super().check(source, n)
         if source.dtype.kind not in "biu":
             raise DataError(f"{self.title} must be integers, got dtype {source.dtype}.")
 

@@ -13,10 +13,11 @@ from daskgmm.compute.rows import Rows
 from daskgmm.compute.threads import Plain, Threads
 
 
-def engine_for(rows: Rows) -> Engine:
+def engine_for(rows: Rows, own: bool = False) -> Engine:
     """Threads for rows in memory, else the scheduler that Dask would take; an explicit setting wins.
 
-    One block in memory is not worth a scheduler.
+    One block in memory is not worth a scheduler. With ``own``, the rows are this process's own, such as a sample,
+    and never leave it.
     """
     get = dask.base.get_scheduler()
     client = getattr(get, "__self__", None)
@@ -25,13 +26,6 @@ def engine_for(rows: Rows) -> Engine:
             check_fit(client, rows)
             return Cluster(client=client)
         get = None
-    if get is not None:
+    if get is not None and (get is get_sync or not own):
         return Threads(get=get)
     return Plain() if rows.x.local and rows.n_blocks == 1 and not rows.lazy else Threads(get=dask.threaded.get)
-
-
-def own_engine(rows: Rows) -> Engine:
-    """For rows of this process, which no other need see, such as a sample: threads, unless one was asked for."""
-    if dask.base.get_scheduler() is get_sync:
-        return Threads(get=get_sync)
-    return Plain() if rows.n_blocks == 1 else Threads(get=dask.threaded.get)

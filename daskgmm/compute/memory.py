@@ -6,6 +6,7 @@ import math
 import mmap
 import weakref
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ PRIVATE: dict[str, Any] = (
 )
 
 
+@dataclass(eq=False)
 class Spare:
     """Uninitialised arrays, in the memory of those that are gone where there are some.
 
@@ -28,15 +30,14 @@ class Spare:
     much waits as threads in turn need, and none once the owner has gone.
     """
 
-    def __init__(self) -> None:
-        self._free: deque[mmap.mmap] = deque()  # its `pop` and `append` need no lock
+    free: deque[mmap.mmap] = field(default_factory=deque)  # its `pop` and `append` need no lock
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array of this shape; whatever was in its memory is still there."""
         size = math.prod(shape)
         n_bytes = max(1, size * dtype.itemsize)
         try:
-            memory: mmap.mmap | None = self._free.pop()
+            memory: mmap.mmap | None = self.free.pop()
         except IndexError:
             memory = None
         if memory is None or len(memory) < n_bytes:
@@ -46,15 +47,11 @@ class Spare:
         weakref.finalize(values, _give_back, weakref.ref(self), memory).atexit = False
         return values.reshape(shape)
 
-    def _keep(self, memory: mmap.mmap) -> None:
-        if len(self._free) < 2 or (len(self._free) + 1) * len(memory) <= IDLE_BYTES:
-            self._free.append(memory)
-
     def __reduce__(self) -> tuple[type[Spare], tuple[()]]:
         return Spare, ()  # memory stays in its process
 
 
 def _give_back(owner: weakref.ref[Spare], memory: mmap.mmap) -> None:
     spare = owner()
-    if spare is not None:
-        spare._keep(memory)
+    if spare is not None and (len(spare.free) < 2 or (len(spare.free) + 1) * len(memory) <= IDLE_BYTES):
+        spare.free.append(memory)

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import dask.array as da
 import numpy as np
@@ -19,11 +19,11 @@ from dask.utils import ensure_dict, parse_bytes
 from numpy.typing import DTypeLike
 
 from daskgmm._typing import Array
-from daskgmm.compute.block import Block, check_shape
+from daskgmm.compute.block import Block, Shelf
 from daskgmm.compute.columns import COLUMNS
-from daskgmm.compute.shelf import Shelf
 from daskgmm.compute.sources import as_source
-from daskgmm.compute.sources.base import Asked, Chunks, Source, read_at
+from daskgmm.compute.sources.base import Asked, Chunks, Source, feature_names, read_at
+from daskgmm.errors import DataError
 
 __all__ = ["Block", "Rows", "as_rows"]
 
@@ -45,68 +45,53 @@ class Rows:
         Whether a row that holds NaN gets weight zero.
     shelf : Shelf or None
         Where blocks stay between passes, in this process.
+    feature_names : ndarray of str objects, or None
     """
 
     x: Source
     columns: Mapping[str, Source] = field(default_factory=dict)
     omit_nan: bool = False
     shelf: Shelf | None = None
+    feature_names: Array | None = None
 
-    @cached_property
-    def sources(self) -> dict[str, Source]:
-        """All sources, by what the user calls them."""
-        return {"X": self.x, **{COLUMNS[name].title: source for name, source in self.columns.items()}}
+    sources: dict[str, Source] = field(init=False)  # all of them, by what the user calls them
+    n_features: int = field(init=False)
+    n_blocks: int = field(init=False)
+    n_rows: int | None = field(init=False)  # None where chunk sizes are unknown
+    row_bytes: int = field(init=False)  # of one row as stored, with what goes with it
+    block_bytes: int = field(init=False)  # of the largest block as stored; 0 where sizes are unknown
+    total_bytes: float = field(init=False)  # of all rows as stored; NaN where sizes are unknown
+    key: str = field(init=False)  # where the graph holds the reader
+    held: ClassVar[bool] = False
 
-    @property
-    def n_features(self) -> int:
-        """Number of columns of the rows."""
-        return int(self.x.shape[1])
-
-    @property
-    def n_blocks(self) -> int:
-        """Number of blocks."""
-        return len(self.x.chunks)
-
-    @cached_property
-    def n_rows(self) -> int | None:
-        """Number of rows, None where chunk sizes are unknown."""
-        n = sum(self.x.chunks)
-        return None if math.isnan(n) else int(n)
-
-    @cached_property
-    def row_bytes(self) -> int:
-        """Bytes of one row as stored, with what goes with it."""
-        return sum(source.row_bytes for source in self.sources.values())
-
-    @cached_property
-    def block_bytes(self) -> int:
-        """Bytes of the largest block as stored; 0 where sizes are unknown."""
-        return int(max((n for n in self.x.chunks if not math.isnan(n)), default=0)) * self.row_bytes
-
-    @property
-    def total_bytes(self) -> float:
-        """Bytes of all rows as stored; NaN where sizes are unknown."""
-        return sum(self.x.chunks) * self.row_bytes
+    def __post_init__(self) -> None:
+        titles = {COLUMNS[name].title: source for name, source in self.columns.items()}
+        sources, chunks = {"X": self.x, **titles}, self.x.chunks
+        row_bytes, n = sum(source.row_bytes for source in sources.values()), sum(chunks)
+        largest = max((size for size in chunks if not math.isnan(size)), default=0)
+        vars(self).update(
+            sources=sources,
+            n_features=int(self.x.shape[1]),
+            n_blocks=len(chunks),
+            n_rows=None if math.isnan(n) else int(n),
+            row_bytes=row_bytes,
+            block_bytes=int(largest) * row_bytes,
+            total_bytes=n * row_bytes,
+            key=f"daskgmm-rows-{uuid.uuid4().hex}",
+        )
 
     @property
     def waits(self) -> bool:
         """Whether a task may wait for a store."""
-        return not self._on_shelf and any(source.waits for source in self.sources.values())
+        kept = self.shelf is not None and len(self.shelf.blocks) == self.n_blocks
+        return not kept and any(source.waits for source in self.sources.values())
 
     @property
-    def held(self) -> bool:
-        """Whether nothing has to be read: not promised of any rows."""
-        return False
-
-    @property
-    def lazy(self) -> bool:
-        """Whether rows come out of a Dask graph."""
-        return bool(self._collections)
-
-    @property
-    def weighted(self) -> bool:
-        """Whether the user gave weights."""
-        return "weight" in self.columns
+    def lazy(self) -> list[da.Array]:
+        """Dask arrays whose graphs tasks refer to."""
+        if self.shelf is not None and len(self.shelf.blocks) == self.n_blocks:
+            return []
+        return [source.collection for source in self.sources.values() if source.collection is not None]
 
     def lasting(self) -> Rows:
         """Without the columns that only the first pass looks at."""
@@ -121,7 +106,8 @@ class Rows:
     def check_unchanged(self) -> None:
         """Raise `DataError` where a Zarr array was resized or replaced since it was opened."""
         for title, source in self.sources.items():
-            source.check_unchanged(title)
+            if source.waits:
+                source.check_unchanged(title)
 
     def layout(self) -> dict[str, Any]:
         """Shapes, types and block plan, as JSON: where they are alike, equal blocks hold the same rows."""
@@ -139,11 +125,6 @@ class Rows:
             told[f"{title}'s dtype"] = None if source is None else source.dtype.str
         return {**told, "rows": self.n_rows, "blocks [rows, how many]": plan, "omit_nan": self.omit_nan}
 
-    @cached_property
-    def key(self) -> str:
-        """Where the graph holds the reader."""
-        return f"daskgmm-rows-{uuid.uuid4().hex}"
-
     @property
     def reader(self) -> Callable[..., Block]:
         """Maps the number of a block and its parts to the block; what all tasks share, once in the graph."""
@@ -157,17 +138,20 @@ class Rows:
             shelf=self.shelf,
         )
 
-    @cached_property
+    @property
     def graph(self) -> Mapping[Any, Any]:
         """What the tasks refer to: the reader, and the optimised graph of Dask arrays."""
-        arrays = optimize(*self._collections)
+        return {**(self._optimised if self.lazy else {}), self.key: self.reader}
+
+    @cached_property
+    def _optimised(self) -> Mapping[Any, Any]:
+        arrays = optimize(*self.lazy)
         graph = ensure_dict(HighLevelGraph.merge(*(array.dask for array in arrays)))
         # Optimising drops chunks that lie on a cluster; tuple tasks need their keys to refer to.
-        for array in self._collections:
-            keys = flatten(array.__dask_keys__())
-            lost = [key for key in keys if key not in graph]
+        for array in self.lazy:
+            lost = [key for key in flatten(array.__dask_keys__()) if key not in graph]
             graph |= {key: array.dask[key] for key in lost}
-        return {**graph, self.key: self.reader}
+        return graph
 
     def task(self, index: int) -> tuple[Any, ...]:
         """Build the Dask task that evaluates to block ``index``; it may be nested in others."""
@@ -177,8 +161,10 @@ class Rows:
         """What the reader needs for block ``index`` beside its number: keys, or rows in this process."""
         if self.shelf is not None and index in self.shelf.blocks:
             return ()
-        parts = (self.x.part(index), *(source.part(index) for source in self.columns.values()))
-        return () if all(part is None for part in parts) else parts
+        sources = (self.x, *self.columns.values())
+        if all(source.part is None for source in sources):
+            return ()
+        return tuple(None if source.part is None else source.part(index) for source in sources)
 
     def read(self, index: int) -> Block:
         """Evaluate that task in the calling thread (chunks persisted on a cluster stay there)."""
@@ -214,21 +200,9 @@ class Rows:
         layer: dict[Any, Any] = {embedded: function, self.key: self.reader}
         for index in range(self.n_blocks):
             layer[(name, index, *column)] = (_apply, embedded, self.task(index))
-        graph = HighLevelGraph.from_collections(name, layer, dependencies=self._collections)
+        graph = HighLevelGraph.from_collections(name, layer, dependencies=self.lazy)
         chunks = (self.x.chunks,) if columns is None else (self.x.chunks, (columns,))
         return da.Array(graph, name, chunks, dtype=np.dtype(dtype))
-
-    @property
-    def _on_shelf(self) -> bool:
-        """Whether every block stays in this process."""
-        return self.shelf is not None and len(self.shelf.blocks) == self.n_blocks
-
-    @property
-    def _collections(self) -> list[da.Array]:
-        """Dask arrays that tasks refer to."""
-        if self._on_shelf:
-            return []
-        return [source.collection for source in self.sources.values() if source.collection is not None]
 
 
 @dataclass(frozen=True)
@@ -244,25 +218,25 @@ class _Reader:
     shelf: Shelf | None
 
     def __call__(self, index: int, *parts: Any) -> Block:
-        if self.shelf is None:
-            return self._read(index, parts)
-        block = self.shelf.blocks.get(index)
-        if block is None:
-            block = self._read(index, parts)
-            lasting = {name: values for name, values in block.columns.items() if not COLUMNS[name].once}
-            self.shelf.put(replace(block, columns=lasting))
-        return block
-
-    def _read(self, index: int, parts: tuple[Any, ...]) -> Block:
+        if self.shelf is not None and (kept := self.shelf.blocks.get(index)) is not None:
+            return kept
         handed = parts or (None,) * len(self.readers)
         x, *found = (reader(index, part) for reader, part in zip(self.readers, handed, strict=True))
         block = Block(np.asarray(x), index, None if self.offsets is None else int(self.offsets[index]))
-        check_shape(block, (self.chunks[index], self.n_features))
+        # A Dask array only promises its shape and chunks.
+        wanted = (self.chunks[index], self.n_features)
+        if block.x.shape not in (wanted, (len(block.x), wanted[1]) if math.isnan(wanted[0]) else wanted):
+            raise DataError(f"Block {index} has shape {block.x.shape}, expected {wanted}.")
         columns = {
             name: COLUMNS[name].values(values, block) for name, values in zip(self.names, found, strict=True)
         }
-        block = replace(block, columns=columns)
-        return block.without_nan() if self.omit_nan else block
+        block = replace(block, weight=columns.pop("weight", None), columns=columns)
+        if self.omit_nan:
+            block = block.without_nan()
+        if self.shelf is not None:
+            lasting = {name: values for name, values in columns.items() if not COLUMNS[name].once}
+            self.shelf.put(replace(block, columns=lasting))
+        return block
 
 
 def _apply(function: Callable[[Block], Array], block: Block) -> Array:
@@ -311,9 +285,14 @@ def as_rows(
     FileNotFoundError
         Where a path leads to no Zarr array.
     """
-    block_bytes = _positive_bytes(block_size)
-    _check_option("missing_chunks", missing_chunks, ("raise", "fill"))
-    _check_option("nan_policy", nan_policy, ("raise", "omit"))
+    try:
+        block_bytes = int(parse_bytes(block_size))
+    except (AttributeError, TypeError, ValueError):
+        block_bytes = 0
+    if block_bytes < 1:
+        raise ValueError(
+            f"block_size must be a number of bytes, at least 1, or a string such as '64 MiB'; got {block_size!r}."
+        )
     fill = missing_chunks == "fill"
     x = as_source(X, Asked(name, fill, ensure_2d=True))
     given = {key: value for key, value in columns.items() if value is not None}
@@ -322,21 +301,4 @@ def as_rows(
     widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))
     x = x.cut(x.plan(block_bytes * x.row_bytes // widest))
     aligned = {key: COLUMNS[key].aligned(source, x, name) for key, source in opened.items()}
-    return Rows(x, aligned, omit_nan=nan_policy == "omit")
-
-
-def _positive_bytes(block_size: int | str) -> int:
-    try:
-        size = int(parse_bytes(block_size))
-    except (AttributeError, TypeError, ValueError):
-        size = 0
-    if size < 1:
-        raise ValueError(
-            f"block_size must be a number of bytes, at least 1, or a string such as '64 MiB'; got {block_size!r}."
-        )
-    return size
-
-
-def _check_option(title: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ValueError(f"{title} must be one of {options}, got {value!r}.")
+    return Rows(x, aligned, omit_nan=nan_policy == "omit", feature_names=feature_names(X))

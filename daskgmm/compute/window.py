@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -58,71 +58,42 @@ class Hand:
     x: Array
     weight: Array | None
 
-    def __len__(self) -> int:
-        return len(self.x)
-
     def __sizeof__(self) -> int:
         """Bytes of the rows: what Dask weighs before it moves a hand to another worker."""
         return int(self.x.nbytes + (0 if self.weight is None else self.weight.nbytes))
 
-    def cut(self, first: int, last: int, total: int, index: int) -> Block:
-        """Its share of rows ``first`` to ``last`` of ``total`` in all hands, as one block."""
-        share = slice(len(self) * first // total, len(self) * last // total)
-        columns = {} if self.weight is None else {"weight": self.weight[share]}
-        return Block(self.x[share], index, None, columns)
-
 
 @dataclass(frozen=True, eq=False)
 class MiniBatch:
-    """Blocks of one mini-batch: of every hand its share of rows ``first`` to ``last`` of ``total``."""
+    """Blocks of one mini-batch: of every hand a share, which the reader cuts out.
 
-    hands: Mapping[str, Any]
-    first: int
-    last: int
-    total: int
+    Attributes
+    ----------
+    hands : tuple
+        Those in this process, or the keys of others.
+    lazy : mapping
+        Where hands lie that are not in this process, by their keys.
+    """
 
+    hands: tuple[Any, ...]
+    lazy: Mapping[str, Any]
+    reader: Callable[[int, Hand], Block]
+
+    n_blocks: int = field(init=False)
+    held: bool = field(init=False)
+    graph: Mapping[str, Any] = field(init=False)
+    key: str = field(init=False)
     waits: ClassVar[bool] = False
     block_bytes: ClassVar[int] = 0
 
-    @property
-    def n_blocks(self) -> int:
-        """Number of hands."""
-        return len(self.hands)
-
-    @property
-    def held(self) -> bool:
-        """Whether all hands are in this process."""
-        return not self.lazy
-
-    def check_unchanged(self) -> None:
-        """Hands stay as they are."""
-
-    @cached_property
-    def key(self) -> str:
-        """Where the graph holds the reader."""
-        return f"daskgmm-hands-{uuid.uuid4().hex}"
-
-    @property
-    def reader(self) -> Callable[[int, Hand], Block]:
-        """Maps a hand to its share of the mini-batch."""
-        return partial(_share, self.first, self.last, self.total)
-
-    @property
-    def lazy(self) -> bool:
-        """Whether hands lie elsewhere than in this process."""
-        return any(not isinstance(hand, Hand) for hand in self.hands.values())
-
-    @cached_property
-    def graph(self) -> Mapping[str, Any]:
-        """The reader, and where the hands lie, if not in this process."""
-        elsewhere = {key: hand for key, hand in self.hands.items() if not isinstance(hand, Hand)}
-        return {**elsewhere, self.key: self.reader}
+    def __post_init__(self) -> None:
+        key = f"daskgmm-hands-{uuid.uuid4().hex}"
+        graph = {**self.lazy, key: self.reader}
+        vars(self).update(n_blocks=len(self.hands), held=not self.lazy, graph=graph, key=key)
 
     def parts(self, index: int) -> tuple[Any, ...]:
-        """One hand, or its key."""
-        key, hand = list(self.hands.items())[index]
-        # A hand that is here goes along with its task: a key of its own would cost as much as a task.
-        return (key,) if key in self.graph else (hand,)
+        """One hand: one that is here goes along with its task, as a key of its own would cost as much as a task."""
+        return (self.hands[index],)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,28 +102,31 @@ class Window:
 
     Attributes
     ----------
-    hands : by name, or where they lie.
+    hands, lazy : as those of `MiniBatch`.
     n_rows : rows in all of them.
     """
 
-    hands: Mapping[str, Any]
+    hands: tuple[Any, ...]
+    lazy: Mapping[str, Any]
     n_rows: int
 
     @classmethod
     def load(cls, engine: Engine, rows: Rows, blocks: Sequence[int], chosen: Selection, seed: int) -> Window:
         """Read blocks, each once, and deal the chosen rows; ``seed`` fixes their order."""
-        parts = _hand_blocks(rows, blocks)
         name = f"daskgmm-{uuid.uuid4().hex}"
         tasks = {
             f"{name}-{i}": (partial(_deal, chosen, seed), *(rows.task(block) for block in part))
-            for i, part in enumerate(parts)
+            for i, part in enumerate(_hand_blocks(rows, blocks))
         }
-        hands = engine.hold(rows, tasks)
-        return cls(hands, engine.reduce(MiniBatch(hands, 0, 1, 1), _count))  # all of each hand
+        held = engine.hold(rows, tasks)
+        lazy = {key: hand for key, hand in held.items() if not isinstance(hand, Hand)}
+        hands = tuple(key if key in lazy else hand for key, hand in held.items())
+        whole = MiniBatch(hands, lazy, partial(_share, 0, 1, 1))
+        return cls(hands, lazy, engine.reduce(whole, _count))
 
     def batch(self, first: int, last: int) -> MiniBatch:
         """The rows ``first`` to ``last`` of the window, in the order in which they were dealt."""
-        return MiniBatch(self.hands, first, last, self.n_rows)
+        return MiniBatch(self.hands, self.lazy, partial(_share, first, last, self.n_rows))
 
 
 def finer(rows: Rows, window_bytes: int) -> Rows:
@@ -236,7 +210,9 @@ def _shuffled(n: int, random: np.random.Generator) -> Array:
 
 
 def _share(first: int, last: int, total: int, index: int, hand: Hand) -> Block:
-    return hand.cut(first, last, total, index)
+    """A hand's share of rows ``first`` to ``last`` of ``total`` in all hands, as one block."""
+    share = slice(len(hand.x) * first // total, len(hand.x) * last // total)
+    return Block(hand.x[share], index, None, None if hand.weight is None else hand.weight[share])
 
 
 def _count(block: Block) -> int:

@@ -101,4 +101,4 @@ def names_of(state: Fitted | Unseeded) -> Array:
 
 def shown(fitted: Fitted, values: Array) -> Array:
     """Covariances, precisions or factors in scikit-learn's shape."""
-    return fitted.mixture.structure.shown(values, *fitted.mixture.means.shape)
+    return fitted.mixture.covariance.structure.shown(values, *fitted.mixture.means.shape)

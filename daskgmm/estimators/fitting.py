@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import fields, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 
 from daskgmm.compute.block import array_digest, digest
@@ -18,12 +21,13 @@ from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import DataError
 from daskgmm.estimators.base import BaseMixture
-from daskgmm.estimators.callbacks import Callbacks
-from daskgmm.estimators.checks import check_mixture
+from daskgmm.estimators.checks import check_mixture, read_start
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.estimators.persistence import load, save
-from daskgmm.fit.events import Blocks, Message, Reached, Stage, Verbose, teller, watching
+from daskgmm.fit.events import Blocks, Message, Reached, Stage, Verbose, teller
+from daskgmm.fit.recipe import Recipe
+from daskgmm.fit.run import Run, best
 from daskgmm.fit.state import State
 from daskgmm.model.kernels.compiling import while_compiling
 from daskgmm.model.mixture import Mixture
@@ -37,9 +41,72 @@ ELSEWHERE = {"checkpoint", "verbose", "verbose_interval", "block_size", "nan_pol
 class Fitting(BaseMixture):
     """A mixture that is fitted to rows, and may be watched, stopped, saved and loaded."""
 
-    @abstractmethod
+    max_iter: int
+
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit to rows."""
+        """Fit to stored rows: one pass for the survey, unless nothing is to be found by it, then up to ``max_iter``.
+
+        Parameters
+        ----------
+        X : (n, d)
+            Rows, of any kind that `GaussianMixture` names.
+        y : ignored
+        sample_weight : (n,), optional
+            Weights >= 0; a row of weight 2 counts as two rows.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError
+            A ``ValueError`` that names the block and rows: NaN or infinity, bad weights or starts, fewer rows
+            than components, missing chunks. The estimator stays as it was.
+        CollapseError
+            A `DataError`: a covariance is not positive definite in any run.
+        CheckpointError
+            A `DataError`: the checkpoint is of another fit, damaged, or in use.
+        FileNotFoundError
+            If a path holds no Zarr array, or the checkpoint's folder does not exist.
+        KeyboardInterrupt
+            After the best parameters so far have become the fitted attributes.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the best run of batch EM did not converge within ``max_iter``.
+        UserWarning
+            If a component of online EM died and was placed anew.
+        """
+        self._validate_params()
+        rows = self._stored(X, sample_weight)
+        recipe = self._recipe(rows.n_features)
+        random = check_random_state(self.random_state).get_state(legacy=False)
+        self._follow(X, rows, partial(self._algorithm, recipe), State(random, runs=self._begun(rows, recipe)))
+        if self._fitted.n_iter == self.max_iter > 0 and not self._fitted.converged:
+            self._warn()
+        return self
+
+    _algorithm: ClassVar[Callable[..., Iterator[State]]]  # of a recipe, an engine, rows and a state
+
+    @abstractmethod
+    def _stored(self, X: Any, sample_weight: Any) -> Rows:
+        """The rows of a fit."""
+
+    def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
+        """The settings, for rows of d features: what has the same name in a recipe, and more."""
+        same = {f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)}
+        structure, start = STRUCTURES[self.covariance_type], read_start(self, d)
+        return kind(structure=structure, k=self.n_components, start=start, **same, **more)
+
+    @abstractmethod
+    def _begun(self, rows: Rows, recipe: Any) -> tuple[Run, ...]:
+        """The runs that a fit goes on with; none where a survey has to find their start."""
+
+    def _warn(self) -> None:
+        """Of a fit that made all its iterations and did not converge."""
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, then `predict` the same rows: lazily, where `predict` is."""
@@ -53,7 +120,7 @@ class Fitting(BaseMixture):
         """The last fit can only go on with components and features as they were."""
         last = self._fitted.mixture
         wanted = (self.n_components, rows.n_features, STRUCTURES[self.covariance_type])
-        found = (*last.means.shape, last.structure)
+        found = (*last.means.shape, last.covariance.structure)
         if wanted != found:
             raise DataError(
                 f"{what} needs the shape of the last fit: (n_components, n_features, covariance_type) were "
@@ -62,52 +129,51 @@ class Fitting(BaseMixture):
 
     def _follow(
         self,
+        X: Any,
         rows: Rows,
+        algorithm: Callable[[Engine, Rows, State], Iterator[State]],
         begun: State,
-        states: Callable[[Engine, State], Iterator[State]],
-        take: Callable[[State], None],
-        callbacks: Callbacks,
-        **more: Any,
+        fit: bool = True,
     ) -> State:
-        """Go through the states of a fit: kept in the checkpoint, told to whoever watches; ``take`` gets the last.
+        """Go through the states of an algorithm, told to whoever watches; the last of them.
 
-        That of an interrupted fit, too. ``more`` is what makes this fit differ from others, beside its parameters.
+        Those of a ``fit`` are kept in the checkpoint; `_take` gets the last one, where an interrupt strikes, too.
         """
-        with watching(*([Verbose(self.verbose_interval)] if self.verbose else [])):
-            tell = teller()
-        engine = engine_for(rows).watched(lambda done, total: tell(Blocks(done, total)))
-        state = begun
-        with (
-            while_compiling(lambda: tell(Stage("compiling"))),
-            checkpoint.opened(
-                self.checkpoint,
-                State,
-                lambda: self._identity() | more,
-                rows.layout,
-                lambda: engine.each(rows, digest, _ends(rows)),
-                lambda line: tell(Message(line)),
-            ) as record,
-        ):
+        tell = teller(*([Verbose(self.verbose_interval)] if self.verbose else []))
+        callbacks = _Callbacks(self, X) if hasattr(self, "_skl_callbacks") else None
+        engine = replace(engine_for(rows), report=lambda done, total: tell(Blocks(done, total)))
+        ends = sorted({0, rows.n_blocks // 2, rows.n_blocks - 1}) if rows.n_blocks else []
+        kept = checkpoint.opened(
+            self.checkpoint if fit else None,
+            State,
+            self._identity,
+            rows.layout,
+            lambda: engine.each(rows, digest, ends),
+            lambda line: tell(Message(line)),
+        )
+        with while_compiling(lambda: tell(Stage("compiling"))), kept as record:
+            state = record.state or begun
             try:
-                with closing(states(engine, record.state or begun)) as stream:  # type: ignore[type-var]
-                    for state in stream:
+                with closing(algorithm(engine, rows, state)) as states:  # type: ignore[type-var]
+                    for state in states:
                         record.take(state)
-                        tell(Reached(state))
-                        if callbacks.reached(state):
+                        for event in (Reached(state), Stage(state.stage)):
+                            tell(event)
+                        if callbacks is not None and callbacks.reached(state):
                             break
             except KeyboardInterrupt:
-                if record.state is not None and any(run.moved for run in record.state.runs):
-                    self._took(record.state, take)
+                if fit and any(run.moved for run in state.runs):
+                    self._take(state, rows)
                 raise
-        self._took(state, take)
-        callbacks.ended(state)
+        # Numbers that the user hands on, or everybody's, go on from here.
+        check_random_state(self.random_state).set_state(state.random)
+        if fit:
+            self._take(state, rows)
         return state
 
-    def _took(self, state: State, take: Callable[[State], None]) -> None:
-        """Take what a fit found, and the random numbers that come next."""
-        if state.random:  # numbers that the user hands on, or everybody's, go on from here
-            check_random_state(self.random_state).set_state(state.random)
-        take(state)
+    @abstractmethod
+    def _take(self, state: State, rows: Rows) -> None:
+        """Make what a fit of these rows found the fitted attributes."""
 
     def _identity(self) -> dict[str, Any]:
         """What makes this fit differ from another of the same rows: settings that change the result."""
@@ -179,16 +245,35 @@ class Fitting(BaseMixture):
         FileNotFoundError, ValueError
             If there is no such file, or it is no model that this version reads.
         """
-        settings, state = load(cls.__name__, path)
-        model = cls(**settings)
-        model._go_on(state)
+        model: Self = load(path, cls.__name__)
         return model
 
-    def _go_on(self, state: Any) -> None:
-        """Take what a file holds."""
-        self._fitted = state
 
+class _Callbacks:
+    """Calls the hooks of the callbacks that were set on an estimator with ``set_callbacks``.
 
-def _ends(rows: Rows) -> list[int]:
-    """Numbers of the first, the middle and the last block."""
-    return sorted({0, rows.n_blocks // 2, rows.n_blocks - 1}) if rows.n_blocks else []
+    An iteration's hooks get a fitted copy of the estimator, which is made only if they ask for it; one that returns
+    True ends the fit there.
+    """
+
+    def __init__(self, model: Any, X: Any) -> None:
+        self.model, self.asked = model, {"estimator": model, "X": X}
+        self.root = model._init_callback_context(max_subtasks=None)
+        self.root.call_on_fit_task_begin(**self.asked)
+        self.task: Any = None
+
+    def reached(self, state: State) -> bool:
+        """Tell that the fit stands here; whether it is to end."""
+        if not state.runs or state.mid_pass:
+            return False
+        run = best(state.runs)
+        fitted = {"_fitted": Fitted.of(run, state.n_passes, None)}
+        ended = False
+        if self.task is not None:
+            ended = self.task.call_on_fit_task_end(**self.asked, reconstruction_attributes=fitted)
+        if state.done or ended:
+            self.root.call_on_fit_task_end(**self.asked, reconstruction_attributes=fitted)
+            return ended
+        self.task = self.root.subcontext(task_name=f"iteration {state.n_iter + 1}")
+        self.task.call_on_fit_task_begin(**self.asked, reconstruction_attributes=fitted)
+        return False

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 
-from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
-from daskgmm.compute.sources.frames import feature_names
-from daskgmm.estimators.callbacks import Callbacks
-from daskgmm.estimators.checks import check_mixture, read_start
+from daskgmm.estimators.checks import check_mixture
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.fitting import Fitting
-from daskgmm.estimators.parameters import INIT_PARAMS, at_least, documented, parameter, real
+from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
 from daskgmm.fit.batch import batch
 from daskgmm.fit.recipe import Recipe
-from daskgmm.fit.run import EM, best
+from daskgmm.fit.run import EM, Run, best
 from daskgmm.fit.state import State
-from daskgmm.model.structure import STRUCTURES
 from daskgmm.model.update import Regularised
 
 
-@documented
+@estimator
 @dataclass(eq=False, repr=False, kw_only=True)
 class GaussianMixture(Fitting):
     """Gaussian mixture fitted by EM: passes over row blocks of data that need not fit in memory.
@@ -78,7 +71,7 @@ class GaussianMixture(Fitting):
     n_init: int = parameter(
         1,
         [at_least(1)],
-        """Starts; the best by likelihood wins. They advance together, so that the rows are read once for all;
+        """Starts, of which the best by likelihood wins. They advance together, so that the rows are read once for all;
         those of "subsample" run on the sample only.""",
     )
     init_params: str = parameter(
@@ -95,98 +88,40 @@ class GaussianMixture(Fitting):
     labels_init: Any = parameter(
         None,
         "no_validation",
-        "Labels (n,): start from one M-step under these instead of ``init_params``; any input kind, rows as in X.",
+        "Labels (n,) to start from, by one M-step instead of ``init_params``; any input kind, rows as in X.",
     )
-    responsibilities_init: Any = parameter(None, "no_validation", "The same with responsibilities (n, k).")
+    responsibilities_init: Any = parameter(
+        None, "no_validation", "Responsibilities (n, k) to start from, likewise."
+    )
     acceleration: None = parameter(None, [None], "Reserved.")
 
-    @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit by EM; one pass over the rows for the survey, then one for each iteration.
+    _algorithm = staticmethod(batch)
 
-        Parameters
-        ----------
-        X : (n, d)
-            Rows, of any kind that the class names.
-        y : ignored
-        sample_weight : (n,), optional
-            Weights >= 0; a row of weight 2 counts as two rows.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        DataError
-            A ``ValueError`` that names the block and rows: NaN or infinity, bad weights or starts, fewer rows
-            than components, missing chunks. The estimator stays as it was.
-        CollapseError
-            A `DataError`: a covariance is not positive definite in any run.
-        CheckpointError
-            A `DataError`: the checkpoint is of another fit, damaged, or in use.
-        FileNotFoundError
-            If a path holds no Zarr array, or the checkpoint's folder does not exist.
-        KeyboardInterrupt
-            After the best parameters so far have become the fitted attributes.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If the best run did not converge within ``max_iter``.
-        """
-        self._validate_params()
-        names = feature_names(X)
-        rows = self._rows(X, weight=sample_weight, **self._given_start())
-        recipe = self._recipe(rows.n_features)
-
-        def states(engine: Engine, state: State) -> Iterator[State]:
-            return batch(recipe, engine, rows, state)
-
-        def take(state: State) -> None:
-            self._fitted = Fitted.of(best(state.runs), state.n_passes, names)
-
-        self._follow(rows, self._begun(rows), states, take, Callbacks(self, X, {"sample_weight": sample_weight}))
-        if self.max_iter > 0 and not self.converged_:
-            warnings.warn(
-                "Best performing initialization did not converge. Try different init parameters, or increase "
-                "max_iter, tol, or check for degenerate data.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-        return self
-
-    def _recipe(self, d: int) -> Recipe:
-        """The settings, for rows of d features."""
-        return Recipe(
-            structure=STRUCTURES[self.covariance_type],
-            k=self.n_components,
-            init_params=self.init_params,
-            start=read_start(self, d),
-            n_init=self.n_init,
-            reg_covar=self.reg_covar,
-            tol=self.tol,
-            max_iter=self.max_iter,
-        )
-
-    def _begun(self, rows: Rows) -> State:
-        """The state before the first pass."""
-        if not self._resumes:
-            return State(check_random_state(self.random_state).get_state(legacy=False))
-        self._check_shape(rows, "warm_start")
-        last = self._fitted
-        update = Regularised(self.reg_covar)
-        run = EM(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound)
-        return State({}, runs=(run,))
-
-    def _given_start(self) -> dict[str, Any]:
-        """Starts with a value for each row, by the names of their columns."""
-        given = {"labels": self.labels_init, "responsibilities": self.responsibilities_init}
+    def _stored(self, X: Any, sample_weight: Any) -> Rows:
+        starts = {"labels": self.labels_init, "responsibilities": self.responsibilities_init}
         if self._resumes:
-            return {}
-        if all(value is not None for value in given.values()):
+            starts = {}
+        elif all(value is not None for value in starts.values()):
             raise ValueError("Give labels_init or responsibilities_init, not both.")
-        return given
+        return self._rows(X, weight=sample_weight, **starts)
+
+    def _begun(self, rows: Rows, recipe: Recipe) -> tuple[Run, ...]:
+        if not self._resumes:
+            return ()
+        self._check_shape(rows, "warm_start")
+        last, update = self._fitted, Regularised(self.reg_covar)
+        return (EM(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
+
+    def _take(self, state: State, rows: Rows) -> None:
+        self._fitted = Fitted.of(best(state.runs), state.n_passes, rows.feature_names)
+
+    def _warn(self) -> None:
+        warnings.warn(
+            "Best performing initialization did not converge. Try different init parameters, or increase "
+            "max_iter, tol, or check for degenerate data.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
 
     @classmethod
     def from_sklearn(cls, model: SklearnGaussianMixture) -> Self:
@@ -215,7 +150,7 @@ class GaussianMixture(Fitting):
         if settings["init_params"] in ("auto", "subsample"):  # our own ways to start
             settings["init_params"] = shared["init_params"]
         settings["n_components"] = last.n_components
-        settings["covariance_type"] = last.structure.name
+        settings["covariance_type"] = last.covariance.structure.name
         theirs.set_params(**settings)
         fitted = (
             "weights_ means_ covariances_ precisions_ precisions_cholesky_ "

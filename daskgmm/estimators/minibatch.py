@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from dask.utils import parse_bytes
-from sklearn.callback import with_callbacks
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_feature_names
 
-from daskgmm.compute.engine import Engine
-from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
-from daskgmm.compute.sources.frames import feature_names
 from daskgmm.compute.window import Selection, finer
-from daskgmm.estimators.callbacks import Callbacks
-from daskgmm.estimators.checks import read_start
 from daskgmm.estimators.fitted import Attribute, Fitted, StreamAttribute, Unseeded, names_of
 from daskgmm.estimators.fitting import Fitting
-from daskgmm.estimators.parameters import INIT_PARAMS, at_least, documented, parameter, real
+from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
 from daskgmm.fit.online import Passes, online
-from daskgmm.fit.recipe import OnlineRecipe, sample_size
+from daskgmm.fit.recipe import OnlineRecipe, Recipe, sample_size
+from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import StepRule, Stepwise
 from daskgmm.fit.stream import ROWS_PER_COMPONENT, Waiting, given, learn, start_rows
 from daskgmm.model.mixture import Mixture
-from daskgmm.model.structure import STRUCTURES
 
 WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once
 
 
-@documented
+@estimator
 @dataclass(eq=False, repr=False, kw_only=True)
 class MiniBatchGaussianMixture(Fitting):
     """Gaussian mixture that learns from mini-batches: in one pass over stored rows, or from a stream.
@@ -104,9 +98,9 @@ class MiniBatchGaussianMixture(Fitting):
     learning_decay: float = parameter(
         0.6,
         [real(0.5, 1.0, "right")],
-        "κ in (0.5, 1]: how fast steps fall, for rows that all come from one distribution.",
+        "How fast steps fall, κ in (0.5, 1], for rows that all come from one distribution.",
     )
-    learning_offset: float = parameter(2.0, [real(1.0)], "At least 1: makes early steps smaller.")
+    learning_offset: float = parameter(2.0, [real(1.0)], "Makes early steps smaller; at least 1.")
     half_life: float | None = parameter(
         None,
         [real(0.0, closed="neither"), None],
@@ -125,14 +119,14 @@ class MiniBatchGaussianMixture(Fitting):
     tol: float = parameter(
         1e-4,
         [real(0)],
-        """With ``max_iter`` > 1, a tenth of the sample is held out: neither the start nor the passes see those
-        rows, and a pass that raises their mean log-likelihood by less is the last.""",
+        """With ``max_iter`` > 1, a pass that raises the mean log-likelihood of held-out rows by less is the last. A
+        tenth of the sample is held out: neither the start nor the passes see those rows.""",
     )
     init_params: str = parameter(
         "auto",
         [StrOptions(INIT_PARAMS)],
-        """How to start on the sample, before EM on it. "auto" and "subsample" try k-means++ five times with short EM
-        runs.""",
+        """How to start on the sample, before EM on it. "auto" and "subsample" try k-means++ five times with short
+        EM runs.""",
     )
     warm_start: bool = parameter(
         False,
@@ -149,8 +143,8 @@ class MiniBatchGaussianMixture(Fitting):
     checkpoint: Any = parameter(
         None,
         [str, os.PathLike, None],
-        """Path or fsspec URL of a file that holds where `fit` stands, as that of `GaussianMixture`: after the survey,
-        the seeding and every pass, and in mid-pass every 60 s (``daskgmm.checkpoint-interval`` in Dask's
+        """Path or fsspec URL of a file that holds where the fit stands after every pass. It is as that of
+        `GaussianMixture`, but written in mid-pass, too, every 60 s (``daskgmm.checkpoint-interval`` in Dask's
         configuration). `partial_fit` writes none: `save` the model instead, which then goes on with the next
         batch.""",
     )
@@ -195,59 +189,37 @@ class MiniBatchGaussianMixture(Fitting):
         "Column names, from the first batch on; only there for data frames whose names are all strings.",
     )
 
-    @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn from stored rows: one pass that draws the sample of the start, then ``max_iter`` passes or fewer.
+    _algorithm = staticmethod(online)
 
-        Parameters
-        ----------
-        X : (n, d)
-            Rows, of any kind that `GaussianMixture` reads.
-        y : ignored
-        sample_weight : (n,), optional
-            Weights >= 0; a row of weight 2 counts as two rows.
+    def _stored(self, X: Any, sample_weight: Any) -> Rows:
+        """In blocks of which many fit in a window."""
+        return finer(self._rows(X, weight=sample_weight), self._window_bytes)
 
-        Returns
-        -------
-        self
+    def _recipe(self, d: int, kind: type[Recipe] = OnlineRecipe, **more: Any) -> Any:
+        size = self.batch_size or 2 * self.n_components * (d + 1)
+        rule = StepRule(size, self.learning_decay, self.learning_offset, self.half_life)
+        return super()._recipe(d, kind, rule=rule, window_bytes=self._window_bytes, **more)
 
-        Raises
-        ------
-        DataError
-            A ``ValueError`` that names the block: NaN or infinity, bad weights, fewer rows than components,
-            missing chunks. The estimator stays as it was.
-        CheckpointError
-            A `DataError`: the checkpoint is of another fit, damaged, or in use.
-        FileNotFoundError
-            If a path holds no Zarr array, or the checkpoint's folder does not exist.
-        KeyboardInterrupt
-            After what was learnt so far has become the fitted attributes.
+    @property
+    def _window_bytes(self) -> int:
+        """Of rows that are in memory at once."""
+        return int(WINDOW_BLOCKS * parse_bytes(self.block_size))
 
-        Warns
-        -----
-        UserWarning
-            If a component died and was placed anew.
-        """
-        self._validate_params()
-        names = feature_names(X)
-        rows = self._window_rows(X, sample_weight)
-        recipe = self._recipe(rows.n_features)
+    def _begun(self, rows: Rows, recipe: OnlineRecipe) -> tuple[Run, ...]:
+        count = sample_size(self.n_components, rows.n_features)
+        run = self._resumed(rows, recipe) if self._resumes else given(recipe, min(count, rows.n_rows or count))
+        return () if run is None else (Passes.begin(run, recipe),)
 
-        def states(engine: Engine, state: State) -> Iterator[State]:
-            return online(recipe, engine, rows, state)
+    def _take(self, state: State, rows: Rows) -> None:
+        (passes,) = state.runs
+        assert isinstance(passes, Passes)
+        # All rows count as learnt, as none is known not to be.
+        told = {"online": passes.run, "next_row": rows.n_rows or 0}
+        self._fitted = Fitted.of(passes, state.n_passes, rows.feature_names, **told)
+        vars(self).pop("_unseeded", None)
 
-        def take(state: State) -> None:
-            (passes,) = state.runs
-            assert isinstance(passes, Passes)
-            # All rows count as learnt, as none is known not to be.
-            told = {"online": passes.run, "next_row": rows.n_rows or 0}
-            self._fitted = Fitted.of(passes, state.n_passes, names, **told)
-            vars(self).pop("_unseeded", None)
-
-        callbacks = Callbacks(self, X, {"sample_weight": sample_weight})
-        begun = self._begun(rows, recipe)
-        self._follow(rows, begun, states, take, callbacks, window_bytes=recipe.window_bytes)
-        return self
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "window_bytes": self._window_bytes}
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.
@@ -283,23 +255,23 @@ class MiniBatchGaussianMixture(Fitting):
         """
         self._validate_params()
         fitted, unseeded = vars(self).get("_fitted"), vars(self).get("_unseeded")
-        names = feature_names(X)
         if fitted is not None or unseeded is not None:
             _check_feature_names(self, getattr(X, "_meta", X), reset=False)
         rows = self._rows(X, weight=sample_weight)
         self._check_width(rows)
-        recipe, engine = self._recipe(rows.n_features), engine_for(rows)
+        recipe = self._recipe(rows.n_features)
         random = check_random_state(self.random_state)
         if fitted is None:
-            before = unseeded or Unseeded(Waiting.for_rows(rows), None if names is None else tuple(names))
-            after = learn(recipe, engine, rows, before.waiting, random)
+            names = None if rows.feature_names is None else tuple(rows.feature_names)
+            before = unseeded or Unseeded(Waiting.for_rows(rows), names)
+            after = learn(recipe, rows, before.waiting, random)
             seen = before.next_row + (rows.n_rows or 0)
             if isinstance(after, Waiting):
                 self._unseeded = replace(before, waiting=after, next_row=seen)
                 return self
             fitted = Fitted(after.published, feature_names=before.feature_names, next_row=before.next_row)
         else:
-            after = learn(recipe, engine, rows, self._resumed(rows, recipe), random)
+            after = learn(recipe, rows, self._resumed(rows, recipe), random)
         assert isinstance(after, Stepwise)
         self._fitted = replace(
             fitted,
@@ -335,7 +307,7 @@ class MiniBatchGaussianMixture(Fitting):
         """
         self._validate_params()
         self._check_fitted()
-        held = self._window_rows(X, sample_weight)
+        held = self._stored(X, sample_weight)
         self._check_width(held)
         recipe = replace(self._recipe(held.n_features), max_iter=1)
         first, last, _ = rows.indices(held.n_rows or 0)
@@ -344,18 +316,11 @@ class MiniBatchGaussianMixture(Fitting):
             check_random_state(self.random_state).get_state(legacy=False),
             runs=(Passes.begin(self._resumed(held, recipe), recipe),),
         )
-
-        def states(engine: Engine, state: State) -> Iterator[State]:
-            return online(recipe, engine, held, state, span)
-
-        def take(state: State) -> None:
-            (passes,) = state.runs
-            assert isinstance(passes, Passes)
-            bound = passes.lower_bound if np.isfinite(passes.lower_bound) else self.lower_bound_
-            told = {"online": passes.run, "next_row": last, "lower_bound": bound, "converged": False}
-            self._fitted = replace(self._fitted, mixture=passes.mixture, **told)
-
-        self._follow(held, begun, states, take, Callbacks(self, X, {"sample_weight": sample_weight}))
+        (passes,) = self._follow(X, held, partial(online, recipe, span=span), begun, fit=False).runs
+        assert isinstance(passes, Passes)
+        bound = passes.lower_bound if np.isfinite(passes.lower_bound) else self.lower_bound_
+        told = {"online": passes.run, "next_row": last, "lower_bound": bound, "converged": False}
+        self._fitted = replace(self._fitted, mixture=passes.mixture, **told)
         return self
 
     def _check_fitted(self) -> None:
@@ -370,44 +335,6 @@ class MiniBatchGaussianMixture(Fitting):
     def _state(self) -> Any:
         state = vars(self)
         return state["_unseeded"] if "_unseeded" in state and "_fitted" not in state else super()._state()
-
-    def _go_on(self, state: Any) -> None:
-        if isinstance(state, Unseeded):
-            self._unseeded = state
-        else:
-            super()._go_on(state)
-
-    def _window_rows(self, X: Any, sample_weight: Any) -> Rows:
-        """Rows in blocks of which many fit in a window."""
-        return finer(self._rows(X, weight=sample_weight), self._window_bytes)
-
-    @property
-    def _window_bytes(self) -> int:
-        """Of rows that are in memory at once."""
-        return int(WINDOW_BLOCKS * parse_bytes(self.block_size))
-
-    def _recipe(self, d: int) -> OnlineRecipe:
-        """The settings, for rows of d features."""
-        size = self.batch_size or 2 * self.n_components * (d + 1)
-        return OnlineRecipe(
-            structure=STRUCTURES[self.covariance_type],
-            k=self.n_components,
-            init_params=self.init_params,
-            start=read_start(self, d),
-            reg_covar=self.reg_covar,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            rule=StepRule(size, self.learning_decay, self.learning_offset, self.half_life),
-            init_size=self.init_size,
-            window_bytes=self._window_bytes,
-        )
-
-    def _begun(self, rows: Rows, recipe: OnlineRecipe) -> State:
-        """The state before the first pass: seeded, where the last fit goes on or the start is given in full."""
-        random = check_random_state(self.random_state).get_state(legacy=False)
-        count = sample_size(self.n_components, rows.n_features)
-        run = self._resumed(rows, recipe) if self._resumes else given(recipe, min(count, rows.n_rows or count))
-        return State(random, runs=() if run is None else (Passes.begin(run, recipe),))
 
     def _resumed(self, rows: Rows, recipe: OnlineRecipe) -> Stepwise:
         """The last run, to go on from with these settings."""

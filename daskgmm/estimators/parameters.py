@@ -36,8 +36,11 @@ def parameter(default: Any, allowed: Any, text: str, **how: Any) -> Any:
     return field(default=default, metadata={"allowed": allowed, "text": inspect.cleandoc(text)}, **how)
 
 
-def documented(cls: type[C]) -> type[C]:
-    """Make what scikit-learn and readers look for from the parameters and attributes of an estimator.
+ESTIMATORS: dict[str, type[Any]] = {}  # by name
+
+
+def estimator(cls: type[C]) -> type[C]:
+    """Make what scikit-learn, readers and files look for from the parameters and attributes of an estimator.
 
     ``{parameters}`` and ``{attributes}`` in the docstring give way to numpydoc sections: attributes are the public
     members whose names end in an underscore, with the first paragraph of their own docstring.
@@ -55,6 +58,7 @@ def documented(cls: type[C]) -> type[C]:
             section += [head, textwrap.indent(text.partition("\n\n")[0], "    ")]
         whole = textwrap.indent("\n".join(section), "    ").lstrip()
         cls.__doc__ = (cls.__doc__ or "").replace(f"{{{title}}}", whole)
+    ESTIMATORS[cls.__name__] = cls
     return cls
 
 
@@ -87,7 +91,7 @@ class Parameters:
         "Means (k, d) to start from. With means but not the rest, rows go to the nearest mean.",
     )
     precisions_init: Any = parameter(
-        None, ["array-like", None], "Inverse covariances to start from, in the shape of ``covariances_``."
+        None, ["array-like", None], "Inverse covariances to start from, in their shape."
     )
     random_state: Any = parameter(None, ["random_state"], "int, RandomState or None.")
     warm_start: bool = parameter(
@@ -102,7 +106,7 @@ class Parameters:
     missing_chunks: str = parameter(
         "raise",
         [StrOptions({"raise", "fill"})],
-        """What to do where a Zarr store lacks a chunk; Zarr itself reads it as the fill value, silently.""",
+        """What to do where a Zarr store lacks a chunk. Zarr itself reads it as the fill value, silently.""",
     )
     checkpoint: Any = parameter(
         None,

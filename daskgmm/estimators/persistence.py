@@ -9,7 +9,7 @@ import numpy as np
 
 from daskgmm.estimators import format1
 from daskgmm.estimators.fitted import Fitted, Unseeded
-from daskgmm.estimators.parameters import SMALL
+from daskgmm.estimators.parameters import ESTIMATORS, SMALL
 from daskgmm.store import files
 
 FORMAT, VERSION = "daskgmm", 2
@@ -24,12 +24,20 @@ def save(model: Any, state: Fitted | Unseeded, path: str | Path) -> None:
     files.save(path, header, {"settings": settings, "fitted": state})
 
 
-def load(estimator: str, path: str | Path) -> tuple[dict[str, Any], Fitted | Unseeded]:
-    """Settings and state of a file that `save` wrote for this kind of estimator."""
+def load(path: str | Path, name: str | None = None) -> Any:
+    """Read a model that ``save`` wrote, of any kind or of the kind of this name, bit for bit.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or it is no such model, or of a version that this one does not read.
+    """
     found, settings, state = read(path)
-    if found != estimator:
-        raise ValueError(f"{path} holds a {found}, not a {estimator}.")
-    return settings, state
+    if found not in ESTIMATORS or found != (name or found):
+        raise ValueError(f"{path} holds a {found}, not a {name or ' or '.join(ESTIMATORS)}.")
+    model = ESTIMATORS[found](**settings)
+    vars(model)["_fitted" if isinstance(state, Fitted) else "_unseeded"] = state
+    return model
 
 
 def read(path: str | Path) -> tuple[str, dict[str, Any], Fitted | Unseeded]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +11,9 @@ import numpy as np
 from daskgmm.compute.cache import kept
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
-from daskgmm.fit.recipe import Recipe
+from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import EM, too_few
-from daskgmm.fit.starts import seed, survey_size
+from daskgmm.fit.starts import MORE_BYTES, MORE_ROWS, seed
 from daskgmm.fit.state import State
 from daskgmm.fit.survey import Survey, Threshold
 from daskgmm.fit.sweep import groups, sweep
@@ -34,24 +34,29 @@ def batch(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Iterator[
     again = not state.runs or any(not run.done and recipe.max_iter - run.n_iter > 1 for run in state.runs)
     with kept(engine, rows, wanted=again) as near:
         if not state.runs:
-            for state in _started(recipe, engine, near, state):
-                yield state
+            state = yield from _started(recipe, engine, near, state)
         lasting = near.lasting()
         while not state.done:
             passes = state.n_passes + len(groups(state.runs))
-            state = replace(state, runs=tuple(sweep(engine, lasting, state.runs)), n_passes=passes)
+            runs = tuple(sweep(engine, lasting, state.runs))
+            near.check_unchanged()
+            state = replace(state, runs=runs, n_passes=passes)
             yield state
     rows.check_unchanged()  # also where passes saw only what was kept
 
 
-def _started(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Iterator[State]:
-    """After the survey, unless that is done, and after the runs are seeded."""
+def _started(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Generator[State, None, State]:
+    """After the survey, unless that is done, and after the runs are seeded; returns the last."""
     random = np.random.RandomState()
     random.set_state(state.random)
     # Drawn aside: where all rows are in the sample, the same seed gives scikit-learn's own start.
     sample_seed = int(copy.deepcopy(random).randint(2**31))
     if state.survey is None:
-        size = survey_size(recipe.init_params, recipe.k, rows.n_features)
+        size = sample_size(recipe.k, rows.n_features)
+        if recipe.init_params in ("auto", "subsample"):  # the best of the starts that are tried goes on with more
+            size = max(
+                size, sample_size(recipe.k, rows.n_features, min(MORE_ROWS, MORE_BYTES // (8 * rows.n_features)))
+            )
         state = replace(state, survey=survey(recipe, engine, rows, sample_seed, size), n_passes=1)
         yield state
     assert state.survey is not None
@@ -59,13 +64,16 @@ def _started(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Iterat
     update = Regularised(recipe.reg_covar)
     runs = tuple(EM(mixture, update, recipe.tol, recipe.max_iter) for mixture in mixtures)
     # The sample has done its work: later files are small.
-    yield State(random.get_state(legacy=False), n_passes=1, runs=runs)
+    state = State(random.get_state(legacy=False), n_passes=1, runs=runs)
+    yield state
+    return state
 
 
 def survey(recipe: Recipe, engine: Engine, rows: Rows, sample_seed: int, size: int) -> Survey:
     """The first pass, which draws a sample of ``size`` rows."""
     found = engine.reduce(rows, Examine(recipe.structure, recipe.k, sample_seed, Threshold(size)))
     rows.check_unchanged()
-    if failure := too_few(found.overall.n_rows, recipe.k, rows.weighted):
-        raise failure
+    n_rows = found.overall.n_rows
+    if n_rows < recipe.k:
+        raise too_few(n_rows, recipe.k, "weight" in rows.columns)
     return found

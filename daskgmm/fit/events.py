@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from math import isfinite
-from time import perf_counter
+from math import isfinite, nan
 from typing import TypeAlias
 
 from daskgmm.fit.run import Run
@@ -65,8 +64,8 @@ def watching(*listeners: Listener) -> Iterator[None]:
     Examples
     --------
     >>> import numpy as np
-    >>> from daskgmm import GaussianMixture
-    >>> from daskgmm.fit.events import Reached, watching
+    >>> from daskgmm import GaussianMixture, watching
+    >>> from daskgmm.fit.events import Reached
     >>> bounds = []
     >>> def listen(event):
     ...     if isinstance(event, Reached) and event.state.runs:
@@ -83,51 +82,38 @@ def watching(*listeners: Listener) -> Iterator[None]:
         _listeners.reset(token)
 
 
-def teller() -> Listener:
+def teller(*more: Listener) -> Listener:
     """What tells an event to the log and to everybody who listens now, from any thread."""
-    listeners = (Log(), *_listeners.get())
+    logs = (log,) if logger.isEnabledFor(logging.INFO) else ()
+    listeners = (*logs, *_listeners.get(), *more)
+    last = None
 
     def tell(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
+        nonlocal last
+        if event != last:  # a stage that goes on
+            for listener in listeners:
+                listener(event)
+        last = event
 
     return tell
 
 
-class Log:
+def log(event: Event) -> None:
     """One line for each stage and iteration, at level INFO, under the name "daskgmm"."""
-
-    def __init__(self) -> None:
-        self.began = perf_counter()
-        self.iterations = -1
-
-    def __call__(self, event: Event) -> None:
-        if not logger.isEnabledFor(logging.INFO):
-            return
-        match event:
-            case Message(text):
-                logger.info(text)
-            case Stage(name):
-                logger.info("waiting for: %s", name)
-            case Reached(state) if not state.mid_pass:
-                self._state(state)
-
-    def _state(self, state: State) -> None:
-        seconds, self.began = perf_counter() - self.began, perf_counter()
-        if self.iterations >= 0 and state.n_iter > self.iterations:
-            bound, change = standing(state.runs)
-            logger.info(
-                "iteration %d: mean log-likelihood %.8g, change %.2e, %.2f s", state.n_iter, bound, change, seconds
-            )
-        self.iterations = state.n_iter
+    match event:
+        case Message(text):
+            logger.info(text)
+        case Stage(name):
+            logger.info("waiting for: %s", name)
+        case Reached(state) if state.runs and not state.mid_pass:
+            logger.info("iteration %d: mean log-likelihood %.8g, change %.2e", state.n_iter, *standing(state))
 
 
 class Verbose:
     """Prints the stages, and a line for each run every ``interval`` iterations, as scikit-learn's ``verbose`` does."""
 
     def __init__(self, interval: int) -> None:
-        self.interval = interval
-        self.iterations = -1
+        self.interval, self.iterations = interval, -1
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -136,7 +122,7 @@ class Verbose:
             case Stage("survey" | "seeding" | "compiling" as name):
                 print(name)
             case Reached(state) if not state.mid_pass:
-                if self.iterations >= 0 and state.n_iter > self.iterations:
+                if 0 <= self.iterations < state.n_iter:
                     self._runs(state.runs)
                 self.iterations = state.n_iter
 
@@ -144,17 +130,15 @@ class Verbose:
         for number, run in enumerate(runs):
             if run.trace and (run.n_iter % self.interval == 0 or run.done):
                 outcome = "converged" if run.converged else "collapsed" if run.failure else ""
-                print(
-                    f"  run {number}, iteration {run.n_iter}: mean log-likelihood "
-                    f"{run.trace[-1]:.6f} {outcome}".rstrip()
-                )
+                line = f"  run {number}, iteration {run.n_iter}: mean log-likelihood {run.trace[-1]:.6f} {outcome}"
+                print(line.rstrip())
 
 
-def standing(runs: tuple[Run, ...]) -> tuple[float, float]:
+def standing(state: State) -> tuple[float, float]:
     """Bound of the best run so far, and its last change; NaN where all have failed, or there is none."""
-    sound = [run for run in runs if run.trace and run.failure is None]
+    sound = [run for run in state.runs if run.trace and run.failure is None]
     if not sound:
-        return float("nan"), float("nan")
+        return nan, nan
     leader = max(sound, key=lambda run: run.lower_bound)
-    before = leader.trace[-2] if leader.n_iter > 1 else getattr(leader, "previous", float("nan"))
-    return leader.lower_bound, leader.lower_bound - before if isfinite(before) else float("nan")
+    before = leader.trace[-2] if leader.n_iter > 1 else getattr(leader, "previous", nan)
+    return leader.lower_bound, leader.lower_bound - before if isfinite(before) else nan

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from daskgmm.compute.window import Selection, Window, windows
 from daskgmm.errors import DataError
 from daskgmm.fit.batch import survey
 from daskgmm.fit.recipe import OnlineRecipe, sample_size
-from daskgmm.fit.starts import Ground, polished
+from daskgmm.fit.run import Run
+from daskgmm.fit.starts import polished
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import BAD_SCALE, Stepwise
 from daskgmm.fit.survey import RowSample, Survey
@@ -43,7 +44,7 @@ START = Place()
 
 @storable
 @dataclass(frozen=True, eq=False)
-class Passes:
+class Passes(Run):
     """A stepwise run over stored rows, pass by pass.
 
     Attributes
@@ -75,7 +76,6 @@ class Passes:
     place: Place = START
     clock: float = 0.0
     total: float = 0.0
-    failure: ClassVar[None] = None
 
     @classmethod
     def begin(cls, run: Stepwise, recipe: OnlineRecipe, held_out: RowSample | None = None) -> Passes:
@@ -84,23 +84,12 @@ class Passes:
         return cls(run, recipe.tol, recipe.max_iter, held_out, score=score, clock=run.clock)
 
     @property
-    def mixture(self) -> Mixture:
+    def mixture(self) -> Mixture:  # type: ignore[override]
         """The parameters to show and to predict with."""
         return self.run.published
 
     @property
-    def n_iter(self) -> int:
-        """Passes made."""
-        return len(self.trace)
-
-    @property
-    def done(self) -> bool:
-        """Whether no pass is left."""
-        return self.converged or self.n_iter >= self.max_iter
-
-    @property
     def moved(self) -> bool:
-        """Whether a mini-batch was learnt."""
         return bool(self.trace) or self.place != START
 
     @property
@@ -110,13 +99,7 @@ class Passes:
 
     @property
     def task(self) -> Learn:
-        """The E-step of a mini-batch."""
         return self.run.task
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the statistics."""
-        return self.run.nbytes
 
     def advance(self, found: Any) -> Passes:
         """After one mini-batch."""
@@ -160,16 +143,15 @@ def online(
     random = np.random.RandomState()
     random.set_state(state.random)
     if not state.runs:
-        for state in _started(recipe, engine, rows, state, random):
-            yield state
+        state = yield from _started(recipe, engine, rows, state, random)
     while not state.done:
-        (run,) = state.runs
         seed = int(random.randint(2**31))
         with one_thread():
-            for run in visit(recipe, engine, rows, run, seed, span or Selection()):
-                yield replace(state, runs=(run,), mid_pass=True)
-        after = random.get_state(legacy=False)
-        state = State(after, n_passes=state.n_passes + 1, runs=(run.passed(),))
+            for run in visit(recipe, engine, rows, state.runs[0], seed, span or Selection()):
+                state = replace(state, runs=(run,), mid_pass=True)
+                yield state
+        passed = state.runs[0].passed()
+        state = State(random.get_state(legacy=False), n_passes=state.n_passes + 1, runs=(passed,))
         yield state
     rows.check_unchanged()
     if span is None and all(np.isnan(run.trace).all() for run in state.runs):
@@ -178,8 +160,8 @@ def online(
 
 def _started(
     recipe: OnlineRecipe, engine: Engine, rows: Rows, state: State, random: np.random.RandomState
-) -> Iterator[State]:
-    """After the survey, unless that is done, and after the run is seeded.
+) -> Generator[State, None, State]:
+    """After the survey, unless that is done, and after the run is seeded; returns the last.
 
     With more passes than one, part of the sample is held out.
     """
@@ -195,37 +177,35 @@ def _started(
         found = replace(found, sample=sample)
     run = begin(recipe, found, random)
     # The sample has done its work: later files are small.
-    yield State(random.get_state(legacy=False), n_passes=1, runs=(Passes.begin(run, recipe, held_out),))
+    state = State(random.get_state(legacy=False), n_passes=1, runs=(Passes.begin(run, recipe, held_out),))
+    yield state
+    return state
 
 
 def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) -> Stepwise:
-    """A run that starts from EM on the sample of a survey; the sample's rows count as learnt."""
+    """A run that starts from EM on the sample of a survey; the sample's rows count as learnt.
+
+    Warns
+    -----
+    UserWarning
+        If components start as copies, which stay alike.
+    """
     mixture, ground = polished(recipe, found, random)
-    _warn_of_equal(mixture)
-    statistics = mixture.expectation(ground.x, ground.weight)
-    unit = found.overall.total_weight / found.overall.n_rows
-    return Stepwise.begin(mixture, statistics, _even(ground), recipe.reg_covar, recipe.rule, unit)
-
-
-def _even(ground: Ground) -> float:
-    """How many rows of equal weight are as certain as the sample (Kish 1965)."""
-    weight = ground.weight
+    distinct = len(np.unique(mixture.means, axis=0))
+    if distinct < recipe.k:
+        warnings.warn(
+            f"The rows that the model starts from have room for {distinct} of {recipe.k} components: "
+            "the others start as copies, and may stay so. A larger init_size, or rows in another order, helps.",
+            stacklevel=5,
+        )
+    statistics, weight = mixture.expectation(ground.x, ground.weight), ground.weight
+    # As many rows of equal weight are as certain (Kish 1965).
     with np.errstate(all="ignore"):
         even = float(len(ground.x) if weight is None else weight.sum() ** 2 / (weight**2).sum())
     if not 0 < even < np.inf:
         raise DataError(BAD_SCALE)
-    return even
-
-
-def _warn_of_equal(mixture: Mixture) -> None:
-    """Components that start alike stay alike."""
-    distinct = len(np.unique(mixture.means, axis=0))
-    if distinct < mixture.n_components:
-        warnings.warn(
-            f"The rows that the model starts from have room for {distinct} of {mixture.n_components} components: "
-            "the others start as copies, and may stay so. A larger init_size, or rows in another order, helps.",
-            stacklevel=6,
-        )
+    unit = found.overall.total_weight / found.overall.n_rows
+    return Stepwise.begin(mixture, statistics, even, recipe.reg_covar, recipe.rule, unit)
 
 
 def visit(
@@ -239,7 +219,7 @@ def visit(
     """
     held_out = passes.held_out
     chosen = replace(span, out=() if held_out is None else tuple(held_out.position[held_out.chosen].tolist()))
-    begun, quiet = passes.place, engine.watched(None)
+    begun, quiet = passes.place, replace(engine, report=None)
     done = 0
     for number, blocks in enumerate(windows(rows, chosen, recipe.window_bytes, seed)):
         done += len(blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from daskgmm.compute.engines import own_engine
+from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.fit.run import EM, best
 from daskgmm.fit.sweep import sweep
@@ -31,15 +31,14 @@ class Rung:
 
     def climb(self, runs: Sequence[EM]) -> list[EM]:
         """The runs once all are done with this stage."""
-        engine, runs = own_engine(self.rows), [self._entered(run) for run in runs]
-        while not all(run.done for run in runs):
-            runs = sweep(engine, self.rows, runs)
-        return list(runs)
-
-    def _entered(self, run: EM) -> EM:
         if self.anew:
-            return EM(run.mixture, run.update, run.tol, self.max_iter)
-        return replace(run, converged=False, max_iter=self.max_iter)
+            climbing = [EM(run.mixture, run.update, run.tol, self.max_iter) for run in runs]
+        else:
+            climbing = [replace(run, converged=False, max_iter=self.max_iter) for run in runs]
+        engine = engine_for(self.rows, own=True)
+        while not all(run.done for run in climbing):
+            climbing = sweep(engine, self.rows, climbing)
+        return climbing
 
 
 def race(heats: Sequence[Sequence[EM]], rungs: Sequence[Rung]) -> EM:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -17,51 +18,65 @@ from daskgmm.model.update import Update
 from daskgmm.store.values import storable
 
 
-class Run(Protocol):
-    """What passes advance: `EM`, `Stepwise`, `Passes`, or what wraps one of them."""
+class Run(ABC):
+    """What passes advance: `EM`, `Stepwise`, `Passes`, or what wraps one of them.
+
+    Attributes
+    ----------
+    mixture : Mixture
+        The parameters so far.
+    trace : tuple of float
+        What is watched, such as the mean log-likelihood, once for each iteration.
+    max_iter : int
+    previous : float
+        What the first entry of the trace is compared with; −inf for a fresh start.
+    converged : bool
+        Whether it came to rest.
+    failure : DataError or None
+        Why the run ended early.
+    """
+
+    mixture: Mixture
+    trace: tuple[float, ...] = ()
+    max_iter: int
+    previous: float = -np.inf
+    converged: bool = False
+    failure: DataError | None = None
 
     @property
-    def mixture(self) -> Mixture:
-        """The parameters so far."""
+    @abstractmethod
+    def task(self) -> Callable[[Block], Any]:
+        """What it asks of a block: a function to something that adds up."""
 
-    @property
-    def trace(self) -> tuple[float, ...]:
-        """What is watched, such as the mean log-likelihood, once for each iteration."""
-
-    @property
-    def lower_bound(self) -> float:
-        """The last of it."""
+    @abstractmethod
+    def advance(self, found: Any) -> Self:
+        """The run after its task has found this on all rows of a pass."""
 
     @property
     def n_iter(self) -> int:
         """Iterations made."""
-
-    @property
-    def converged(self) -> bool:
-        """Whether it came to rest."""
-
-    @property
-    def failure(self) -> DataError | None:
-        """Why the run ended early."""
+        return len(self.trace)
 
     @property
     def done(self) -> bool:
         """Whether it needs no more passes."""
+        return self.converged or self.failure is not None or len(self.trace) >= self.max_iter
 
     @property
     def moved(self) -> bool:
         """Whether it has left its start."""
+        return bool(self.trace)
 
     @property
-    def task(self) -> Callable[[Block], Any]:
-        """What it asks of a block: a function to something that adds up."""
+    def lower_bound(self) -> float:
+        """The last entry of the trace; ``previous`` before the first."""
+        return self.trace[-1] if self.trace else self.previous
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what its task finds."""
-
-    def advance(self, found: Any) -> Self:
-        """The run after its task has found this on all rows of a pass."""
+        """Bytes of what its task finds: the statistics of its mixture."""
+        mixture = self.mixture
+        return 8 * int(mixture.covariance.values.size + 2 * mixture.means.size + len(mixture.weights))
 
 
 R = TypeVar("R", bound=Run)
@@ -69,7 +84,7 @@ R = TypeVar("R", bound=Run)
 
 @storable
 @dataclass(frozen=True, eq=False)
-class EM:
+class EM(Run):
     """Batch EM: each pass is an E-step over all rows, and an M-step.
 
     Attributes
@@ -80,14 +95,9 @@ class EM:
         The M-step.
     tol : float
         Converged once what is watched changes by less.
-    max_iter : int
     trace : tuple of float
-        Mean log-likelihood, and the update's penalty, per unit of weight found by each E-step, so of the parameters
-        *before* each update, as scikit-learn's ``lower_bounds_``.
-    previous : float
-        What the first entry of the trace is compared with; −inf for a fresh start.
-    converged : bool
-    failure : DataError or None
+        Mean log-likelihood, and the update's penalty, per unit of weight found by each E-step, so of the
+        parameters *before* each update, as scikit-learn's ``lower_bounds_``.
     """
 
     mixture: Mixture
@@ -100,41 +110,14 @@ class EM:
     failure: DataError | None = None
 
     @property
-    def n_iter(self) -> int:
-        """Updates made."""
-        return len(self.trace)
-
-    @property
-    def done(self) -> bool:
-        """Whether the run needs no more passes."""
-        return self.converged or self.failure is not None or self.n_iter >= self.max_iter
-
-    @property
-    def moved(self) -> bool:
-        """Whether an update was made."""
-        return bool(self.trace)
-
-    @property
-    def lower_bound(self) -> float:
-        """The last entry of the trace; ``previous`` before the first."""
-        return self.trace[-1] if self.trace else self.previous
-
-    @property
     def task(self) -> Expect:
-        """The E-step."""
         return Expect(self.mixture)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the statistics."""
-        return statistics_bytes(self.mixture)
-
     def advance(self, found: Statistics) -> EM:
-        """One M-step."""
-        if failure := too_few(found.n_rows, self.mixture.n_components):
-            return replace(self, failure=failure)
-        penalty = self.update.penalty(self.mixture)
-        bound = (found.log_likelihood + penalty) / found.total_weight
+        k = len(self.mixture.weights)
+        if found.n_rows < k:
+            return replace(self, failure=too_few(found.n_rows, k))
+        bound = (found.log_likelihood + self.update.penalty(self.mixture)) / found.total_weight
         try:
             mixture = self.update(self.mixture, found)
         except CollapseError as failure:
@@ -147,16 +130,8 @@ class EM:
         )
 
 
-def statistics_bytes(mixture: Mixture) -> int:
-    """Bytes of the statistics that a mixture's E-step finds."""
-    k, d = mixture.means.shape
-    return 8 * int(mixture.covariance.values.size + 2 * k * d + k)
-
-
-def too_few(n_rows: float, k: int, weighted: bool = True) -> DataError | None:
-    """What to raise for fewer rows of positive weight than components, in scikit-learn's words; None for enough."""
-    if n_rows >= k:
-        return None
+def too_few(n_rows: float, k: int, weighted: bool = True) -> DataError:
+    """What to raise for fewer rows of positive weight than components, in scikit-learn's words."""
     if n_rows == 0 and not weighted:
         return DataError("Found array with 0 sample(s) while a minimum of 1 is required.")
     if n_rows == 0:

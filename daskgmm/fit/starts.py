@@ -20,13 +20,13 @@ from daskgmm.errors import CollapseError
 from daskgmm.fit.race import Rung, race
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import EM
-from daskgmm.fit.survey import RowSample, Survey
+from daskgmm.fit.survey import Survey
 from daskgmm.model import kernels
 from daskgmm.model.blas import one_thread
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.update import Regularised, Steady, Update, maximise
+from daskgmm.model.update import Regularised, Steady, maximise
 
 # "subsample": starts of these kinds in turn, tried with short EM runs; the best of each goes on. k-means finds
 # round clusters that k-means++ misses, and is misled by long ones; after a few iterations it leads in either case.
@@ -36,23 +36,18 @@ TRIALS, TRIAL_ITER, SAMPLE_ITER = 5, 10, 100
 # they save.
 TRIAL_ROWS = 10_000
 # The best goes on with at most so many, and at most one in so many of all: that spares the data a pass or two.
-SURVEY_ROWS, SURVEY_BYTES, SURVEY_SHARE = 60_000, 64 * 2**20, 10
+MORE_ROWS, MORE_BYTES, MORE_SHARE = 60_000, 64 * 2**20, 10
 SAMPLE_TOL = 1e-5  # of EM on the sample of an online fit, which costs little
 
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What a start is found on: the survey, and the points of its sample."""
+    """What a start is found on: the survey, and the points of a sample with their weights."""
 
     recipe: Recipe
     survey: Survey
     x: Array
     weight: Array | None
-
-    @classmethod
-    def of(cls, recipe: Recipe, survey: Survey, sample: RowSample) -> Ground:
-        """A sample as points."""
-        return cls(recipe, survey, *sample.points())
 
 
 def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[Mixture]:
@@ -61,15 +56,18 @@ def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[
     Runs on the driver under one BLAS and OpenMP thread: scikit-learn's k-means differs in its last bits between
     thread counts.
     """
-    if (given := _given(recipe, survey)) is not None:
-        return [given]
-    size = min(sample_size(recipe.k, survey.overall.means.shape[1]), survey.sample.size)
-    method = resolve(recipe.init_params, survey.overall.n_rows, size)
+    if (whole := recipe.start.whole) is not None:
+        return [whole]
+    method, sample = recipe.init_params, survey.sample
+    if method == "auto":  # scikit-learn's own where all rows are in the sample
+        size = min(sample_size(recipe.k, survey.overall.means.shape[1]), sample.size)
+        method = "kmeans" if survey.overall.n_rows <= size else "subsample"
     with one_thread():
-        if method != "subsample":
-            ground = Ground.of(recipe, survey, survey.sample)
-            return _found(ground, (method,), recipe.n_init, random)[0]
-        return [_subsampled(recipe, survey, random)]
+        if survey.start is not None:
+            return [recipe.start.onto(updated(recipe, survey, survey.start))]
+        if method == "subsample":
+            return [_subsampled(recipe, survey, random)]
+        return _found(Ground(recipe, survey, *sample.points()), (method,), recipe.n_init, random)[0]
 
 
 def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> tuple[Mixture, Ground]:
@@ -77,52 +75,31 @@ def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> t
 
     k-means++ starts are tried with short runs unless the user asks for another way; the best goes on.
     """
-    ground = Ground.of(recipe, survey, survey.sample)
+    ground = Ground(recipe, survey, *survey.sample.points())
     method = "k-means++" if recipe.init_params in ("auto", "subsample") else recipe.init_params
     trials = TRIALS if method == "k-means++" and recipe.start.means is None else 1
     with one_thread():
         found = _found(ground, (method,), trials, random)
-    rows = as_rows(ground.x, weight=ground.weight)
-    runs = _runs(found, Steady(recipe.reg_covar), SAMPLE_TOL)
+    rows, update = as_rows(ground.x, weight=ground.weight), Steady(recipe.reg_covar)
+    runs = [[EM(mixture, update, SAMPLE_TOL, TRIAL_ITER) for mixture in heat] for heat in found]
     return race(runs, [Rung(rows, TRIAL_ITER), Rung(rows, SAMPLE_ITER)]).mixture, ground
-
-
-def survey_size(init_params: str, k: int, d: int) -> int:
-    """Rows that a batch fit draws: where starts are tried, also those that the best goes on with."""
-    if init_params not in ("auto", "subsample"):
-        return sample_size(k, d)
-    return max(sample_size(k, d), sample_size(k, d, min(SURVEY_ROWS, SURVEY_BYTES // (8 * d))))
-
-
-def resolve(init_params: str, n_rows: float, size: int) -> str:
-    """What ``"auto"`` stands for: scikit-learn's k-means for up to ``size`` rows."""
-    if init_params != "auto":
-        return init_params
-    return "kmeans" if n_rows <= size else "subsample"
-
-
-def _given(recipe: Recipe, survey: Survey) -> Mixture | None:
-    """The start that the user gave, as parameters or for each row."""
-    if recipe.start.whole is not None or survey.start is None:
-        return recipe.start.whole
-    with one_thread():
-        return recipe.start.onto(updated(recipe, survey, survey.start))
 
 
 def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> Mixture:
     """Starts tried on few rows of the sample; the best goes on there, and then on more."""
     k, d = recipe.k, survey.overall.means.shape[1]
     few = survey.sample.first(sample_size(k, d, TRIAL_ROWS))
-    more = survey.sample.first(int(survey.overall.n_rows) // SURVEY_SHARE)
-    ground = Ground.of(recipe, survey, few)
+    more = survey.sample.first(int(survey.overall.n_rows) // MORE_SHARE)
+    ground = Ground(recipe, survey, *few.points())
     count = 1 if recipe.start.means is not None else max(recipe.n_init, TRIALS)
     found = _found(ground, TRIED, count, random)
-    rows = as_rows(ground.x, weight=ground.weight)
+    rows, update = as_rows(ground.x, weight=ground.weight), Regularised(recipe.reg_covar)
+    runs = [[EM(mixture, update, recipe.tol, TRIAL_ITER) for mixture in heat] for heat in found]
     rungs = [Rung(rows, TRIAL_ITER), Rung(rows, SAMPLE_ITER)]
     if more.size > len(ground.x):
         x, weight = more.points()
         rungs.append(Rung(as_rows(x, weight=weight), SAMPLE_ITER, anew=True))
-    return race(_runs(found, Regularised(recipe.reg_covar), recipe.tol), rungs).mixture
+    return race(runs, rungs).mixture
 
 
 def _found(
@@ -130,30 +107,18 @@ def _found(
 ) -> list[list[Mixture]]:
     """So many starts, of these kinds in turn, each kind by itself; those that collapse are left out."""
     found: dict[str, list[Mixture]] = {}
-    failure = None
+    failure, start = None, ground.recipe.start
     for i in range(count):
         kind = kinds[i % len(kinds)]
         try:
-            mixture = _one(ground, kind, random)
+            own = STARTS[kind](ground, random) if start.means is None else around(ground, start.means)
         except CollapseError as error:  # the other starts may do better
             failure = error
         else:
-            found.setdefault(kind, []).append(mixture)
+            found.setdefault(kind, []).append(start.onto(own))
     if failure is not None and not found:
         raise failure
     return list(found.values())
-
-
-def _one(ground: Ground, kind: str, random: np.random.RandomState) -> Mixture:
-    """A start of one kind, with the parts that the user gave."""
-    start = ground.recipe.start
-    if start.means is not None:
-        return start.onto(around(ground, start.means))
-    return start.onto(STARTS[kind](ground, random))
-
-
-def _runs(found: list[list[Mixture]], update: Update, tol: float) -> list[list[EM]]:
-    return [[EM(mixture, update, tol, TRIAL_ITER) for mixture in heat] for heat in found]
 
 
 def kmeans(ground: Ground, random: np.random.RandomState) -> Mixture:
@@ -221,6 +186,7 @@ def updated(recipe: Recipe, survey: Survey, statistics: Statistics) -> Mixture:
     """M-step; components that got no row take the overall mean and covariance."""
     overall, structure = survey.overall, recipe.structure
     s = overall.about(overall.means)
-    values = structure.form.raised(s.scatter / s.weight.sum(), recipe.reg_covar)
+    values = s.scatter / s.weight.sum()
+    values = values + recipe.reg_covar * structure.form.unit(values.shape[-1])
     means = np.broadcast_to(overall.means, statistics.reference.shape)
     return maximise(statistics, means, np.broadcast_to(values, statistics.scatter.shape), recipe.reg_covar)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from daskgmm.errors import DataError
+from daskgmm.fit.run import Run
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Learn
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
@@ -74,7 +75,7 @@ class Spread:
 
 @storable
 @dataclass(frozen=True, eq=False)
-class Stepwise:
+class Stepwise(Run):
     """An online fit: all that it knows, in memory that does not grow.
 
     Attributes
@@ -119,9 +120,7 @@ class Stepwise:
     unit: float = 1.0
     after: tuple[int, int] = BEGINNING
 
-    converged: ClassVar[bool] = False
-    failure: ClassVar[None] = None
-    done: ClassVar[bool] = False
+    done: ClassVar[bool] = False  # type: ignore[misc]  # a stream has no end
 
     @classmethod
     def begin(
@@ -142,33 +141,16 @@ class Stepwise:
 
     @property
     def task(self) -> Learn:
-        """The E-step of a mini-batch."""
         return Learn(self.mixture, self.after)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the statistics."""
-        return 8 * int(self.statistics.scatter.size + 2 * self.mixture.means.size + self.mixture.n_components)
-
-    @property
-    def trace(self) -> tuple[float, ...]:
-        """The last bound: a stream has no end to keep them for."""
-        return (self.bound,)
-
-    @property
-    def lower_bound(self) -> float:
-        """The last bound."""
-        return self.bound
-
-    @property
     def n_iter(self) -> int:
-        """Mini-batches learnt from."""
+        """Mini-batches learnt from: a stream has no end to keep a trace for."""
         return self.n_batches
 
     @property
-    def moved(self) -> bool:
-        """Whether a mini-batch was learnt."""
-        return self.n_batches > 0
+    def lower_bound(self) -> float:
+        return self.bound
 
     @cached_property
     def published(self) -> Mixture:
@@ -181,13 +163,6 @@ class Stepwise:
     def effective_rows(self) -> float:
         """Effective rows in the statistics that are published, 1 / Σ a_i²; a second visit counts again."""
         return 1 / self.spread.average
-
-    @property
-    def finite(self) -> bool:
-        """Whether all sums and parameters are numbers."""
-        s = self.statistics
-        parts = (s.shift, s.scatter, self.mixture.means, self.mixture.covariance.factor)
-        return all(bool(np.isfinite(part).all()) for part in parts)
 
     def advance(self, found: Any) -> Stepwise:
         """One step: blend the statistics, update the parameters, place dead components anew.
@@ -211,7 +186,8 @@ class Stepwise:
         if not weight > 0:
             return replace(self, n_batches=self.n_batches + 1, reseeded=(), after=BEGINNING)
         after = self._blended(batch, squares)
-        if not after.finite:
+        s, mixture = after.statistics, after.mixture
+        if not all(np.isfinite(a).all() for a in (s.shift, s.scatter, mixture.means, mixture.covariance.factor)):
             raise DataError(f"{TOO_LARGE}. Scale the data.")
         return after
 
@@ -279,8 +255,8 @@ def _implied(mixture: Mixture) -> Statistics:
     """Statistics of total weight 1 whose M-step is ``mixture``."""
     share = mixture.weights / mixture.weights.sum()
     shift = np.zeros_like(mixture.means)
-    scatter = mixture.structure.spread(mixture.covariance.values, share)
-    return Statistics(mixture.structure, mixture.means, share, shift, scatter, 0.0, 1.0, 0)
+    scatter = mixture.covariance.structure.spread(mixture.covariance.values, share)
+    return Statistics(mixture.covariance.structure, mixture.means, share, shift, scatter, 0.0, 1.0, 0)
 
 
 def _split(mixture: Mixture, component: int) -> Mixture:

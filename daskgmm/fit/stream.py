@@ -12,11 +12,10 @@ from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError
-from daskgmm.fit.first import First
 from daskgmm.fit.online import begin, step
 from daskgmm.fit.recipe import OnlineRecipe
 from daskgmm.fit.stepwise import Stepwise
-from daskgmm.fit.survey import Survey, Threshold
+from daskgmm.fit.survey import First, Survey, Threshold
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Examine, TakeFirst
 from daskgmm.store.values import storable
 
@@ -51,8 +50,8 @@ class Waiting:
 
     def survey(self, recipe: OnlineRecipe) -> Survey:
         """The survey of these rows, all of which are in its sample."""
-        columns = {} if (self.weight == 1).all() else {"weight": self.weight}
-        return Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)))(Block(self.x, columns=columns))
+        weight = None if (self.weight == 1).all() else self.weight
+        return Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)))(Block(self.x, weight=weight))
 
 
 def start_rows(recipe: OnlineRecipe) -> int:
@@ -69,12 +68,12 @@ def given(recipe: OnlineRecipe, rows: int) -> Stepwise | None:
 
 def learn(
     recipe: OnlineRecipe,
-    engine: Engine,
     rows: Rows,
     run: Waiting | Stepwise,
     random: np.random.RandomState,
 ) -> Waiting | Stepwise:
     """What a batch of a stream makes of the run; `DataError` leaves it as it was."""
+    engine = engine_for(rows)
     if isinstance(run, Waiting):
         started = _started(recipe, engine, rows, run, random)
         if isinstance(started, Waiting):

@@ -1,8 +1,8 @@
-"""What the first pass finds: counts, mean and covariance, a row sample, and statistics of a given start."""
+"""What the first pass finds: counts, mean and covariance, a row sample, a given start; of a stream, the first rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -53,33 +53,30 @@ class RowSample:
         # Unknown chunk sizes: numbers of the block's own.
         position = rows + (block.index << 40 if block.first_row is None else block.first_row)
         own = np.ones(len(rows)) if weight is None else weight[rows]
-        return cls(threshold.size, keys, position, block.x[rows], own).below(np.inf)
+        return cls(threshold.size, keys, position, block.x[rows], own).first(threshold.size)
 
     def __add__(self, other: RowSample) -> RowSample:
         keys = np.concatenate([self.keys, other.keys])
         # Rows that go are not copied.
         bound = np.partition(keys, self.size)[self.size] if len(keys) > self.size else np.inf
-        ours, theirs = self.below(bound), other.below(bound)
+        ours, theirs = (part.first(self.size, bound) for part in (self, other))
         return RowSample(
             self.size,
             np.concatenate([ours.keys, theirs.keys]),
             np.concatenate([ours.position, theirs.position]),
             np.concatenate([ours.rows, theirs.rows]),
             np.concatenate([ours.weight, theirs.weight]),
-        ).below(np.inf)
+        ).first(self.size)
 
-    def below(self, bound: float) -> RowSample:
-        """Only the rows that can still be in the sample: keys up to ``bound``, and no more than asked for."""
+    def first(self, size: int, bound: float = np.inf) -> RowSample:
+        """A smaller sample of the same rows, as samples are nested, of those whose keys are at most ``bound``."""
+        size = min(size, self.size)
         kept = np.flatnonzero(self.keys <= bound)
-        if len(kept) > self.size + 1:
-            kept = kept[np.sort(np.argpartition(self.keys[kept], self.size)[: self.size + 1])]
+        if len(kept) > size + 1:
+            kept = kept[np.sort(np.argpartition(self.keys[kept], size)[: size + 1])]
         if len(kept) == len(self.keys):
-            return self
-        return RowSample(self.size, self.keys[kept], self.position[kept], self.rows[kept], self.weight[kept])
-
-    def first(self, size: int) -> RowSample:
-        """A smaller sample of the same rows: these are nested."""
-        return replace(self, size=min(size, self.size)).below(np.inf)
+            return replace(self, size=size)
+        return RowSample(size, self.keys[kept], self.position[kept], self.rows[kept], self.weight[kept])
 
     @property
     def chosen(self) -> Array:
@@ -115,6 +112,7 @@ class RowSample:
         return rows, None if np.ptp(weight) == 0 else weight / weight.mean()
 
 
+@dataclass(eq=False)
 class Threshold:
     """The largest key that a row of the sample can have, as far as this process has seen.
 
@@ -122,9 +120,10 @@ class Threshold:
     sample stays the same, and what waits to be merged stays small.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size, self.keys, self.lock = size, np.empty(0), Lock()
-        self.bound = np.inf
+    size: int
+    keys: Array = field(default_factory=lambda: np.empty(0))
+    bound: float = np.inf
+    lock: Lock = field(default_factory=Lock)
 
     def __reduce__(self) -> tuple[type[Threshold], tuple[int]]:
         return Threshold, (self.size,)
@@ -164,6 +163,41 @@ class Survey:
         if self.start is not None and other.start is not None:
             start = self.start + other.start
         return Survey(self.overall + other.overall, self.sample + other.sample, start)
+
+
+@dataclass(frozen=True, eq=False)
+class First:
+    """The first rows of positive weight. ``a + b`` equals the first of the concatenated rows.
+
+    Attributes
+    ----------
+    size : rows wanted.
+    x : (m, d) float64.
+    weight : (m,)
+    places : (m, 2) block of each row, and its place there.
+    """
+
+    size: int
+    x: Array
+    weight: Array
+    places: Array
+
+    @classmethod
+    def of(cls, block: Block, size: int) -> First:
+        """Those of one block."""
+        weight = np.ones(len(block.x)) if block.weight is None else block.weight
+        first = np.flatnonzero(weight)[:size]
+        places = np.column_stack([np.full(len(first), block.index), first])
+        return cls(size, np.asarray(block.x[first], np.float64), weight[first], places)
+
+    def __add__(self, other: First) -> First:
+        room = max(0, self.size - len(self.x))
+        return First(
+            self.size,
+            np.concatenate([self.x, other.x[:room]]),
+            np.concatenate([self.weight, other.weight[:room]]),
+            np.concatenate([self.places, other.places[:room]]),
+        )
 
 
 def _keys(block: Block, first: int, last: int, seed: int, threshold: Threshold) -> tuple[Array, Array]:

@@ -11,9 +11,8 @@ from daskgmm._typing import Array
 from daskgmm.compute.block import Block
 from daskgmm.compute.engine import Bundle
 from daskgmm.errors import DataError
-from daskgmm.fit.first import First
 from daskgmm.fit.score import Score
-from daskgmm.fit.survey import RowSample, Survey, Threshold
+from daskgmm.fit.survey import First, RowSample, Survey, Threshold
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
@@ -108,26 +107,25 @@ class Examine:
         overall = moments(self.structure, block.x, block.weight)
         if not np.isfinite(overall.scatter).all():
             refuse(block)
-        start = self._start(block)
-        found = None if start is None else moments(self.structure, block.x, block.weight, start, self.k)
-        return Survey(overall, RowSample.of(block, self.seed, self.threshold), found)
+        start = None
+        for name in ("labels", "responsibilities"):
+            if (values := block.columns.get(name)) is None:
+                continue
+            _check_start(name, values if block.weight is None else values[block.weight > 0], self.k, block)
+            start = moments(self.structure, block.x, block.weight, values, self.k)
+        return Survey(overall, RowSample.of(block, self.seed, self.threshold), start)
 
-    def _start(self, block: Block) -> Array | None:
-        """Labels below ``k``, or responsibilities (n, k) that are probabilities, in rows of positive weight."""
-        labels, resp = (block.columns.get(name) for name in ("labels", "responsibilities"))
-        given = labels if resp is None else resp
-        if given is None:
-            return None
-        part = given if block.weight is None else given[block.weight > 0]
-        where = f"block {block.index}"
-        if resp is None:
-            if part.size and not (part.min() >= 0 and part.max() < self.k):
-                raise DataError(f"labels_init must lie in 0 ... {self.k - 1}; {where} has others.")
-        elif part.shape[1] != self.k:
-            raise DataError(f"responsibilities_init should have {self.k} columns, got {part.shape[1]}.")
-        elif not (np.all(part >= 0) and np.allclose(part.sum(axis=1), 1.0, atol=1e-5)):
-            raise DataError(f"responsibilities_init must be >= 0 and sum to 1 in each row; {where} differs.")
-        return given
+
+def _check_start(name: str, given: Array, k: int, block: Block) -> None:
+    """Labels below ``k``, or responsibilities (n, k) that are probabilities, in rows of positive weight."""
+    where = f"block {block.index}"
+    if name == "labels":
+        if given.size and not (given.min() >= 0 and given.max() < k):
+            raise DataError(f"labels_init must lie in 0 ... {k - 1}; {where} has others.")
+    elif given.shape[1] != k:
+        raise DataError(f"responsibilities_init should have {k} columns, got {given.shape[1]}.")
+    elif not (np.all(given >= 0) and np.allclose(given.sum(axis=1), 1.0, atol=1e-5)):
+        raise DataError(f"responsibilities_init must be >= 0 and sum to 1 in each row; {where} differs.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,8 +195,3 @@ class Together:
 
     def __call__(self, block: Block) -> Bundle:
         return Bundle(task(block) for task in self.tasks)
-
-    @property
-    def __name__(self) -> str:
-        """What the dashboard shows."""
-        return type(self.tasks[0]).__name__

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from daskgmm._typing import Array
-from daskgmm.model import kernels
 from daskgmm.model.factors import check_positive, factor_of_precision, precision_factor
+from daskgmm.model.kernels import layouts
 
 if TYPE_CHECKING:
     from daskgmm.model.structure import Structure
@@ -38,9 +39,33 @@ class Covariance(ABC):
     values: Array
     factor: Array
 
+    axes: ClassVar[int]  # of features, of the values of one component
+    beside: ClassVar[Any]  # picks from numbers (k,) those that go with the values
+    valid: ClassVar[str]  # what values have to be, in words
+    sums: ClassVar[Any]  # what the kernels add to
+    width: ClassVar[Callable[[int], int]]  # features with the zeros that the kernels ask for
+    unit: ClassVar[Callable[[int], Array]]  # of d features: what is added to values to add 1 to all variances
+    completed: ClassVar[Callable[[Array], Array]]  # what the kernels leave out of a scatter
+    diagonals: ClassVar[Callable[[Array], Array]]  # of values: (s, d), or (s, 1) where all features have the same
+
     def __post_init__(self) -> None:
         self.values.setflags(write=False)
         self.factor.setflags(write=False)
+
+    @staticmethod
+    @abstractmethod
+    def n_parameters(d: int) -> int:
+        """Free ones, of one component."""
+
+    @staticmethod
+    @abstractmethod
+    def is_valid(values: Array) -> bool:
+        """Whether values that a user gives may be covariances, as far as can be told without factors."""
+
+    @staticmethod
+    @abstractmethod
+    def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
+        """w·δδ' − s·δ' − δ·s' of each component, or summed over components, in the shape of values."""
 
     @classmethod
     @abstractmethod
@@ -67,16 +92,6 @@ class Covariance(ABC):
     def precisions(self) -> Array:
         """Inverse covariances, in the same shape."""
 
-    @staticmethod
-    @abstractmethod
-    def diagonals(values: Array) -> Array:
-        """Variances in covariances: (s, d), or (s, 1) where all features have the same."""
-
-    @property
-    def variances(self) -> Array:
-        """The `diagonals` of these."""
-        return self.diagonals(self.values)
-
     @abstractmethod
     def half_log_det(self, d: int) -> Array:
         """Half the log-determinants of the precisions, (s,)."""
@@ -86,7 +101,7 @@ class Covariance(ABC):
         """Give standard normal rows ``z`` (n, d) the covariance of one component."""
 
     @abstractmethod
-    def pack(self, means: Array, log_weights: Array, dtype: str) -> kernels.Model:
+    def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         """Parameters as the kernels read them: ``means`` (k, d), ``log_weights`` (k,), for work in "f8" or "f4"."""
 
     @property
@@ -101,76 +116,41 @@ class Covariance(ABC):
         A standardised value z_i = Σ_j f_ij·(x_j − m_j) is off by (d + 2)·eps·Σ_j |f_ij|·|x_j − m_j|: correlated
         features cancel in it. That sum is about the `amplification`.
         """
-        variances = self.variances
+        variances = self.diagonals(self.values)
         in_range = variances.min() > 1e-24 and variances.max() < 1e24  # squares and their sums stay normal
         return bool(in_range and self.amplification <= 32)
-
-    def _log_norm(self, log_weights: Array, d: int) -> Array:
-        """Log weights plus log normalising constants, (k,)."""
-        log_norm: Array = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
-        return log_norm
 
 
 class Matrices(Covariance):
     """Covariance matrices, (s, d, d)."""
 
-    valid: ClassVar[str] = "symmetric, positive-definite"
-
-    @staticmethod
-    def shape(d: int) -> tuple[int, ...]:
-        """Of one covariance."""
-        return d, d
+    axes, beside = 2, np.s_[:, None, None]
+    valid = "symmetric, positive-definite"
+    sums = layouts.Triangles
+    width = staticmethod(layouts.width)
+    unit = staticmethod(np.eye)
+    diagonals = staticmethod(partial(np.diagonal, axis1=1, axis2=2))
 
     @staticmethod
     def n_parameters(d: int) -> int:
-        """Free ones, of one covariance."""
         return d * (d + 1) // 2
 
     @staticmethod
     def is_valid(values: Array) -> bool:
-        """Whether values that a user gives may be covariances, as far as can be told without factors."""
         return np.allclose(values, np.swapaxes(values, -1, -2))
 
     @staticmethod
-    def raised(values: Array, ridge: float) -> Array:
-        """``ridge`` added to the diagonals."""
-        return values + ridge * np.eye(values.shape[-1])
+    def completed(lower: Array) -> Array:
+        return np.where(np.tri(lower.shape[-1], dtype=bool), lower, np.swapaxes(lower, 1, 2))
 
     @staticmethod
-    def diagonals(values: Array) -> Array:
-        return np.diagonal(values, axis1=1, axis2=2)
-
-    @staticmethod
-    def column(a: Array) -> Array:
-        """Numbers (k,), each beside a covariance."""
-        return a[:, None, None]
-
-    @staticmethod
-    def zeros(s: int, k: int, d: int) -> kernels.Triangles:
-        """Sums for the kernels to add to."""
-        w = kernels.width(d)
-        return kernels.Triangles(np.zeros(1), np.zeros(k), np.zeros((k, w)), np.zeros((s, w, w)))
-
-    @staticmethod
-    def scatter(sums: Any, d: int) -> Array:
-        """The kernels' scatter without its padding: (s, d, d)."""
-        lower = sums.scatter[:, :d, :d]
-        return np.where(np.tri(d, dtype=bool), lower, np.swapaxes(lower, 1, 2))
-
-    @staticmethod
-    def outer(weight: Array, shift: Array, delta: Array) -> Array:
-        """Matrices (k, d, d) w·δδ' − s·δ' − δ·s'."""
-        cross = shift[:, :, None] * delta[:, None, :]
-        across = delta[:, :, None] * shift[:, None, :]
-        square: Array = weight[:, None, None] * (delta[:, :, None] * delta[:, None, :])
-        return square - (cross + across)
-
-    @staticmethod
-    def summed_outer(weight: Array, shift: Array, delta: Array) -> Array:
-        """Their sum, (1, d, d)."""
-        cross = shift.T @ delta
-        summed: Array = (weight[:, None] * delta).T @ delta - cross - cross.T
-        return summed[None]
+    def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
+        if summed:
+            cross = shift.T @ delta
+            moved: Array = (weight[:, None] * delta).T @ delta - cross - cross.T
+            return moved[None]
+        square = weight[:, None, None] * (delta[:, :, None] * delta[:, None, :])
+        return square - (shift[:, :, None] * delta[:, None, :] + delta[:, :, None] * shift[:, None, :])
 
     @classmethod
     def of(cls, structure: Structure, values: Array, resolved: bool = True) -> Self:
@@ -187,7 +167,7 @@ class Matrices(Covariance):
 
     @property
     def amplification(self) -> float:
-        sums = np.einsum("sji,sj->si", np.abs(self.factor), np.sqrt(self.variances))
+        sums = np.einsum("sji,sj->si", np.abs(self.factor), np.sqrt(self.diagonals(self.values)))
         return float(sums.max())
 
     def half_log_det(self, d: int) -> Array:
@@ -200,79 +180,47 @@ class Matrices(Covariance):
         coloured: Array = solve_triangular(factor.T, z.T, lower=True).T
         return coloured
 
-    def pack(self, means: Array, log_weights: Array, dtype: str) -> kernels.Model:
-        (k, d), w = means.shape, kernels.width(means.shape[1])
+    def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
+        (k, d), w = means.shape, layouts.width(means.shape[1])
         exact, factor = np.zeros((k, w)), np.zeros((len(self.factor), w, w))
         exact[:, :d], factor[:, :d, :d] = means, np.swapaxes(self.factor, 1, 2)
         # Rows are measured from means that the dtype holds; what these leave out comes back in the offset.
         near = exact.astype(dtype)
         offset = _times(factor, exact - near)
         factor = factor.astype(dtype)
-        log_norm = self._log_norm(log_weights, d)
+        log_norm = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
         if self.structure.shared and k > 1 and w >= 4:
             products = _times(factor.astype("f8"), near.astype("f8") - near[0].astype("f8")) + offset
             if (np.square(products).sum(axis=1) <= NEAR[dtype] ** 2).all():
                 apart = np.ascontiguousarray((near - near[0]).T)
-                return kernels.Shared(near, factor, products.astype(dtype), apart, log_norm)
-        layout = kernels.Wide if w >= 2 * kernels.MANY_FEATURES and k > 1 else kernels.Triangular
+                return layouts.Shared(near, factor, products.astype(dtype), apart, log_norm)
+        layout = layouts.Wide if w >= 2 * layouts.MANY_FEATURES and k > 1 else layouts.Triangular
         return layout(near, factor, offset.astype(dtype), log_norm)
 
 
 class Axes(Covariance):
     """Variances along the axes, (s, d), or (s, 1) where those of all features are the same."""
 
-    valid: ClassVar[str] = "positive"
-
-    @staticmethod
-    def shape(d: int) -> tuple[int, ...]:
-        """Of one covariance."""
-        return (d,)
+    axes, beside = 1, np.s_[:, None]
+    valid = "positive"
+    sums = layouts.Squares
+    width = staticmethod(int)
+    completed = staticmethod(np.asarray)
+    unit = staticmethod(np.ones)
+    diagonals = staticmethod(np.asarray)
 
     @staticmethod
     def n_parameters(d: int) -> int:
-        """Free ones, of one covariance."""
         return d
 
     @staticmethod
     def is_valid(values: Array) -> bool:
-        """Whether values that a user gives may be variances."""
         return bool(np.all(values > 0))
 
     @staticmethod
-    def raised(values: Array, ridge: float) -> Array:
-        """``ridge`` added to the variances."""
-        return values + ridge
-
-    @staticmethod
-    def diagonals(values: Array) -> Array:
-        return values
-
-    @staticmethod
-    def column(a: Array) -> Array:
-        """Numbers (k,), each beside a covariance."""
-        return a[:, None]
-
-    @staticmethod
-    def zeros(s: int, k: int, d: int) -> kernels.Squares:
-        """Sums for the kernels to add to."""
-        return kernels.Squares(np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros((s, d)))
-
-    @staticmethod
-    def scatter(sums: Any, d: int) -> Array:
-        """The kernels' scatter: (s, d)."""
-        found: Array = sums.scatter
-        return found
-
-    @staticmethod
-    def outer(weight: Array, shift: Array, delta: Array) -> Array:
-        """Diagonals (k, d) of w·δδ' − s·δ' − δ·s'."""
+    def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
         moved: Array = delta * (weight[:, None] * delta - 2.0 * shift)
-        return moved
-
-    @classmethod
-    def summed_outer(cls, weight: Array, shift: Array, delta: Array) -> Array:
-        """Their sum, (1, d)."""
-        return cls.outer(weight, shift, delta).sum(axis=0, keepdims=True)
+        return moved.sum(axis=0, keepdims=True) if summed else moved
 
     @classmethod
     def of(cls, structure: Structure, values: Array, resolved: bool = True) -> Self:
@@ -297,11 +245,12 @@ class Axes(Covariance):
         coloured: Array = z / self.factor[min(component, len(self.factor) - 1)]
         return coloured
 
-    def pack(self, means: Array, log_weights: Array, dtype: str) -> kernels.Model:
-        near, factor = means.astype(dtype), np.broadcast_to(self.factor, (len(self.factor), means.shape[1]))
+    def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
+        d = means.shape[1]
+        near, factor = means.astype(dtype), np.broadcast_to(self.factor, (len(self.factor), d))
         offset = factor * (means - near)
-        log_norm = self._log_norm(log_weights, means.shape[1])
-        return kernels.Axes(near, factor.astype(dtype, order="C"), offset.astype(dtype), log_norm)
+        log_norm = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
+        return layouts.Axes(near, factor.astype(dtype, order="C"), offset.astype(dtype), log_norm)
 
 
 def _times(factor: Array, vectors: Array) -> Array:

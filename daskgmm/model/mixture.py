@@ -13,7 +13,6 @@ from daskgmm._typing import Array
 from daskgmm.model import kernels
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.structure import Structure
 
 ANSWERS = ("labels", "score_samples", "responsibilities")  # what a mixture says of each row
 
@@ -52,50 +51,36 @@ class Mixture:
         return int(self.means.shape[1])
 
     @property
-    def structure(self) -> Structure:
-        """What the covariances have in common."""
-        return self.covariance.structure
-
-    @property
     def n_parameters(self) -> int:
         """Number of free parameters: covariances, means and k − 1 weights."""
         k, d = self.means.shape
-        return self.structure.n_parameters(k, d) + k * d + k - 1
+        return self.covariance.structure.n_parameters(k, d) + k * d + k - 1
 
     @cached_property
-    def _double(self) -> kernels.Model:
-        """What the kernels read, for work in float64."""
-        return self._packed("f8")
+    def _models(self) -> dict[str, kernels.layouts.Model]:
+        """What the kernels read, by the precision of the work: filled as it is asked for."""
+        return {}
 
-    @cached_property
-    def _single(self) -> kernels.Model:
-        """The same for work in float32."""
-        return self._packed("f4")
-
-    def _packed(self, dtype: str) -> kernels.Model:
-        with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
-            log_weights = np.log(self.weights)
-        return self.covariance.pack(self.means, log_weights, dtype)
-
-    def model_for(self, x: Array, weight: Array | None) -> kernels.Model:
+    def model_for(self, x: Array, weight: Array | None, single: bool = True) -> kernels.layouts.Model:
         """The parameters as the kernels read them, in the precision that these rows and weights allow."""
-        if x.dtype.kind != "f" or x.dtype.itemsize != 4 or not self.covariance.allows_single:
-            return self._double
-        if weight is not None and not np.all((weight == 0) | ((weight > 1e-6) & (weight < 1e6))):
-            return self._double
-        return self._single
+        single &= x.dtype.kind == "f" and x.dtype.itemsize == 4 and self.covariance.allows_single
+        if single and weight is not None:
+            single = bool(np.all((weight == 0) | ((weight > 1e-6) & (weight < 1e6))))
+        dtype = "f4" if single else "f8"
+        if dtype not in self._models:
+            with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
+                self._models[dtype] = self.covariance.pack(self.means, np.log(self.weights), dtype)
+        return self._models[dtype]
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""
-        model = self.model_for(x, weight)
-        found = self._expected(x, weight, model)
-        if model is not self._double and not np.isfinite(found.log_likelihood + found.scatter.sum()):
-            return self._expected(x, weight, self._double)  # some row is out of float32's range
-        return found
-
-    def _expected(self, x: Array, weight: Array | None, model: kernels.Model) -> Statistics:
-        reference = model.means[:, : self.n_features].astype(np.float64)
-        return Statistics.of(reference, self.structure, kernels.expectation(x, weight, model), x, weight)
+        for single in (True, False):
+            model = self.model_for(x, weight, single)
+            sums = kernels.expectation(x, weight, model)
+            if model.means.itemsize == 8 or np.isfinite(sums.log_likelihood[0] + sums.scatter.sum()):
+                break  # else some row is out of float32's range
+        reference = model.means[:, : self.means.shape[1]].astype(np.float64)
+        return Statistics.of(reference, self.covariance.structure, sums, x, weight)
 
     def score_samples(self, x: Array) -> Array:
         """Log-density of each row, (n,), in nats."""

@@ -38,30 +38,22 @@ def moments(
     nearby = np.asarray(x[seen], dtype=np.float64) if len(x) else np.zeros(x.shape[1])
     if not np.isfinite(nearby).all():  # a row of zero weight, or one that the survey will refuse
         nearby = np.zeros_like(nearby)
-    rough = _about(np.tile(nearby, (k, 1)), DIAGONAL, x, weight, start)
-    return _about(rough.means, structure, x, weight, start)
-
-
-def _about(
-    reference: Array, structure: Structure, x: Array, weight: Array | None, start: Array | None
-) -> Statistics:
-    """Statistics about given points, for responsibilities or labels ``start``."""
-    k, d = reference.shape
-    sums = structure.zeros(k, d)
-    points = np.zeros(sums.shift.shape)
-    points[:, :d] = reference
 
     def resp(rows: slice) -> Array:
-        part = np.zeros(len(x[rows]), int) if start is None else start[rows]
-        return _one_hot(part, k) if part.ndim == 1 else part
+        given = None if start is None else start[rows]
+        if given is not None and given.ndim == 2:
+            return given
+        hot = np.zeros((len(x[rows]), k))
+        # Rows of zero weight may carry any label.
+        hot[np.arange(len(hot)), 0 if given is None else np.clip(given, 0, k - 1)] = 1.0
+        return hot
 
-    alone = start is None and k == 1
-    kernels.moments(x, weight, None if alone else resp, points, sums)
-    return Statistics.of(reference, structure, sums, x, weight)
-
-
-def _one_hot(labels: Array, k: int) -> Array:
-    hot = np.zeros((len(labels), k))
-    # Rows of zero weight may carry any label.
-    hot[np.arange(len(labels)), np.clip(labels, 0, k - 1)] = 1.0
-    return hot
+    alone, reference = start is None and k == 1, np.tile(nearby, (k, 1))
+    for kind in (DIAGONAL, structure):
+        sums = kind.zeros(*reference.shape)
+        points = np.zeros(sums.shift.shape)
+        points[:, : x.shape[1]] = reference
+        kernels.moments(x, weight, None if alone else resp, points, sums)
+        found = Statistics.of(reference, kind, sums, x, weight)
+        reference = found.means
+    return found

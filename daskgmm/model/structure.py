@@ -44,12 +44,12 @@ class Structure:
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         """Of covariances and precisions as scikit-learn has them: (k, d, d), (d, d), (k, d) or (k,)."""
-        return (() if self.shared else (k,)) + (() if self.isotropic else self.form.shape(d))
+        return (() if self.shared else (k,)) + (() if self.isotropic else (d,) * self.form.axes)
 
     def stored(self, values: Array, k: int, d: int) -> Array:
         """Values of that `shape` as they are held: (s, d, d), (s, d) or (s, 1), s = 1 where shared, else k."""
-        each = (1,) if self.isotropic else self.form.shape(d)
-        return values.reshape(1 if self.shared else k, *each)
+        each = 1 if self.isotropic else d
+        return values.reshape(1 if self.shared else k, *(each,) * self.form.axes)
 
     def shown(self, values: Array, k: int, d: int) -> Array:
         """The inverse of `stored`."""
@@ -61,21 +61,23 @@ class Structure:
 
     def zeros(self, k: int, d: int) -> Any:
         """Sums for the kernels to add to."""
-        return self.form.zeros(1 if self.shared else k, k, d)
+        form, w = self.form, self.form.width(d)
+        scatter = np.zeros((1 if self.shared else k, *(w,) * form.axes))
+        return form.sums(np.zeros(1), np.zeros(k), np.zeros((k, w)), scatter)
 
     def scatter(self, sums: Any, d: int) -> Array:
         """The scatter that the kernels added up, as it is held; may share their memory."""
-        found = self.form.scatter(sums, d)
+        found = self.form.completed(sums.scatter[(slice(None), *(slice(d),) * self.form.axes)])
         return found.mean(axis=1, keepdims=True) if self.isotropic else found
 
     def move(self, weight: Array, shift: Array, delta: Array) -> Array:
         """What to add to a scatter to take it about ``reference + delta``: w·δδ' − s·δ' − δ·s'."""
-        moved = (self.form.summed_outer if self.shared else self.form.outer)(weight, shift, delta)
+        moved = self.form.outer(weight, shift, delta, self.shared)
         return moved.mean(axis=1, keepdims=True) if self.isotropic else moved
 
     def spread(self, values: Array, weight: Array) -> Array:
         """The scatter of components that weigh (k,) and have these covariances."""
-        scatter: Array = values * (weight.sum() if self.shared else self.form.column(weight))
+        scatter: Array = values * (weight.sum() if self.shared else weight[self.form.beside])
         return scatter
 
     def shrunk(self, scatter: Array, weight: Array, extra: float) -> Array:
@@ -98,22 +100,19 @@ class Structure:
         CollapseError
             If a covariance is not positive definite, or a variance below what float64 resolves at its mean.
         """
-        s = statistics
+        s, form = statistics, self.form
         alive = s.weight > TINY
-        weight = self.form.column(s.weight.sum(keepdims=True) if self.shared else s.weight)
+        weight = (s.weight.sum(keepdims=True) if self.shared else s.weight)[form.beside]
         # No 0/0 for empty components: it would spread NaN.
         values = np.divide(s.scatter, weight, out=np.zeros_like(s.scatter), where=weight > 0)
-        values = self.form.raised(values, ridge)
+        values = values + ridge * form.unit(values.shape[-1])
         if not self.shared:
-            values = np.where(self.form.column(alive), values, previous)
-        self._check_resolved(values, s.reference, alive)
-        return self.form.of(self, values, resolved=ridge == 0)
-
-    def _check_resolved(self, values: Array, means: Array, alive: Array) -> None:
-        """Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding."""
-        sunk = ~(self.form.diagonals(values) > (4 * EPS * means) ** 2).all(axis=1) & alive
+            values = np.where(alive[form.beside], values, previous)
+        # Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding.
+        sunk = ~(form.diagonals(values) > (4 * EPS * s.reference) ** 2).all(axis=1) & alive
         if sunk.any():
             raise collapsed(int(np.argmax(sunk)))
+        return form.of(self, values, resolved=ridge == 0)
 
 
 STRUCTURES = {

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import dask
 from dask.utils import parse_timedelta
@@ -24,37 +24,18 @@ INTERVAL = "60 s"  # unless Dask's configuration has another at `daskgmm.checkpo
 Place = str | os.PathLike[str]
 
 
-class Standing(Protocol):
-    """Where a fit stands, as a frozen value."""
+class Record:
+    """The last state of a fit, for whoever goes on from it: a value that knows ``done``, ``mid_pass``, ``n_passes``."""
 
-    @property
-    def done(self) -> bool:
-        """Whether no pass is left."""
+    state: Any = None
 
-    @property
-    def mid_pass(self) -> bool:
-        """Whether it is one of many states on the way, which need not all last."""
-
-    @property
-    def n_passes(self) -> int:
-        """How often the rows were read."""
-
-
-S = TypeVar("S", bound=Standing)
-
-
-class Record(Generic[S]):
-    """The last state of a fit, for whoever interrupts it."""
-
-    state: S | None = None
-
-    def take(self, state: S) -> None:
+    def take(self, state: Any) -> None:
         """``state`` is the one to go on from."""
         self.state = state
 
 
-class Checkpoint(Record[S]):
-    """Writes states to a file as well: each that ends a stage or a pass, and others from time to time.
+class Checkpoint(Record):
+    """Writes states to a file as well: each that ends a stage or a pass, and those in mid-pass from time to time.
 
     A file that cannot be written is a warning: the fit matters more, and the last whole file stays. ``check`` is
     called before each write, and raises a `CheckpointError` where another fit has taken over.
@@ -63,14 +44,12 @@ class Checkpoint(Record[S]):
     def __init__(
         self, place: Place, identity: Mapping[str, Any], check: Callable[[], None] = lambda: None
     ) -> None:
-        self.place, self.check = place, check
+        self.place, self.check, self.written, self.tried = place, check, None, monotonic()
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))  # lists, as they come back
-        self.written: S | None = None
         self.interval = float(parse_timedelta(dask.config.get("daskgmm.checkpoint-interval", INTERVAL)))
-        self.tried = monotonic()
 
-    def take(self, state: S) -> None:
-        super().take(state)
+    def take(self, state: Any) -> None:
+        self.state = state
         if not state.mid_pass or monotonic() - self.tried >= self.interval:
             self.flush()
 
@@ -100,12 +79,12 @@ class Checkpoint(Record[S]):
 @contextmanager
 def opened(
     place: Place | None,
-    kind: type[S],
+    kind: type[Any],
     settings: Callable[[], Mapping[str, Any]],
     layout: Callable[[], Mapping[str, Any]],
     digests: Callable[[], list[str]],
     tell: Callable[[str], None],
-) -> Iterator[Record[S]]:
+) -> Iterator[Record]:
     """Where to keep states: with the one to go on from, if ``place`` has one.
 
     Parameters
@@ -136,7 +115,7 @@ def opened(
     with ExitStack() as stack:
         check = stack.enter_context(locked(place, tell))
         found, plan = read(place, kind), layout()
-        checkpoint: Checkpoint[S] = Checkpoint(place, {**settings(), **plan}, check)
+        checkpoint = Checkpoint(place, {**settings(), **plan}, check)
         here = checkpoint.identity
         if found is None or not (found[1].done or any(_differs(found[0], here, name) for name in plan)):
             here["digests"] = digests()
@@ -151,7 +130,7 @@ def opened(
         yield checkpoint
 
 
-def read(place: Place, kind: type[S]) -> tuple[dict[str, Any], S] | None:
+def read(place: Place, kind: type[Any]) -> tuple[dict[str, Any], Any] | None:
     """Identity and state in a file; None where there is none."""
     try:
         content = files.fetch(place)
@@ -166,7 +145,14 @@ def read(place: Place, kind: type[S]) -> tuple[dict[str, Any], S] | None:
         if header["format"] != FORMAT:
             raise KeyError(header["format"])
         if header["version"] != VERSION:
-            raise CheckpointError(_other_version(place, header["version"]))
+            newer = header["version"] > VERSION
+            remedy = (
+                "Update it." if newer else "Finish that fit with what began it, name another file, or delete it."
+            )
+            raise CheckpointError(
+                f"{os.fspath(place)} has checkpoint version {header['version']}, this daskgmm reads version {VERSION}. "
+                f"{remedy}"
+            )
         state = files.value_of(header, arrays)
         if not isinstance(state, kind):
             raise TypeError(type(state))
@@ -180,23 +166,15 @@ def read(place: Place, kind: type[S]) -> tuple[dict[str, Any], S] | None:
         ) from error
 
 
-def _other_version(place: Place, version: int) -> str:
-    what = f"{os.fspath(place)} has checkpoint version {version}, this daskgmm reads version {VERSION}."
-    if version > VERSION:
-        return f"{what} Update it."
-    return f"{what} Finish that fit with the daskgmm that began it, name another file, or delete it."
-
-
 def _compare(place: Place, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another fit; values that ``here`` lacks are not compared."""
-    names = [name for name in here if _differs(there, here, name)]
-    if names:
-        listed = "\n".join(
-            "  the rows: their values differ"
-            if name == "digests"
-            else f"  {name}: {_short(there.get(name))} there, {_short(here[name])} now"
-            for name in names
-        )
+    lines = []
+    for name in (name for name in here if _differs(there, here, name)):
+        both = (text if len(text := repr(side.get(name))) <= 60 else f"{text[:57]}..." for side in (there, here))
+        told = "  {}: {} there, {} now".format(name, *both)
+        lines.append("  the rows: their values differ" if name == "digests" else told)
+    if lines:
+        listed = "\n".join(lines)
         raise CheckpointError(
             f"The checkpoint {os.fspath(place)} is of another fit:\n{listed}\n"
             "Fit what it is of, name another file, or delete it."
@@ -205,8 +183,3 @@ def _compare(place: Place, there: Mapping[str, Any], here: Mapping[str, Any]) ->
 
 def _differs(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool:
     return name not in there or bool(there[name] != here[name])
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

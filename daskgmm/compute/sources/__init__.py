@@ -1,21 +1,28 @@
-"""Where rows come from: one file for each kind of input, which says what it accepts and how that is opened.
+"""Where rows come from: one file for each kind of input.
 
-To add a kind of input, write a module with ``accepts`` and ``opened`` (see `Opener`) and enter it in `OPENERS`.
+To add a kind, write an `Opener` in a file of its own and enter it in `OPENERS`.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from daskgmm.compute.sources import dask, memory, paths, xarray, zarr
-from daskgmm.compute.sources.base import Asked, Opener, Source
+from daskgmm.compute.sources.base import Asked, Opener, Source, library
 
-OPENERS: tuple[Opener, ...] = (paths, zarr, xarray, dask, memory)  # the first that accepts an input opens it
+# By the library that an input comes from; what comes from no other is for scikit-learn to make an array of.
+OPENERS: dict[str | None, Opener] = {
+    "zarr": zarr.opened,
+    "xarray": xarray.opened,
+    "dask": dask.opened,
+    None: memory.opened,
+}
 
 
 def as_source(value: Any, asked: Asked) -> Source:
     """Open any supported array as a source, without reading chunked data."""
     while not isinstance(value, Source):
-        opener = next(opener for opener in OPENERS if opener.accepts(value))
-        value = opener.opened(value, asked)
+        path = isinstance(value, (str, os.PathLike))
+        value = (paths.open_array if path else OPENERS[library(value, OPENERS)])(value, asked)
     return value

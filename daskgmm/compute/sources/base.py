@@ -5,17 +5,25 @@ from __future__ import annotations
 import math
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import dask.array as da
 import numpy as np
 
+from daskgmm._typing import Array
+from daskgmm.errors import DataError
+
 Chunks: TypeAlias = tuple[float, ...]
 """Rows per chunk: integers, or NaN where a Dask array does not know them."""
+
+_RESHAPE = (
+    "Reshape your data either using array.reshape(-1, 1) if your data has a single feature "
+    "or array.reshape(1, -1) if it contains a single sample."
+)
 
 SMALL = 2**20  # bytes: below this, handling a block costs more than computing on it
 
@@ -28,14 +36,8 @@ class Asked(NamedTuple):
     ensure_2d: bool  # whether it must be rows of features
 
 
-class Opener(Protocol):
-    """A kind of input, as a module: what it accepts, and how that is opened."""
-
-    def accepts(self, value: Any) -> bool:
-        """Whether this is such an input; nothing is read."""
-
-    def opened(self, value: Any, asked: Asked) -> Any:
-        """A `Source`, or what the input holds, to be opened in turn."""
+Opener: TypeAlias = Callable[[Any, Asked], Any]
+"""Opens one kind of input: a `Source`, or what the input holds, to be opened in turn."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -62,19 +64,20 @@ class Source(ABC):
     collection: da.Array | None = None
     in_driver: bool = False
 
+    # What the graph hands to a task for a chunk of some number: a key, or rows; None where the reader needs none.
+    part: ClassVar[Callable[[Any, int], Any] | None] = None
+    row_bytes: int = field(init=False)
+    offsets: Chunks = field(
+        init=False
+    )  # number of the first row of each chunk; NaN from the first unknown size on
+
     local: ClassVar[bool] = False  # whether the rows are a NumPy array of this process
     keepable: ClassVar[bool] = False  # whether a run that is kept spares the next pass to read or compute it
     waits: ClassVar[bool] = False  # whether our own tasks read its parts from a store, and wait for them
 
-    @cached_property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return int(math.prod(self.shape[1:])) * self.dtype.itemsize
-
-    @cached_property
-    def offsets(self) -> Chunks:
-        """Number of the first row of each chunk; NaN from the first unknown size on."""
-        return (0, *accumulate(self.chunks))[: len(self.chunks)]
+    def __post_init__(self) -> None:
+        bytes_each = int(math.prod(self.shape[1:])) * self.dtype.itemsize
+        vars(self).update(row_bytes=bytes_each, offsets=(0, *accumulate(self.chunks))[: len(self.chunks)])
 
     def bounds(self, index: int) -> slice:
         """The rows of a chunk."""
@@ -89,17 +92,14 @@ class Source(ABC):
         """The same rows, cut elsewhere."""
         return replace(self, chunks=chunks)
 
-    def part(self, index: int) -> Any:
-        """What the graph hands to a task for chunk ``index``: a key, or rows; None where `reader` needs none."""
-        return None
-
     @property
     @abstractmethod
     def reader(self) -> Callable[[int, Any], Any]:
         """Maps the number of a chunk and its part to the chunk; all tasks share it."""
 
     def check_unchanged(self, title: str) -> None:
-        """Raise `DataError` where the array is another than when it was opened."""
+        """Raise `DataError` where the array that our tasks read is another than when it was opened."""
+        raise NotImplementedError
 
     def as_dask(self) -> da.Array:
         """A Dask array with one chunk for each part that the reader reads by itself."""
@@ -128,3 +128,64 @@ def even_chunks(n: int, rows: int) -> tuple[int, ...]:
     rows = max(rows, 1)
     whole, rest = divmod(n, rows)
     return (rows,) * whole + ((rest,) if rest else ())
+
+
+def library(value: Any, known: Collection[str]) -> str | None:
+    """Which of some libraries a value comes from, subclasses included, without importing it."""
+    roots = (kind.__module__.partition(".")[0] for kind in type(value).__mro__)
+    return next((root for root in roots if root in known), None)
+
+
+def feature_names(X: Any) -> Array | None:
+    """Column names of a data frame.
+
+    Parameters
+    ----------
+    X : any input
+        The rows as the user passed them.
+
+    Returns
+    -------
+    ndarray of str objects, or None
+        The names where X is a pandas, polars or Dask data frame and every name is a string.
+
+    Raises
+    ------
+    TypeError
+        Where only some of the names are strings, as in scikit-learn.
+    """
+    if library(X, ("pandas", "polars", "dask")) is None or not hasattr(X, "columns"):
+        return None
+    names = np.asarray(X.columns, dtype=object)
+    kinds = sorted({type(entry).__qualname__ for entry in names})
+    if len(kinds) > 1 and "str" in kinds:
+        raise TypeError(
+            "Feature names are only supported if all input features have string names, but your "
+            f"input has {kinds} as feature name / column name types. If you want feature names "
+            "to be stored and validated, you must convert them all to strings, by using "
+            "X.columns = X.columns.astype(str) for example."
+        )
+    return names if kinds == ["str"] else None
+
+
+def check_layout(array: Any, ensure_2d: bool) -> None:
+    """Refuse a chunked array in the words scikit-learn has for the same array in memory."""
+    shape, dtype = array.shape, np.dtype(array.dtype)
+    if dtype.kind == "c":
+        raise DataError(f"Complex data not supported\n{array}\n")
+    if dtype.kind not in "biuf":
+        kind = "bytes/strings." if dtype.kind in "USV" else f"dtype {dtype}. "
+        raise DataError(
+            f"dtype='numeric' is not compatible with arrays of {kind}"
+            "Convert your data to numeric values explicitly instead."
+        )
+    if not shape or (ensure_2d and len(shape) == 1):
+        rank = "1D" if shape else "scalar"
+        raise DataError(f"Expected 2D array, got {rank} array instead:\narray={array}.\n{_RESHAPE}")
+    if not ensure_2d:
+        return
+    if len(shape) > 2:
+        raise DataError(f"Found array with dim {len(shape)}, while dim <= 2 is required.")
+    for size, axis in ((shape[0], "sample"), (shape[1], "feature")):
+        if size == 0:
+            raise DataError(f"Found array with 0 {axis}(s) (shape={shape}) while a minimum of 1 is required.")

@@ -10,18 +10,15 @@ from typing import Any, ClassVar
 import dask.array as da
 import numpy as np
 
-from daskgmm.compute.sources.base import Asked, Chunks, Source, joined
-from daskgmm.compute.sources.checks import check_layout
+from daskgmm.compute.sources import memory
+from daskgmm.compute.sources.base import Asked, Chunks, Source, check_layout, joined
 from daskgmm.errors import DataError
 
 
-def accepts(value: Any) -> bool:
-    """Dask arrays, data frames and series."""
-    return isinstance(value, da.Array) or hasattr(value, "to_dask_array")
-
-
 def opened(value: Any, asked: Asked) -> Source:
-    """An array as it is chunked; `DataError` where its blocks cannot be joined or used as NumPy arrays."""
+    """An array or data frame as it is chunked; `DataError` where its blocks cannot be used as NumPy arrays."""
+    if not (isinstance(value, da.Array) or hasattr(value, "to_dask_array")):
+        return memory.opened(value, asked)
     array = value if isinstance(value, da.Array) else value.to_dask_array()
     check_layout(array, asked.ensure_2d)
     if not isinstance(array._meta, np.ndarray):
@@ -43,6 +40,7 @@ class Delayed(Source):
 
     collection: da.Array
     keepable: ClassVar[bool] = True
+    reader: ClassVar[Callable[[int, Any], Any]] = staticmethod(joined)
 
     @classmethod
     def of(cls, array: da.Array) -> Delayed:
@@ -62,10 +60,6 @@ class Delayed(Source):
             return (name, index)
         columns = [(name, index, column) for column in range(self.collection.numblocks[1])]
         return columns[0] if len(columns) == 1 else columns
-
-    @property
-    def reader(self) -> Callable[[int, Any], Any]:
-        return joined
 
     def as_dask(self) -> da.Array:
         return self.collection

@@ -12,17 +12,11 @@ import numpy as np
 from sklearn.utils import check_array
 
 from daskgmm._typing import Array
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, even_chunks, joined
-from daskgmm.compute.sources.checks import check_layout
-
-
-def accepts(value: Any) -> bool:
-    """Anything: what cannot be an array is told by scikit-learn."""
-    return True
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks, joined
 
 
 def opened(value: Any, asked: Asked) -> Source:
-    """A view of the values, or a copy where they are no NumPy array."""
+    """Anything: a view, or a copy where it is no NumPy array; what cannot be an array is told by scikit-learn."""
     array = check_array(
         value,
         ensure_all_finite=False,
@@ -53,9 +47,7 @@ class InMemory(Source):
     def part(self, index: int) -> Array:
         return self.array[self.bounds(index)]
 
-    @property
-    def reader(self) -> Callable[[int, Any], Any]:
-        return joined
+    reader: ClassVar[Callable[[int, Any], Any]] = staticmethod(joined)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -15,17 +15,9 @@ from daskgmm.compute.sources.zarr import refuse_group
 Location: TypeAlias = str | os.PathLike[str]
 
 
-def accepts(value: Any) -> bool:
-    """A string or path."""
-    return isinstance(value, (str, os.PathLike))
-
-
-def opened(value: Any, asked: Asked) -> Any:
-    """The Zarr array there."""
-    return open_array(value)
-
-
-def open_array(location: Location, *, storage_options: Mapping[str, Any] | None = None) -> Any:
+def open_array(
+    location: Location, asked: Asked | None = None, storage_options: Mapping[str, Any] | None = None
+) -> Any:
     """Open a Zarr array for reading.
 
     Parameters

@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from daskgmm.compute.sources.base import Asked
-from daskgmm.compute.sources.frames import library
 from daskgmm.errors import DataError
 
 
-def accepts(value: Any) -> bool:
-    """Anything of xarray."""
-    return library(value) == "xarray"
-
-
 def opened(value: Any, asked: Asked) -> Any:
-    """Return the NumPy or Dask array inside a DataArray."""
+    """The NumPy or Dask array inside a DataArray."""
     name = asked.name
     # Asked of the type: on the value, ``data`` would load a file that was opened lazily.
     if not hasattr(type(value), "data"):

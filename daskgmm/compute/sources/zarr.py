@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from socket import gethostname
-from typing import Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 import zarr
@@ -16,22 +17,16 @@ from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.errors import NodeNotFoundError
-from zarr.storage import MemoryStore, StorePath
+from zarr.storage import MemoryStore
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, even_chunks
-from daskgmm.compute.sources.checks import check_layout
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
 from daskgmm.errors import DataError
 
 T = TypeVar("T")
 
 RETRIES = (0.1, 0.5, 2.0)  # seconds before each new try to read a block
-
-
-def accepts(value: Any) -> bool:
-    """A Zarr array or group."""
-    return isinstance(value, (zarr.Array, zarr.Group))
 
 
 def opened(value: Any, asked: Asked) -> Source:
@@ -68,25 +63,40 @@ class Stored(Source):
         unit = self.array.chunks[0]
         shard = self.array.shards[0] if self.array.shards else None
         if shard is None or shard <= fit:
-            return even_chunks(n, _whole_units(fit, shard or unit))
+            unit = shard or unit
+            return even_chunks(n, unit * max(1, fit // unit))
         # A block never straddles two shards: each of them is opened, and its index read, anew.
-        pattern = even_chunks(shard, _whole_units(fit, unit))
+        pattern = even_chunks(shard, unit * max(1, fit // unit))
         return pattern * (n // shard) + even_chunks(n % shard, int(pattern[0]))
 
     @property
     def reader(self) -> Callable[[int, Any], Any]:
-        return self._read
+        return partial(_retried, self._read)
 
     def _read(self, index: int, _: None) -> Array:
-        return _retried(_read, self.array, self.bounds(index), self.fill_missing, self.spare)
+        array, rows = self.array, self.bounds(index)
+        values = self.spare.array((rows.stop - rows.start, *array.shape[1:]), self.dtype)
+        everything = (slice(None),) * (array.ndim - 1)
+        array.get_basic_selection(
+            (rows, *everything), out=default_buffer_prototype().nd_buffer.from_numpy_array(values)
+        )
+        if not self.fill_missing:
+            _refuse_missing(array, rows, values)
+        return values
 
     def check_unchanged(self, title: str) -> None:
         """Raise `DataError` where the store now holds an array of another layout than when it was opened."""
-        there = _retried(_layout, self.array.store_path, self.array.metadata.zarr_format)
-        here = _layout_of(self.array)
+        place, zarr_format = self.array.store_path, self.array.metadata.zarr_format
+        try:
+            found = _retried(zarr.open_array, place, mode="r", zarr_format=zarr_format)
+        except (FileNotFoundError, NodeNotFoundError):
+            found = None
+        here, there = (
+            None if a is None else (a.shape, a.chunks, a.shards, str(a.dtype)) for a in (self.array, found)
+        )
         if there != here:
             raise DataError(
-                f"{title} at {self.array.store_path} was changed in the meantime: (shape, chunks, shards, dtype) "
+                f"{title} at {place} was changed in the meantime: (shape, chunks, shards, dtype) "
                 f"were {here}, now {there}. Fit again once it stays as it is."
             )
 
@@ -106,45 +116,16 @@ def refuse_group(group: zarr.Group) -> NoReturn:
     )
 
 
-def _whole_units(fit: int, unit: int) -> int:
-    """Rows of as many whole units as fit, and of one unit where none does."""
-    return unit * max(1, fit // unit)
-
-
-def _retried(function: Callable[..., T], *arguments: Any) -> T:
+def _retried(function: Callable[..., T], *arguments: Any, **how: Any) -> T:
     """Call a function that reads a store, again where the system fails to."""
     for pause in RETRIES:
         try:
-            return function(*arguments)
+            return function(*arguments, **how)
         except (FileNotFoundError, PermissionError):  # these do not pass
             raise
         except OSError:
             time.sleep(pause)
-    return function(*arguments)
-
-
-def _read(array: zarr.Array[Any], rows: slice, fill_missing: bool, spare: Spare) -> Array:
-    """Read rows of a Zarr array."""
-    values = spare.array((rows.stop - rows.start, *array.shape[1:]), np.dtype(array.dtype))
-    everything = (slice(None),) * (array.ndim - 1)
-    array.get_basic_selection(
-        (rows, *everything), out=default_buffer_prototype().nd_buffer.from_numpy_array(values)
-    )
-    if not fill_missing:
-        _refuse_missing(array, rows, values)
-    return values
-
-
-def _layout(place: StorePath, zarr_format: Literal[2, 3]) -> tuple[Any, ...] | None:
-    """Layout of the array that a store holds now; None where there is none."""
-    try:
-        return _layout_of(zarr.open_array(place, mode="r", zarr_format=zarr_format))
-    except (FileNotFoundError, NodeNotFoundError):
-        return None
-
-
-def _layout_of(array: zarr.Array[Any]) -> tuple[Any, ...]:
-    return (array.shape, array.chunks, array.shards, str(array.dtype))
+    return function(*arguments, **how)
 
 
 def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
@@ -152,7 +133,9 @@ def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
     fill = 0 if array.fill_value is None else array.fill_value
     for chunk, place in _chunks_under(array, rows):
         # Only a chunk that reads as fill value throughout can be missing: others need no look-up.
-        if not (_is_fill(values[place][:1], fill) and _is_fill(values[place], fill)):
+        found = values[place]
+        # NaN is the only fill value that differs from itself.
+        if not all(np.all(np.isnan(part) if fill != fill else part == fill) for part in (found[:1], found)):
             continue
         key, stored = _look_up(array, chunk)
         if not stored and not sync(_is_there(array)):
@@ -200,9 +183,3 @@ def _chunks_under(array: zarr.Array[Any], rows: slice) -> Iterator[tuple[tuple[i
                 for number, step, (first, last) in zip(chunk, grid, edges, strict=True)
             ),
         )
-
-
-def _is_fill(values: Array, fill: Any) -> bool:
-    # NaN is the only fill value that differs from itself.
-    same = np.isnan(values) if fill != fill else values == fill
-    return bool(np.all(same))

@@ -41,41 +41,24 @@ from typing import Any
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.model.kernels import diagonal, entry, shared, triangular
-from daskgmm.model.kernels.compiling import TILE
+from daskgmm.model.kernels import diagonal, shared, triangular
+from daskgmm.model.kernels import layouts as layouts
+from daskgmm.model.kernels.compiling import TILE, allocated, compiled
 from daskgmm.model.kernels.layouts import (
     Axes,
     Points,
     Pooled,
+    Scratch,
     Shared,
     Squares,
     Triangles,
-    Triangular,
-    Wide,
+    accumulate,
+    log_joint,
     scratch_for,
 )
-from daskgmm.model.kernels.tiles import MANY_FEATURES
+from daskgmm.model.kernels.softmax import scale, softmax
+from daskgmm.model.kernels.tiles import likeliest, load
 
-__all__ = [
-    "MANY_FEATURES",
-    "PIECE",
-    "TILE",
-    "Axes",
-    "Points",
-    "Pooled",
-    "Shared",
-    "Squares",
-    "Triangles",
-    "Triangular",
-    "Wide",
-    "expectation",
-    "moments",
-    "posterior",
-    "width",
-]
-
-Model = Triangular | Wide | Shared | Axes
-Sums = Triangles | Pooled | Squares
 LAYOUTS = (diagonal, shared, triangular)  # imported for what they register
 
 # Rows that are read as they lie at once, and rows that are converted (or given k logits) at once: neither temporary
@@ -85,56 +68,48 @@ _ONES = np.ones(WHOLE)
 MANY = 1024  # components: too many for sums over their pairs
 
 
-def width(d: int) -> int:
-    """Features with the zeros that triangular layouts ask for."""
-    return d + -d % 4 if d >= 4 else d
-
-
-def expectation(x: Array, weight: Array | None, model: Model) -> Sums:
+def expectation(x: Array, weight: Array | None, model: layouts.Model) -> layouts.Sums:
     """Weighted log-likelihood and expected sufficient statistics of ``x`` about the means of ``model``."""
-    _check(x, model.means)
     sums = _zeros(model)
     with scratch_for(model) as scratch:
-        for _, rows, w in _pieces(x, weight, WHOLE):
-            entry.expectation(rows, w, model, sums, scratch)
+        for _, rows, w in _pieces(x, weight, model, WHOLE):
+            _expectation(rows, w, model, sums, scratch)
     if isinstance(sums, Pooled):
         shared.spread(model.means, sums)
     return sums
 
 
 def moments(
-    x: Array, weight: Array | None, resp: Callable[[slice], Array] | None, means: Array, sums: Triangles | Squares
+    x: Array, weight: Array | None, resp: Callable[[slice], Array] | None, means: Array, sums: layouts.Sums
 ) -> None:
     """Add the sufficient statistics of ``x`` about ``means`` (k, width) under given responsibilities.
 
     ``resp`` maps some rows to theirs, (rows, k); None stands for one component that all belong to.
     """
-    _check(x, means)
     model = Points(means)
     with scratch_for(model) as scratch:
-        for part, rows, w in _pieces(x, weight, WHOLE if resp is None else PIECE):
+        for part, rows, w in _pieces(x, weight, model, WHOLE if resp is None else PIECE):
             given = _ONES[: len(rows), None] if resp is None else resp(part)
             if given.shape != (len(rows), len(means)):
                 raise ValueError("resp must have a row for each of x and a column for each component.")
-            entry.moments(rows, w, _frozen(given), model, sums, scratch)
+            _moments(rows, w, _frozen(given), model, sums, scratch)
 
 
-def posterior(x: Array, model: Model, labels: Array, density: Array, resp: Array) -> bool:
+def posterior(x: Array, model: layouts.Model, labels: Array, density: Array, resp: Array) -> bool:
     """Fill what is asked for: ``labels`` (n,), ``density`` (n,) and ``resp`` (n, k); others have length 0.
 
     Returns whether the density of every row is a number above 0: that of a row with NaN or infinity is not.
     """
-    _check(x, model.means)
     if any(len(out) not in (0, len(x)) for out in (labels, density, resp)):
         raise ValueError("What is asked for must have a place for each row.")
     sound = True
     with scratch_for(model) as scratch:
-        for part, rows, w in _pieces(x, None, WHOLE):
-            sound &= entry.posterior(rows, w, model, labels[part], density[part], resp[part], scratch)
+        for part, rows, w in _pieces(x, None, model, WHOLE):
+            sound &= _posterior(rows, w, model, labels[part], density[part], resp[part], scratch)
     return sound
 
 
-def _zeros(model: Model) -> Sums:
+def _zeros(model: layouts.Model) -> layouts.Sums:
     """Zeros to add to."""
     k, d = model.means.shape
     zeros = np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros(model.factor.shape)
@@ -145,16 +120,10 @@ def _zeros(model: Model) -> Sums:
     return Triangles(*zeros)
 
 
-def _check(x: Array, means: Array) -> None:
-    """Refuse shapes that would be read beyond their ends: compiled code does not look."""
-    if x.ndim != 2 or x.shape[1] > means.shape[1]:
-        raise ValueError(f"x of shape {x.shape} has more features than means of shape {means.shape}.")
-
-
-def _pieces(x: Array, weight: Array | None, step: int) -> Iterator[tuple[slice, Array, Array]]:
-    """Rows and weights as compiled code reads them, with their place in ``x``."""
-    if weight is not None and len(weight) != len(x):
-        raise ValueError(f"{len(weight)} weights for {len(x)} rows.")
+def _pieces(x: Array, weight: Array | None, model: Any, step: int) -> Iterator[tuple[slice, Array, Array]]:
+    """Rows and weights as compiled code reads them, with their place in ``x``; their shapes checked, as it does not."""
+    if x.ndim != 2 or x.shape[1] > model.means.shape[1] or (weight is not None and weight.shape != (len(x),)):
+        raise ValueError(f"x of shape {x.shape} fits neither means of shape {model.means.shape} nor its weights.")
     single = x.dtype.kind == "f" and x.dtype.itemsize == 4
     dtype = np.dtype(np.float32 if single else np.float64)
     if x.dtype != dtype or not x.flags.c_contiguous:
@@ -170,3 +139,77 @@ def _frozen(a: Array, dtype: Any = np.float64) -> Array:
     view = np.ascontiguousarray(a, dtype=dtype).view()
     view.flags.writeable = False
     return view
+
+
+@compiled
+def _expectation(x: Array, weight: Array, model: Any, sums: Any, scratch: Scratch) -> None:
+    """Add the weighted log-likelihood and the expected sufficient statistics of ``x``."""
+    scratch = allocated(scratch)
+    n, row_weight, density = scratch.tile.shape[1], scratch.weight, scratch.density
+    summed = sums.log_likelihood[0]
+    for first in range(0, len(x), n):
+        rows = load(x, weight, first, scratch.tile)
+        base = log_joint(model, scratch)
+        softmax(base, scratch)
+        for t in range(rows):
+            row_weight[t] = weight[first + t]
+        for t in range(rows, n):
+            row_weight[t] = 0.0
+        # Selected, not multiplied: what was not looked at may have any density.
+        for t in range(n):
+            summed += row_weight[t] * density[t] if row_weight[t] != 0.0 else 0.0
+        scale(scratch.resp, row_weight, scratch.total)
+        accumulate(model, scratch, sums)
+    sums.log_likelihood[0] = summed
+
+
+@compiled
+def _moments(x: Array, weight: Array, resp: Array, model: Any, sums: Any, scratch: Scratch) -> None:
+    """Add the sufficient statistics of ``x`` under given responsibilities ``resp`` (n, k)."""
+    scratch = allocated(scratch)
+    n, share = scratch.tile.shape[1], scratch.resp
+    for first in range(0, len(x), n):
+        rows = load(x, weight, first, scratch.tile)
+        for j in range(len(share)):
+            for t in range(rows):
+                seen = weight[first + t] != 0.0
+                share[j, t] = weight[first + t] * resp[first + t, j] if seen else 0.0
+            for t in range(rows, n):
+                share[j, t] = 0.0
+        accumulate(model, scratch, sums)
+
+
+@compiled
+def _posterior(
+    x: Array, weight: Array, model: Any, labels: Array, density: Array, resp: Array, scratch: Scratch
+) -> bool:
+    """Fill what is asked for: ``labels`` (n,), ``density`` (n,) and ``resp`` (n, k); others have length 0.
+
+    Returns whether the density of every row is a number above 0: that of a row with NaN or infinity is not.
+    """
+    scratch = allocated(scratch)
+    n, line = scratch.tile.shape[1], scratch.density
+    for t in range(n):
+        scratch.weight[t] = 1.0
+    lost = 0.0  # stays so, but for what is no number
+    for first in range(0, len(x), n):
+        rows = load(x, weight, first, scratch.tile)
+        base = log_joint(model, scratch)
+        if len(labels):
+            likeliest(scratch.logits, scratch.peak, scratch.nearest)
+            for t in range(rows):
+                labels[first + t] = scratch.nearest[t]
+                lost += 0.0 * scratch.peak[t]
+        if len(density) or len(resp):
+            softmax(base, scratch)
+            for t in range(rows):
+                lost += 0.0 * line[t]
+        if len(density):
+            for t in range(rows):
+                density[first + t] = line[t]
+        if len(resp):
+            scale(scratch.resp, scratch.weight, scratch.total)
+            for t in range(rows):
+                for j in range(len(scratch.resp)):
+                    resp[first + t, j] = scratch.resp[j, t]
+    return lost == 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -55,10 +55,8 @@ class _FolderCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
 def compiled(function: F) -> F:
     """Compile without the GIL, kept on disk where the machine lets us write."""
     dispatcher = numba.njit(**OPTIONS)(function)
-    try:
+    with suppress(RuntimeError):  # no writable place for the cache: compile anew in this process
         dispatcher._cache = _FolderCache(function)
-    except RuntimeError:  # no writable place for the cache: compile anew in this process
-        pass
     return cast(F, dispatcher)
 
 
@@ -71,19 +69,25 @@ def inlined(function: F) -> F:
     return cast(F, numba.njit(**INLINED)(function))
 
 
+class _Compilations(event.Listener):  # type: ignore[misc]
+    """Tells of each entry point that is compiled."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self.tell = tell
+
+    def on_start(self, event: Any) -> None:
+        if isinstance(event.data["dispatcher"]._cache, _FolderCache):  # no helper
+            self.tell()
+
+    def on_end(self, event: Any) -> None:
+        """The work goes on."""
+
+
 @contextmanager
 def while_compiling(tell: Callable[[], None]) -> Iterator[None]:
     """Have ``tell`` called, in whatever thread, each time that an entry point is compiled in this process."""
 
-    class Listener(event.Listener):  # type: ignore[misc]
-        def on_start(self, event: Any) -> None:
-            if isinstance(event.data["dispatcher"]._cache, _FolderCache):  # no helper
-                tell()
-
-        def on_end(self, event: Any) -> None:
-            """The work goes on."""
-
-    listener = Listener()
+    listener = _Compilations(tell)
     event.register("numba:compile", listener)
     try:
         yield

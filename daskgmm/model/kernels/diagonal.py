@@ -8,8 +8,8 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import inlined
-from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, Axes, Squares
-from daskgmm.model.kernels.tiles import MANY_FEATURES, NEGLIGIBLE, gather, select
+from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, MANY_FEATURES, Axes, Squares
+from daskgmm.model.kernels.tiles import NEGLIGIBLE, gather, select
 
 
 @inlined

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numba.extending import overload
@@ -18,7 +18,14 @@ from numba.extending import overload
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import INLINED, LINE, TILE
 
+# From here on it pays to list the rows that matter to a component; at twice as many, half the features first.
+MANY_FEATURES = 24
 REAL, COUNT = np.dtype(np.float64), np.dtype(np.int64)
+
+
+def width(d: int) -> int:
+    """Features with the zeros that triangular layouts ask for."""
+    return d + -d % 4 if d >= 4 else d
 
 
 class Triangular(NamedTuple):
@@ -33,13 +40,8 @@ class Triangular(NamedTuple):
     log_norm: Array  # (k,) log weight plus log normalising constant, float64
 
 
-class Wide(NamedTuple):
+class Wide(Triangular):
     """The same for many features, half of which are looked at first."""
-
-    means: Array
-    factor: Array
-    offset: Array
-    log_norm: Array
 
 
 class Shared(NamedTuple):
@@ -95,6 +97,10 @@ class Squares(NamedTuple):
     scatter: Array  # (s, d)
 
 
+Model: TypeAlias = Triangular | Wide | Shared | Axes
+Sums: TypeAlias = Triangles | Pooled | Squares
+
+
 class Scratch(NamedTuple):
     """Memory for one tile of n columns, in the type of the work unless said; each part has one meaning."""
 
@@ -117,14 +123,19 @@ class Scratch(NamedTuple):
 
     @classmethod
     def of(cls, model: Any) -> Scratch:
-        """For parameters of any layout."""
+        """For parameters of any layout: in one piece of memory, each part at the start of a line of the cache."""
         (k, d), real = model.means.shape, model.means.dtype
-        pooled = isinstance(model, Shared)
-        heights = ((d, d, 4, k, k), (d, d, k) if pooled else (0, 0, 0))
-        n = TILE * 8 // real.itemsize
-        rows, more = ([((height, n), real) for height in part] for part in heights)
-        lines = [((n,), kind) for kind in (real, real, real, real, REAL, REAL, COUNT, COUNT)]
-        return cls(*_aligned([*rows, *lines, *more]))
+        pooled, n = isinstance(model, Shared), TILE * 8 // real.itemsize
+        parts = [((height, n), real) for height in (d, d, 4, k, k)]
+        parts += [((n,), kind) for kind in (real, real, real, real, REAL, REAL, COUNT, COUNT)]
+        parts += [((height * pooled, n), real) for height in (d, d, k)]
+        sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in parts]
+        room = np.empty(sum(size + -size % LINE for size in sizes) + LINE, np.uint8)
+        arrays, place = [], -room.ctypes.data % LINE
+        for (shape, dtype), size in zip(parts, sizes, strict=True):
+            arrays.append(np.ndarray(shape, dtype, room, place))
+            place += size + -size % LINE
+        return cls(*arrays)
 
 
 # Scratches at rest: new memory comes page by page, which takes as long as a few thousand rows.
@@ -143,17 +154,6 @@ def scratch_for(model: Any) -> Iterator[Scratch]:
         scratch = Scratch.of(model)
     yield scratch
     _IDLE.append((key, scratch))
-
-
-def _aligned(wanted: list[tuple[tuple[int, ...], np.dtype[Any]]]) -> list[Array]:
-    """Arrays in one piece of memory, each at the start of a line of the cache; what is in them is left open."""
-    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in wanted]
-    room = np.empty(sum(size + -size % LINE for size in sizes) + LINE, np.uint8)
-    arrays, place = [], -room.ctypes.data % LINE
-    for (shape, dtype), size in zip(wanted, sizes, strict=True):
-        arrays.append(np.ndarray(shape, dtype, room, place))
-        place += size + -size % LINE
-    return arrays
 
 
 def log_joint(model: Any, scratch: Any) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import LINE, inlined, prefetch, transpose
 
-# From here on it pays to list the rows that matter to a component; at twice as many, half the features first.
-MANY_FEATURES = 24
 # Shares this much smaller than a component's sum over a tile add nothing that float64 could hold.
 NEGLIGIBLE = 2.0**-110
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import inlined
-from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, Triangles, Triangular, Wide
+from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, MANY_FEATURES, Triangles, Triangular, Wide
 from daskgmm.model.kernels.softmax import LN2
-from daskgmm.model.kernels.tiles import MANY_FEATURES, NEGLIGIBLE, centre, gather, likeliest, select
+from daskgmm.model.kernels.tiles import NEGLIGIBLE, centre, gather, likeliest, select
 
 LOG_NEGLIGIBLE = -110 * LN2
 FIRST = np.int64(0)  # no literal, for which Numba would compile a copy
