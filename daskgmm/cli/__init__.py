@@ -1,7 +1,5 @@
 """The command line: ``daskgmm fit | update | predict | score | info``, also reachable as ``dask gmm``."""
 
-from __future__ import annotations
-
 import click
 
 import daskgmm

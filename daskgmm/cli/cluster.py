@@ -1,7 +1,5 @@
 """Where a command's passes run: threads of this process, or the workers of a Dask scheduler."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import signal

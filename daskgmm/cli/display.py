@@ -1,7 +1,5 @@
 """What a long command tells on standard error while it runs."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """How a command ends: exit codes, and what is said on standard error."""
 
-from __future__ import annotations
-
 import atexit
 import logging
 import signal

@@ -1,7 +1,5 @@
 """``daskgmm fit``."""
 
-from __future__ import annotations
-
 from time import perf_counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Open what a command reads; whatever is wrong with it is a `DataError`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +30,7 @@ class Places:
     storage: Mapping[str, Any]
 
     @classmethod
-    def of(cls, storage: tuple[tuple[str, Any], ...], *used: str | None) -> Places:
+    def of(cls, storage: tuple[tuple[str, Any], ...], *used: str | None) -> "Places":
         """Refuse options that no URL would use."""
         if storage and not any(place and is_url(place) for place in used):
             raise click.UsageError("--storage-option is for URLs, and there is none.")

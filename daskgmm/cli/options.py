@@ -1,7 +1,5 @@
 """Options that commands share, and one for each parameter of the estimator."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """What a command leaves behind: an answer on standard output, and files that are always whole."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """``daskgmm predict``, ``score`` and ``info``: what a saved model answers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager

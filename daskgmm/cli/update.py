@@ -1,7 +1,5 @@
 """``daskgmm update``: more rows into a saved online model."""
 
-from __future__ import annotations
-
 from time import perf_counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A block of rows with what goes with them, and where blocks stay between passes."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping
@@ -17,27 +15,13 @@ from daskgmm._typing import Array
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Consecutive rows of the data, with what belongs to them.
+    """Consecutive rows of the data, with what belongs to them."""
 
-    Attributes
-    ----------
-    x : ndarray of shape (n, d)
-        The rows as stored, of any real dtype. Read only: it may be a view of the user's array.
-    index : int
-        Number of the block.
-    first_row : int or None
-        Number of its first row in the whole data; None where chunk sizes are unknown.
-    weight : ndarray of shape (n,), or None
-        Weights, float64, finite and not negative; None stands for ones.
-    columns : mapping
-        What else goes with the rows, by the names in `columns.COLUMNS`.
-    """
-
-    x: Array
-    index: int = 0
-    first_row: int | None = 0
-    weight: Array | None = None
-    columns: Mapping[str, Array] = field(default_factory=dict)
+    x: Array  # (n, d) as stored, of any real dtype; read only, as it may be a view of the user's array
+    index: int = 0  # number of the block
+    first_row: int | None = 0  # number of its first row in the whole data; None where chunk sizes are unknown
+    weight: Array | None = None  # (n,) float64, finite and not negative; None stands for ones
+    columns: Mapping[str, Array] = field(default_factory=dict)  # what else there is, by the names in `COLUMNS`
 
     def where(self, mask: ArrayLike) -> str:
         """Say which block and rows a mask over the rows picks, for an error message."""
@@ -47,7 +31,7 @@ class Block:
         counted = " counted from the block's first" if self.first_row is None else ""
         return f"block {self.index}, row(s) {listed}{more}{counted}"
 
-    def without_nan(self) -> Block:
+    def without_nan(self) -> "Block":
         """The same with weight zero for each row that holds NaN."""
         if self.x.dtype.kind != "f":
             return self
@@ -60,16 +44,10 @@ class Block:
 
 @dataclass(eq=False)
 class Shelf:
-    """The first blocks that there is room for; any thread may put one there.
+    """The first blocks that there is room for; any thread may put one there."""
 
-    Attributes
-    ----------
-    room : bytes that are left; with 0, a task that an interrupt left running puts nothing there any more.
-    blocks : by their number.
-    """
-
-    room: float
-    blocks: dict[int, Block] = field(default_factory=dict)
+    room: float  # bytes left; with 0, a task that an interrupt left running puts nothing there any more
+    blocks: dict[int, Block] = field(default_factory=dict)  # by their number
     lock: Lock = field(default_factory=Lock)
 
     def put(self, block: Block) -> None:

@@ -1,7 +1,5 @@
 """Rows kept in memory between the passes of a fit: read and decoded once, where they fit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

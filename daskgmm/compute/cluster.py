@@ -1,7 +1,5 @@
 """Passes on the workers of a `distributed.Client`; every wait has a limit."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping

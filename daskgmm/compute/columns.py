@@ -4,8 +4,6 @@ To add one, such as a noise variance for each row, write a class and enter it in
 its name, and every `Block` has it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from numbers import Real

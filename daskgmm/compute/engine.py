@@ -5,8 +5,6 @@ of blocks, so the same blocks give the same bits on any number of workers, on th
 whatever the span, the number of consecutive blocks that one task works through.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +40,7 @@ T = TypeVar("T")
 class Bundle(tuple[Any, ...]):
     """Several monoids side by side, added in pairs: what several runs want from one block."""
 
-    def __add__(self, other: tuple[Any, ...]) -> Bundle:
+    def __add__(self, other: tuple[Any, ...]) -> "Bundle":
         return Bundle(a + b for a, b in zip(self, other, strict=True))
 
 

@@ -1,7 +1,5 @@
 """Which engine runs the passes over some rows."""
 
-from __future__ import annotations
-
 import dask.base
 import dask.threaded
 import distributed

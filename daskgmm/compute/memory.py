@@ -1,7 +1,5 @@
 """Memory that blocks of rows are read into."""
 
-from __future__ import annotations
-
 import math
 import mmap
 import weakref
@@ -47,7 +45,7 @@ class Spare:
         weakref.finalize(values, _give_back, weakref.ref(self), memory).atexit = False
         return values.reshape(shape)
 
-    def __reduce__(self) -> tuple[type[Spare], tuple[()]]:
+    def __reduce__(self) -> tuple[type["Spare"], tuple[()]]:
         return Spare, ()  # memory stays in its process
 
 

@@ -1,7 +1,5 @@
 """Any input as Rows: numbered blocks of rows, each with what goes with them."""
 
-from __future__ import annotations
-
 import math
 import uuid
 from collections.abc import Callable, Mapping
@@ -34,25 +32,15 @@ class Rows:
 
     The blocks depend on the shape, the dtype, the stored chunks and ``block_size`` alone. Nothing
     is read before a task of :meth:`task` is evaluated.
-
-    Attributes
-    ----------
-    x : Source
-        The rows.
-    columns : mapping of Source
-        What goes with them, by the names in `COLUMNS`, cut into the same blocks.
-    omit_nan : bool
-        Whether a row that holds NaN gets weight zero.
-    shelf : Shelf or None
-        Where blocks stay between passes, in this process.
-    feature_names : ndarray of str objects, or None
     """
 
     x: Source
-    columns: Mapping[str, Source] = field(default_factory=dict)
-    omit_nan: bool = False
-    shelf: Shelf | None = None
-    feature_names: Array | None = None
+    columns: Mapping[str, Source] = field(
+        default_factory=dict
+    )  # what goes with the rows, cut into the same blocks
+    omit_nan: bool = False  # whether a row that holds NaN gets weight zero
+    shelf: Shelf | None = None  # where blocks stay between passes, in this process
+    feature_names: Array | None = None  # of str objects
 
     sources: dict[str, Source] = field(init=False)  # all of them, by what the user calls them
     n_features: int = field(init=False)
@@ -93,12 +81,12 @@ class Rows:
             return []
         return [source.collection for source in self.sources.values() if source.collection is not None]
 
-    def lasting(self) -> Rows:
+    def lasting(self) -> "Rows":
         """Without the columns that only the first pass looks at."""
         columns = {name: source for name, source in self.columns.items() if not COLUMNS[name].once}
         return replace(self, columns=columns)
 
-    def cut(self, chunks: Chunks) -> Rows:
+    def cut(self, chunks: Chunks) -> "Rows":
         """The same rows in other blocks."""
         columns = {name: source.cut(chunks) for name, source in self.columns.items()}
         return replace(self, x=self.x.cut(chunks), columns=columns)

@@ -1,7 +1,5 @@
 """Passes in this process: on threads through one of Dask's local schedulers, or plainly in the calling thread."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Several blocks in memory at once, their rows dealt out at random: mini-batches of data stored in any order."""
 
-from __future__ import annotations
-
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -65,18 +63,10 @@ class Hand:
 
 @dataclass(frozen=True, eq=False)
 class MiniBatch:
-    """Blocks of one mini-batch: of every hand a share, which the reader cuts out.
+    """Blocks of one mini-batch: of every hand a share, which the reader cuts out."""
 
-    Attributes
-    ----------
-    hands : tuple
-        Those in this process, or the keys of others.
-    lazy : mapping
-        Where hands lie that are not in this process, by their keys.
-    """
-
-    hands: tuple[Any, ...]
-    lazy: Mapping[str, Any]
+    hands: tuple[Any, ...]  # those in this process, or the keys of others
+    lazy: Mapping[str, Any]  # where hands lie that are not in this process, by their keys
     reader: Callable[[int, Hand], Block]
 
     n_blocks: int = field(init=False)
@@ -98,20 +88,14 @@ class MiniBatch:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Blocks that are held in memory, here or on a cluster's workers, dealt into hands.
-
-    Attributes
-    ----------
-    hands, lazy : as those of `MiniBatch`.
-    n_rows : rows in all of them.
-    """
+    """Blocks that are held in memory, here or on a cluster's workers, dealt into hands as in `MiniBatch`."""
 
     hands: tuple[Any, ...]
     lazy: Mapping[str, Any]
-    n_rows: int
+    n_rows: int  # in all of them
 
     @classmethod
-    def load(cls, engine: Engine, rows: Rows, blocks: Sequence[int], chosen: Selection, seed: int) -> Window:
+    def load(cls, engine: Engine, rows: Rows, blocks: Sequence[int], chosen: Selection, seed: int) -> "Window":
         """Read blocks, each once, and deal the chosen rows; ``seed`` fixes their order."""
         name = f"daskgmm-{uuid.uuid4().hex}"
         tasks = {

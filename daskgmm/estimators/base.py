@@ -1,7 +1,5 @@
 """What every fitted mixture answers, whichever way it learned: attributes, queries and scores."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Check parameters that users give, and make a start or a mixture of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """All that a fit leaves behind, as one value, and the attributes that are views of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
@@ -34,7 +32,7 @@ class Fitted:
     next_row: int = 0
 
     @classmethod
-    def of(cls, run: Run, n_passes: int, names: Array | None, **more: Any) -> Fitted:
+    def of(cls, run: Run, n_passes: int, names: Array | None, **more: Any) -> "Fitted":
         """What a run leaves behind."""
         told = None if names is None else tuple(names)
         return cls(run.mixture, run.n_iter, run.converged, run.lower_bound, run.trace, n_passes, told, **more)
@@ -60,7 +58,7 @@ class Attribute(Generic[T]):
         self.name = name
 
     @overload
-    def __get__(self, model: None, owner: type) -> Attribute[T]: ...
+    def __get__(self, model: None, owner: type) -> "Attribute[T]": ...
 
     @overload
     def __get__(self, model: Any, owner: type) -> T: ...

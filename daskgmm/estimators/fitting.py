@@ -1,7 +1,5 @@
 """What all estimators that fit have in common: checkpoints, warm starts, whoever watches, and files."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Model files of format 1, as daskgmm wrote them before 0.2: flat names for all arrays and numbers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from daskgmm._typing import Array

@@ -1,7 +1,5 @@
 """GaussianMixture: batch EM with scikit-learn's interface."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """MiniBatchGaussianMixture: online EM with scikit-learn's interface."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Parameters of estimators, each stated once: type, default, what is allowed, and what it means."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import textwrap

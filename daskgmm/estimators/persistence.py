@@ -1,7 +1,5 @@
 """Models in files: the settings of an estimator, and what its fit left."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Batch EM over stored rows, as an iterator of states."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Generator, Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What a fit tells whoever listens: a stream of events. Nothing is printed by default."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

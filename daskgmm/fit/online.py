@@ -1,7 +1,5 @@
 """Online EM over stored rows, as an iterator of states: passes in mini-batches that advance a `Stepwise` run."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -47,38 +45,22 @@ START = Place()
 class Passes(Run):
     """A stepwise run over stored rows, pass by pass.
 
-    Attributes
-    ----------
-    run : Stepwise
-    tol : float
-        A pass that raises the score by less is the last.
-    max_iter : int
-    held_out : RowSample or None
-        Rows that neither start nor passes see.
-    trace : tuple of float
-        Mean log-likelihood of the rows of each pass, each under the parameters before it was learnt.
-    score : float
-        Mean log-likelihood of the held-out rows after the last pass, or before the first.
-    converged : bool
-    place : Place
-        How far the pass under way is.
-    clock, total : float
-        Weight of all rows before that pass, and the sum of its rows' log-likelihoods so far.
+    The trace has the mean log-likelihood of the rows of each pass, each under the parameters before it was learnt.
     """
 
     run: Stepwise
-    tol: float
+    tol: float  # a pass that raises the score by less is the last
     max_iter: int
-    held_out: RowSample | None = None
+    held_out: RowSample | None = None  # rows that neither start nor passes see
     trace: tuple[float, ...] = ()
-    score: float = -np.inf
+    score: float = -np.inf  # mean log-likelihood of the held-out rows after the last pass, or before the first
     converged: bool = False
-    place: Place = START
-    clock: float = 0.0
-    total: float = 0.0
+    place: Place = START  # how far the pass under way is
+    clock: float = 0.0  # weight of all rows before that pass
+    total: float = 0.0  # sum of its rows' log-likelihoods so far
 
     @classmethod
-    def begin(cls, run: Stepwise, recipe: OnlineRecipe, held_out: RowSample | None = None) -> Passes:
+    def begin(cls, run: Stepwise, recipe: OnlineRecipe, held_out: RowSample | None = None) -> "Passes":
         """Before the first pass."""
         score = _score(run.published, held_out)
         return cls(run, recipe.tol, recipe.max_iter, held_out, score=score, clock=run.clock)
@@ -101,12 +83,12 @@ class Passes(Run):
     def task(self) -> Learn:
         return self.run.task
 
-    def advance(self, found: Any) -> Passes:
+    def advance(self, found: Any) -> "Passes":
         """After one mini-batch."""
         run = self.run.advance(found)
         return replace(self, run=run, total=self.total + run.bound * (run.clock - self.run.clock))
 
-    def passed(self) -> Passes:
+    def passed(self) -> "Passes":
         """After the last row of a pass."""
         score, clock = _score(self.run.published, self.held_out), self.run.clock
         mean = self.total / (clock - self.clock) if clock > self.clock else np.nan

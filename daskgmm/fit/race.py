@@ -1,7 +1,5 @@
 """A race: many short runs, of which the best go on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,21 +11,11 @@ from daskgmm.fit.sweep import sweep
 
 @dataclass(frozen=True, eq=False)
 class Rung:
-    """One stage of a race.
+    """One stage of a race."""
 
-    Attributes
-    ----------
-    rows : Rows
-        In memory, that runs advance on.
-    max_iter : int
-        Iterations in all, those of earlier stages included unless it begins anew.
-    anew : bool
-        Whether a run begins anew from its parameters, as on other rows it must.
-    """
-
-    rows: Rows
-    max_iter: int
-    anew: bool = False
+    rows: Rows  # in memory, that runs advance on
+    max_iter: int  # iterations in all, those of earlier stages included unless it begins anew
+    anew: bool = False  # whether a run begins anew from its parameters, as on other rows it must
 
     def climb(self, runs: Sequence[EM]) -> list[EM]:
         """The runs once all are done with this stage."""

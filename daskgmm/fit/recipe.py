@@ -1,8 +1,6 @@
 """The settings of a fit as one value."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from daskgmm._typing import Array
 from daskgmm.fit.stepwise import StepRule
@@ -35,58 +33,29 @@ class Start:
 
     def onto(self, mixture: Mixture) -> Mixture:
         """``mixture`` with the given parts in place of its own."""
-        return Mixture(
-            mixture.weights if self.weights is None else self.weights,
-            mixture.means if self.means is None else self.means,
-            mixture.covariance if self.covariance is None else self.covariance,
-        )
+        return replace(mixture, **{name: part for name, part in vars(self).items() if part is not None})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Recipe:
-    """What a fit is to find, and how.
-
-    Attributes
-    ----------
-    structure : Structure
-    k : components.
-    init_params : str
-        How to start, by a name in `starts.STARTS`, "subsample" or "auto".
-    start : Start
-        What the user gave of it.
-    n_init : int
-        Starts, of which the best wins.
-    reg_covar : float
-        Added to the diagonal of every covariance.
-    tol : float
-        Converged once the mean log-likelihood changes by less; online, that of held-out rows rises by less.
-    max_iter : int
-        Iterations; online, passes.
-    """
+    """What a fit is to find, and how."""
 
     structure: Structure
-    k: int
-    init_params: str = "auto"
-    start: Start = field(default_factory=Start)
-    n_init: int = 1
-    reg_covar: float = 1e-6
-    tol: float = 1e-3
-    max_iter: int = 100
+    k: int  # components
+    init_params: str = "auto"  # how to start: a name in `starts.STARTS`, "subsample" or "auto"
+    start: Start = field(default_factory=Start)  # what the user gave of it
+    n_init: int = 1  # starts, of which the best wins
+    reg_covar: float = 1e-6  # added to the diagonal of every covariance
+    tol: float = (
+        1e-3  # converged once the mean log-likelihood changes by less; online, that of held-out rows rises
+    )
+    max_iter: int = 100  # iterations; online, passes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OnlineRecipe(Recipe):
-    """The same for online EM, over stored rows or a stream.
-
-    Attributes
-    ----------
-    rule : StepRule
-    init_size : int or None
-        Rows to find the start on; None leaves it to whoever asks.
-    window_bytes : int
-        Of rows that are in memory at once.
-    """
+    """The same for online EM, over stored rows or a stream."""
 
     rule: StepRule
-    init_size: int | None = None
-    window_bytes: int = 2**28
+    init_size: int | None = None  # rows to find the start on; None leaves it to whoever asks
+    window_bytes: int = 2**28  # of rows that are in memory at once

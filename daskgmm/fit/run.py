@@ -1,7 +1,5 @@
 """A run: where an algorithm stands, as a frozen value that says what it wants of a block and what it becomes."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,29 +17,14 @@ from daskgmm.store.values import storable
 
 
 class Run(ABC):
-    """What passes advance: `EM`, `Stepwise`, `Passes`, or what wraps one of them.
+    """What passes advance: `EM`, `Stepwise`, `Passes`, or what wraps one of them."""
 
-    Attributes
-    ----------
-    mixture : Mixture
-        The parameters so far.
-    trace : tuple of float
-        What is watched, such as the mean log-likelihood, once for each iteration.
-    max_iter : int
-    previous : float
-        What the first entry of the trace is compared with; −inf for a fresh start.
-    converged : bool
-        Whether it came to rest.
-    failure : DataError or None
-        Why the run ended early.
-    """
-
-    mixture: Mixture
-    trace: tuple[float, ...] = ()
+    mixture: Mixture  # the parameters so far
+    trace: tuple[float, ...] = ()  # what is watched, such as the mean log-likelihood, once for each iteration
     max_iter: int
-    previous: float = -np.inf
-    converged: bool = False
-    failure: DataError | None = None
+    previous: float = -np.inf  # what the first entry of the trace is compared with; −inf for a fresh start
+    converged: bool = False  # whether it came to rest
+    failure: DataError | None = None  # why it ended early
 
     @property
     @abstractmethod
@@ -87,22 +70,13 @@ R = TypeVar("R", bound=Run)
 class EM(Run):
     """Batch EM: each pass is an E-step over all rows, and an M-step.
 
-    Attributes
-    ----------
-    mixture : Mixture
-        The parameters after ``n_iter`` updates.
-    update : Update
-        The M-step.
-    tol : float
-        Converged once what is watched changes by less.
-    trace : tuple of float
-        Mean log-likelihood, and the update's penalty, per unit of weight found by each E-step, so of the
-        parameters *before* each update, as scikit-learn's ``lower_bounds_``.
+    The trace has the mean log-likelihood, and the update's penalty, per unit of weight that each E-step found, so of
+    the parameters *before* each update, as scikit-learn's ``lower_bounds_``.
     """
 
     mixture: Mixture
-    update: Update
-    tol: float
+    update: Update  # the M-step
+    tol: float  # converged once what is watched changes by less
     max_iter: int
     trace: tuple[float, ...] = ()
     previous: float = -np.inf
@@ -113,7 +87,7 @@ class EM(Run):
     def task(self) -> Expect:
         return Expect(self.mixture)
 
-    def advance(self, found: Statistics) -> EM:
+    def advance(self, found: Statistics) -> "EM":
         k = len(self.mixture.weights)
         if found.n_rows < k:
             return replace(self, failure=too_few(found.n_rows, k))

@@ -1,7 +1,5 @@
 """How well a mixture describes some rows: log-likelihood, and the criteria that weigh it against parameters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +45,7 @@ class Score:
         """`bic` plus twice the entropy, lower is better (Biernacki, Celeux & Govaert 2000)."""
         return self.bic + 2 * self.entropy
 
-    def __add__(self, other: Score) -> Score:
+    def __add__(self, other: "Score") -> "Score":
         return Score(
             self.log_likelihood + other.log_likelihood,
             self.entropy + other.entropy,

@@ -3,8 +3,6 @@
 To add a way to start, write a function from `Ground` and random numbers to a mixture and enter it in `STARTS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce

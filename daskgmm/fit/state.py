@@ -1,7 +1,5 @@
 """Where a fit stands, as a frozen value: what an iterator of states gives, and what a checkpoint holds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,27 +11,13 @@ from daskgmm.store.values import storable
 @storable
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where a fit stands. Nothing in it grows with the number of rows.
+    """Where a fit stands. Nothing in it grows with the number of rows."""
 
-    Attributes
-    ----------
-    random : dict
-        State of the random numbers before the stage that is next or under way.
-    n_passes : int
-        How often the rows were read.
-    survey : Survey or None
-        What the first pass found, until the runs have begun.
-    runs : tuple of Run
-        What passes advance; empty until seeded.
-    mid_pass : bool
-        Whether a pass is under way, so that the next states are not far.
-    """
-
-    random: dict[str, Any]
-    n_passes: int = 0
-    survey: Survey | None = None
-    runs: tuple[Run, ...] = ()
-    mid_pass: bool = False
+    random: dict[str, Any]  # state of the random numbers before the stage that is next or under way
+    n_passes: int = 0  # how often the rows were read
+    survey: Survey | None = None  # what the first pass found, until the runs have begun
+    runs: tuple[Run, ...] = ()  # what passes advance; empty until seeded
+    mid_pass: bool = False  # whether a pass is under way, so that the next states are not far
 
     @property
     def done(self) -> bool:

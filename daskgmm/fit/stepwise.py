@@ -1,7 +1,5 @@
 """An online fit as a value: every batch moves the statistics a step, and the parameters follow."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import expm1, inf, log, log1p
@@ -65,7 +63,7 @@ class Spread:
     mixed: float
     average: float
 
-    def step(self, gamma: float, share: float, batch: float) -> Spread:
+    def step(self, gamma: float, share: float, batch: float) -> "Spread":
         """After a step ``gamma``, with ``batch`` the sum of the new rows' squared shares of their batch."""
         now = (1 - gamma) ** 2 * self.now + gamma**2 * batch
         old = (1 - gamma) * self.mixed
@@ -76,50 +74,23 @@ class Spread:
 @storable
 @dataclass(frozen=True, eq=False)
 class Stepwise(Run):
-    """An online fit: all that it knows, in memory that does not grow.
+    """An online fit: all that it knows, in memory that does not grow."""
 
-    Attributes
-    ----------
-    mixture : Mixture
-        Parameters of the next E-step.
-    statistics : Statistics
-        Of total weight 1: s ← (1 − γ)·s + γ·batch (Cappé & Moulines 2009).
-    average : Statistics
-        Of the statistics over the later part of the rows: what `published` is the M-step of.
-    spread : Spread
-    clock : float
-        Weight of all rows so far, those of the start included: what step sizes depend on.
-    n_rows, n_batches : int
-        Rows of positive weight and batches learnt from, the start's rows left out.
-    update : Steady
-        The M-step, with what its prior has for covariances, where the start was given.
-    rule : StepRule
-    bound : float
-        Mean log-likelihood of the last batch under the parameters before it was learnt; at the start, of the
-        sample.
-    reseeded : tuple of int
-        Components that the last step placed anew.
-    unit : float
-        Mean weight of the rows of the start: what rows are counted in, so that the scale of weights does not
-        matter. 1 where the start was given.
-    after : tuple of int
-        A place in the batch that is next, a block and a row in it; rows up to it were learnt with the start.
-    """
-
-    mixture: Mixture
-    statistics: Statistics
-    average: Statistics
+    mixture: Mixture  # parameters of the next E-step
+    statistics: Statistics  # of total weight 1: s ← (1 − γ)·s + γ·batch (Cappé & Moulines 2009)
+    average: Statistics  # of those over the later part of the rows: what `published` is the M-step of
     spread: Spread
-    clock: float
-    update: Steady
+    clock: float  # weight of all rows so far, those of the start included: what step sizes depend on
+    update: Steady  # the M-step, with what its prior has for covariances, where the start was given
     rule: StepRule
-    n_rows: int = 0
-    n_batches: int = 0
-    bound: float = -inf
-    reseeded: tuple[int, ...] = ()
-    unit: float = 1.0
-    after: tuple[int, int] = BEGINNING
-
+    n_rows: int = 0  # of positive weight, learnt from, the start's left out
+    n_batches: int = 0  # learnt from
+    bound: float = -inf  # mean log-likelihood of the last batch before it was learnt; at the start, of the sample
+    reseeded: tuple[int, ...] = ()  # components that the last step placed anew
+    unit: float = 1.0  # mean weight of the start's rows, in which rows are counted; 1 where the start was given
+    after: tuple[int, int] = (
+        BEGINNING  # block and row in the next batch up to which rows were learnt with the start
+    )
     done: ClassVar[bool] = False  # type: ignore[misc]  # a stream has no end
 
     @classmethod
@@ -164,7 +135,7 @@ class Stepwise(Run):
         """Effective rows in the statistics that are published, 1 / Σ a_i²; a second visit counts again."""
         return 1 / self.spread.average
 
-    def advance(self, found: Any) -> Stepwise:
+    def advance(self, found: Any) -> "Stepwise":
         """One step: blend the statistics, update the parameters, place dead components anew.
 
         Parameters
@@ -191,7 +162,7 @@ class Stepwise(Run):
             raise DataError(f"{TOO_LARGE}. Scale the data.")
         return after
 
-    def _blended(self, batch: Statistics, squares: float) -> Stepwise:
+    def _blended(self, batch: Statistics, squares: float) -> "Stepwise":
         weight, rule = batch.total_weight, self.rule
         rows, even = weight / self.unit, squares / weight / weight
         # The start counts as rows, too: none of them may weigh more than a row now.
@@ -222,7 +193,7 @@ class Stepwise(Run):
         few &= share < 0.1 / len(share)
         return [int(j) for j in np.flatnonzero(few)]
 
-    def _reseeded(self, mixture: Mixture, dead: list[int]) -> Stepwise:
+    def _reseeded(self, mixture: Mixture, dead: list[int]) -> "Stepwise":
         """Each dead component takes half of the heaviest; the average begins again."""
         for component in dead:
             mixture = _split(mixture, component)

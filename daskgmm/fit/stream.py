@@ -1,7 +1,5 @@
 """Online EM over a stream: the first rows wait until they can seed the model, later batches advance it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,25 +23,18 @@ ROWS_PER_COMPONENT = 50  # kept to seed a stream
 @storable
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """The first rows of a stream, until there are enough to seed the model.
+    """The first rows of a stream, until there are enough to seed the model."""
 
-    Attributes
-    ----------
-    x : (m, d) float64
-    weight : (m,)
-    n_batches : batches that they came in.
-    """
-
-    x: Array
-    weight: Array
-    n_batches: int = 0
+    x: Array  # (m, d) float64
+    weight: Array  # (m,)
+    n_batches: int = 0  # that they came in
 
     @classmethod
-    def for_rows(cls, rows: Rows) -> Waiting:
+    def for_rows(cls, rows: Rows) -> "Waiting":
         """None yet."""
         return cls(np.empty((0, rows.n_features)), np.empty(0))
 
-    def joined(self, first: First) -> Waiting:
+    def joined(self, first: First) -> "Waiting":
         """With those of one batch more."""
         x, weight = np.concatenate([self.x, first.x]), np.concatenate([self.weight, first.weight])
         return Waiting(x, weight, self.n_batches + 1)

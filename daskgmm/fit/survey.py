@@ -1,7 +1,5 @@
 """What the first pass finds: counts, mean and covariance, a row sample, a given start; of a stream, the first rows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -24,24 +22,16 @@ class RowSample:
     Law: ``a + b`` equals the sample of the concatenated rows, exactly. Keys come from a counter-based generator
     at the row's own number, so the sample depends neither on workers nor, where row numbers are known, on
     blocks (bottom-k sampling with exponential ranks: Cohen & Kaplan 2007; Efraimidis & Spirakis 2006).
-
-    Attributes
-    ----------
-    size : int
-        Rows wanted. One more is kept, whose key is the threshold of the others.
-    keys, position : (m,) key and number of each row.
-    rows : (m, d) as stored.
-    weight : (m,) the rows' own weights.
     """
 
-    size: int
-    keys: Array
-    position: Array
-    rows: Array
-    weight: Array
+    size: int  # rows wanted; one more is kept, whose key is the threshold of the others
+    keys: Array  # (m,) of each row
+    position: Array  # (m,) its number
+    rows: Array  # (m, d) as stored
+    weight: Array  # (m,) the rows' own
 
     @classmethod
-    def of(cls, block: Block, seed: int, threshold: Threshold) -> RowSample:
+    def of(cls, block: Block, seed: int, threshold: "Threshold") -> "RowSample":
         """The block's rows that may be in the sample; their keys a piece at a time, to hold few at once."""
         n, weight = len(block.x), block.weight
         pieces = [
@@ -55,7 +45,7 @@ class RowSample:
         own = np.ones(len(rows)) if weight is None else weight[rows]
         return cls(threshold.size, keys, position, block.x[rows], own).first(threshold.size)
 
-    def __add__(self, other: RowSample) -> RowSample:
+    def __add__(self, other: "RowSample") -> "RowSample":
         keys = np.concatenate([self.keys, other.keys])
         # Rows that go are not copied.
         bound = np.partition(keys, self.size)[self.size] if len(keys) > self.size else np.inf
@@ -68,7 +58,7 @@ class RowSample:
             np.concatenate([ours.weight, theirs.weight]),
         ).first(self.size)
 
-    def first(self, size: int, bound: float = np.inf) -> RowSample:
+    def first(self, size: int, bound: float = np.inf) -> "RowSample":
         """A smaller sample of the same rows, as samples are nested, of those whose keys are at most ``bound``."""
         size = min(size, self.size)
         kept = np.flatnonzero(self.keys <= bound)
@@ -84,7 +74,7 @@ class RowSample:
         order = np.argsort(self.position)
         return order[order != np.argmax(self.keys)] if len(order) > self.size else order
 
-    def hold_out(self, every: int) -> tuple[RowSample, RowSample]:
+    def hold_out(self, every: int) -> tuple["RowSample", "RowSample"]:
         """Two samples of the same rows: without every so-manieth of them, and of those alone."""
         held = np.zeros(len(self.keys), bool)
         held[self.chosen[every - 1 :: every]] = True
@@ -93,7 +83,7 @@ class RowSample:
             threshold[np.argmax(self.keys)] = True  # it belongs to both
         return self._part(~held, threshold), self._part(held, threshold)
 
-    def _part(self, rows: Array, threshold: Array) -> RowSample:
+    def _part(self, rows: Array, threshold: Array) -> "RowSample":
         mask = rows | threshold
         size = int(mask.sum() - threshold.sum())
         return RowSample(size, self.keys[mask], self.position[mask], self.rows[mask], self.weight[mask])
@@ -125,7 +115,7 @@ class Threshold:
     bound: float = np.inf
     lock: Lock = field(default_factory=Lock)
 
-    def __reduce__(self) -> tuple[type[Threshold], tuple[int]]:
+    def __reduce__(self) -> tuple[type["Threshold"], tuple[int]]:
         return Threshold, (self.size,)
 
     def lower(self, keys: Array) -> float:
@@ -143,22 +133,13 @@ class Threshold:
 @storable
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What the first pass finds.
+    """What the first pass finds."""
 
-    Attributes
-    ----------
-    overall : Statistics
-        Of all rows as one component: rows, total weight, mean, covariance.
-    sample : RowSample
-    start : Statistics or None
-        Under the labels or responsibilities that the user gave.
-    """
-
-    overall: Statistics
+    overall: Statistics  # of all rows as one component: rows, total weight, mean, covariance
     sample: RowSample
-    start: Statistics | None
+    start: Statistics | None  # under the labels or responsibilities that the user gave
 
-    def __add__(self, other: Survey) -> Survey:
+    def __add__(self, other: "Survey") -> "Survey":
         start = None
         if self.start is not None and other.start is not None:
             start = self.start + other.start
@@ -167,30 +148,22 @@ class Survey:
 
 @dataclass(frozen=True, eq=False)
 class First:
-    """The first rows of positive weight. ``a + b`` equals the first of the concatenated rows.
+    """The first rows of positive weight. ``a + b`` equals the first of the concatenated rows."""
 
-    Attributes
-    ----------
-    size : rows wanted.
-    x : (m, d) float64.
-    weight : (m,)
-    places : (m, 2) block of each row, and its place there.
-    """
-
-    size: int
-    x: Array
-    weight: Array
-    places: Array
+    size: int  # rows wanted
+    x: Array  # (m, d) float64
+    weight: Array  # (m,)
+    places: Array  # (m, 2) block of each row, and its place there
 
     @classmethod
-    def of(cls, block: Block, size: int) -> First:
+    def of(cls, block: Block, size: int) -> "First":
         """Those of one block."""
         weight = np.ones(len(block.x)) if block.weight is None else block.weight
         first = np.flatnonzero(weight)[:size]
         places = np.column_stack([np.full(len(first), block.index), first])
         return cls(size, np.asarray(block.x[first], np.float64), weight[first], places)
 
-    def __add__(self, other: First) -> First:
+    def __add__(self, other: "First") -> "First":
         room = max(0, self.size - len(self.x))
         return First(
             self.size,

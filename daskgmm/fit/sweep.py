@@ -1,7 +1,5 @@
 """One pass: the tasks of all live runs over the same block while it is in memory, and each run advanced."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from daskgmm.compute.engine import Blocks, Engine

@@ -1,7 +1,5 @@
 """All that tasks do to a block of rows. Rows of zero weight are never looked at; what is no number is told here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -87,21 +85,12 @@ class Learn:
 
 @dataclass(frozen=True, eq=False)
 class Examine:
-    """Maps a block to its `Survey`.
-
-    Parameters
-    ----------
-    structure : Structure
-    k : components of a given start.
-    seed : of the sample.
-    threshold : Threshold
-        Of the sample, with its size.
-    """
+    """Maps a block to its `Survey`."""
 
     structure: Structure
-    k: int
-    seed: int
-    threshold: Threshold
+    k: int  # components of a given start
+    seed: int  # of the sample
+    threshold: Threshold  # of the sample, with its size
 
     def __call__(self, block: Block) -> Survey:
         overall = moments(self.structure, block.x, block.weight)

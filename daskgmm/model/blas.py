@@ -1,7 +1,5 @@
 """One BLAS and OpenMP thread on the driver: their results differ in the last bits between thread counts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache

@@ -1,7 +1,5 @@
 """Covariances of the components of one mixture, with the Cholesky factors of their precisions."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,20 +22,11 @@ NEAR = {"f8": 1e3, "f4": 1e1}
 
 @dataclass(frozen=True, eq=False)
 class Covariance(ABC):
-    """One covariance for each of k components, or one that all share.
+    """One covariance for each of k components, or one that all share: s is k or 1."""
 
-    Attributes
-    ----------
-    structure : Structure
-        What they have in common.
-    values : (s, ...) as the class says; s is k, or 1 where all components share one.
-    factor : Cholesky factors of the precisions, of the same shape, upper triangular:
-        ``precision = factor @ factor.T``.
-    """
-
-    structure: Structure
-    values: Array
-    factor: Array
+    structure: "Structure"  # what they have in common
+    values: Array  # (s, ...) as the class says
+    factor: Array  # Cholesky factors of the precisions, of that shape, upper: ``precision = factor @ factor.T``
 
     axes: ClassVar[int]  # of features, of the values of one component
     beside: ClassVar[Any]  # picks from numbers (k,) those that go with the values
@@ -69,7 +58,7 @@ class Covariance(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, structure: Structure, values: Array, resolved: bool = True) -> Self:
+    def of(cls, structure: "Structure", values: Array, resolved: bool = True) -> Self:
         """From covariances; `CollapseError` names the first that is not positive definite.
 
         With ``resolved``, one that is singular within the rounding of a scatter is not, either: right where
@@ -78,7 +67,7 @@ class Covariance(ABC):
 
     @classmethod
     @abstractmethod
-    def from_precisions(cls, structure: Structure, precisions: Array) -> Self:
+    def from_precisions(cls, structure: "Structure", precisions: Array) -> Self:
         """From precisions (inverse covariances) in the same shape."""
 
     def take(self, components: Array) -> Self:
@@ -153,11 +142,11 @@ class Matrices(Covariance):
         return square - (shift[:, :, None] * delta[:, None, :] + delta[:, :, None] * shift[:, None, :])
 
     @classmethod
-    def of(cls, structure: Structure, values: Array, resolved: bool = True) -> Self:
+    def of(cls, structure: "Structure", values: Array, resolved: bool = True) -> Self:
         return cls(structure, values, np.stack([precision_factor(c, j, resolved) for j, c in enumerate(values)]))
 
     @classmethod
-    def from_precisions(cls, structure: Structure, precisions: Array) -> Self:
+    def from_precisions(cls, structure: "Structure", precisions: Array) -> Self:
         pairs = [factor_of_precision(p, j) for j, p in enumerate(precisions)]
         return cls(structure, np.stack([c for c, _ in pairs]), np.stack([u for _, u in pairs]))
 
@@ -223,12 +212,12 @@ class Axes(Covariance):
         return moved.sum(axis=0, keepdims=True) if summed else moved
 
     @classmethod
-    def of(cls, structure: Structure, values: Array, resolved: bool = True) -> Self:
+    def of(cls, structure: "Structure", values: Array, resolved: bool = True) -> Self:
         check_positive(values)
         return cls(structure, values, 1.0 / np.sqrt(values))
 
     @classmethod
-    def from_precisions(cls, structure: Structure, precisions: Array) -> Self:
+    def from_precisions(cls, structure: "Structure", precisions: Array) -> Self:
         check_positive(precisions)
         return cls(structure, 1.0 / precisions, np.sqrt(precisions))
 

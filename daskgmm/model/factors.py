@@ -1,7 +1,5 @@
 """Cholesky factors of covariances and precisions, and when a matrix counts as singular."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.linalg import eigvalsh
 from scipy.linalg.lapack import dpotrf, dtrtri  # what cholesky and solve_triangular call, a tenth of their cost

@@ -1,7 +1,5 @@
 """A Gaussian mixture: one immutable set of parameters, with its densities, expectation and sampling."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any

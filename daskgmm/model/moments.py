@@ -1,7 +1,5 @@
 """Statistics of rows whose responsibilities are given: starts, and the survey as the one-component case."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from daskgmm._typing import Array

@@ -1,7 +1,5 @@
 """Sufficient statistics of k components: a mergeable value."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,19 +17,6 @@ class Statistics:
     ``a``. Both hold up to rounding: a move by δ costs a relative error of about ``eps * |δ|**2 / σ**2`` in the
     covariance, which is why references stay close to the component.
 
-    Attributes
-    ----------
-    structure : Structure
-        Decides the shape of ``scatter``.
-    reference : (k, d) points that ``shift`` and ``scatter`` are taken about.
-    weight : (k,) Σ w·r, with w the row weights and r the responsibilities.
-    shift : (k, d) Σ w·r·(x − reference).
-    scatter : Σ w·r·(x − reference)(x − reference)ᵀ, (k, d, d); tied: summed over components, (1, d, d); diag: its
-        diagonal, (k, d); spherical: the mean of the diagonal, (k, 1).
-    log_likelihood : Σ w·log p(x) under the parameters *before* the update.
-    total_weight : Σ w.
-    n_rows : rows of positive weight; where rows were blended, as many as would be as uncertain.
-
     Examples
     --------
     >>> import numpy as np
@@ -44,16 +29,18 @@ class Statistics:
     (array([3.]), array([[0.]]), array([[14.]]))
     """
 
-    structure: Structure
-    reference: Array
-    weight: Array
-    shift: Array
+    structure: Structure  # decides the shape of ``scatter``
+    reference: Array  # (k, d) points that ``shift`` and ``scatter`` are taken about
+    weight: Array  # (k,) Σ w·r, with w the row weights and r the responsibilities
+    shift: Array  # (k, d) Σ w·r·(x − reference)
+    # Σ w·r·(x − reference)(x − reference)ᵀ, (k, d, d); tied: summed over components, (1, d, d); diag: its diagonal,
+    # (k, d); spherical: the mean of the diagonal, (k, 1).
     scatter: Array
-    log_likelihood: float
-    total_weight: float
-    n_rows: float
+    log_likelihood: float  # Σ w·log p(x) under the parameters *before* the update
+    total_weight: float  # Σ w
+    n_rows: float  # rows of positive weight; where rows were blended, as many as would be as uncertain
 
-    def about(self, reference: Array) -> Statistics:
+    def about(self, reference: Array) -> "Statistics":
         """The same rows about other points ``reference`` (k, d): the parallel-axis theorem."""
         delta = reference - self.reference
         if not delta.any():
@@ -65,7 +52,7 @@ class Statistics:
             scatter=self.scatter + self.structure.move(self.weight, self.shift, delta),
         )
 
-    def __add__(self, other: Statistics) -> Statistics:
+    def __add__(self, other: "Statistics") -> "Statistics":
         """Statistics of both sets of rows, about the reference of the heavier side of each component."""
         if self.reference is other.reference or np.array_equal(self.reference, other.reference):
             a, b = self, other
@@ -85,7 +72,7 @@ class Statistics:
             a.n_rows + b.n_rows,
         )
 
-    def scaled(self, factor: float) -> Statistics:
+    def scaled(self, factor: float) -> "Statistics":
         """All sums times ``factor`` > 0, as if every row weighed that much more; ``n_rows`` stays."""
         return replace(
             self,
@@ -97,7 +84,7 @@ class Statistics:
         )
 
     @classmethod
-    def of(cls, reference: Array, structure: Structure, sums: Any, x: Array, weight: Array | None) -> Statistics:
+    def of(cls, reference: Array, structure: Structure, sums: Any, x: Array, weight: Array | None) -> "Statistics":
         """What the kernels added up about ``reference`` over rows ``x``, without their padding."""
         d = reference.shape[1]
         total = float(len(x) if weight is None else weight.sum())

@@ -4,8 +4,6 @@ A structure says in which shape scatter is added up, how it moves to other point
 the likelihood: its M-step. To add one, write what differs from `Structure` and enter it in `STRUCTURES`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +21,12 @@ TINY = float(np.finfo(np.float64).tiny)
 
 @dataclass(frozen=True)
 class Structure:
-    """Covariances of one form, each component's own or one that all share.
+    """Covariances of one form, each component's own or one that all share."""
 
-    Attributes
-    ----------
-    name : str
-        As ``covariance_type``.
-    form : type of Covariance
-        `Matrices` or `Axes`.
-    shared : bool
-        Whether all components have the same covariance.
-    isotropic : bool
-        Whether all features have the same variance. Scatter is then the mean over the features.
-    """
-
-    name: str
+    name: str  # as ``covariance_type``
     form: type[Matrices] | type[Axes]
-    shared: bool = False
-    isotropic: bool = False
+    shared: bool = False  # whether all components have the same covariance
+    isotropic: bool = False  # whether all features have the same variance; scatter is then the mean over them
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         """Of covariances and precisions as scikit-learn has them: (k, d, d), (d, d), (k, d) or (k,)."""
@@ -87,7 +73,7 @@ class Structure:
         within: Array = scatter.sum(axis=0) / weight.sum()
         return scatter + extra * within
 
-    def fit(self, statistics: Statistics, previous: Array, ridge: float) -> Covariance:
+    def fit(self, statistics: "Statistics", previous: Array, ridge: float) -> Covariance:
         """The covariances that maximise the likelihood, with ``ridge`` added to their diagonals: the M-step.
 
         Parameters

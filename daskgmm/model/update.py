@@ -1,7 +1,5 @@
 """The M-step, and ways to make it safe: parameters from statistics."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Protocol
 

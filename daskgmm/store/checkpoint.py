@@ -1,7 +1,5 @@
 """Checkpoints: where a fit stands after each pass, in one file from which the same fit goes on."""
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

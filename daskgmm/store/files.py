@@ -1,7 +1,5 @@
 """One ``.npz`` file for a value, whole or not at all: a JSON header and plain arrays, never pickles."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

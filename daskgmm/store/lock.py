@@ -1,7 +1,5 @@
 """One writer for a checkpoint: a second fit on the same place is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -3,8 +3,6 @@
 A class that is to be stored is a dataclass that is entered with `storable`; to add a field to it is all there is to do.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 To add a kind, write an `Opener` in a file of its own and enter it in `OPENERS`.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

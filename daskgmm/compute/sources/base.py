@@ -1,7 +1,5 @@
 """A source: an array of any kind, cut into runs of rows, each of which one task produces."""
 
-from __future__ import annotations
-
 import math
 import uuid
 from abc import ABC, abstractmethod
@@ -42,35 +40,20 @@ Opener: TypeAlias = Callable[[Any, Asked], Any]
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Source(ABC):
-    """An array cut into runs of rows, each of which one task produces.
+    """An array cut into runs of rows, each of which one task produces."""
 
-    Attributes
-    ----------
-    shape : tuple
-        NaN where a number of rows is unknown.
-    dtype : dtype
-        As stored.
-    chunks : tuple
-        Rows in each run.
-    collection : dask.array.Array or None
-        Whose graph the parts refer to.
-    in_driver : bool
-        Whether it is a store in the memory of this process, which no other can read.
-    """
-
-    shape: tuple[float, ...]
-    dtype: np.dtype[Any]
-    chunks: Chunks
-    collection: da.Array | None = None
-    in_driver: bool = False
-
-    # What the graph hands to a task for a chunk of some number: a key, or rows; None where the reader needs none.
-    part: ClassVar[Callable[[Any, int], Any] | None] = None
-    row_bytes: int = field(init=False)
+    shape: tuple[float, ...]  # NaN where a number of rows is unknown
+    dtype: np.dtype[Any]  # as stored
+    chunks: Chunks  # rows in each run
+    collection: da.Array | None = None  # whose graph the parts refer to
+    in_driver: bool = False  # whether it is a store in the memory of this process, which no other can read
+    row_bytes: int = field(init=False)  # of one row
     offsets: Chunks = field(
         init=False
     )  # number of the first row of each chunk; NaN from the first unknown size on
 
+    # What the graph hands to a task for a chunk of some number: a key, or rows; None where the reader needs none.
+    part: ClassVar[Callable[[Any, int], Any] | None] = None
     local: ClassVar[bool] = False  # whether the rows are a NumPy array of this process
     keepable: ClassVar[bool] = False  # whether a run that is kept spares the next pass to read or compute it
     waits: ClassVar[bool] = False  # whether our own tasks read its parts from a store, and wait for them

@@ -1,7 +1,5 @@
 """Dask arrays and Dask data frames: their own chunks are the blocks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +41,7 @@ class Delayed(Source):
     reader: ClassVar[Callable[[int, Any], Any]] = staticmethod(joined)
 
     @classmethod
-    def of(cls, array: da.Array) -> Delayed:
+    def of(cls, array: da.Array) -> "Delayed":
         """An array as it is chunked."""
         chunks = tuple(size if math.isnan(size) else int(size) for size in array.chunks[0])
         return cls(shape=tuple(array.shape), dtype=array.dtype, chunks=chunks, collection=array)
@@ -51,7 +49,7 @@ class Delayed(Source):
     def plan(self, block_bytes: int) -> Chunks:
         return self.chunks
 
-    def cut(self, chunks: Chunks) -> Delayed:
+    def cut(self, chunks: Chunks) -> "Delayed":
         return self if chunks == self.chunks else Delayed.of(self.collection.rechunk({0: chunks}))
 
     def part(self, index: int) -> Any:

@@ -1,7 +1,5 @@
 """NumPy arrays, and whatever scikit-learn makes into one: lists, data frames; one number for all rows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +55,7 @@ class Constant(Source):
     value: Array  # of shape ()
 
     @classmethod
-    def of(cls, value: Any, chunks: Chunks) -> Constant:
+    def of(cls, value: Any, chunks: Chunks) -> "Constant":
         """For rows in these chunks."""
         value = np.asarray(value)
         return cls(shape=(sum(chunks),), dtype=value.dtype, chunks=chunks, value=value)

@@ -1,7 +1,5 @@
 """Paths and URLs of Zarr arrays."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias

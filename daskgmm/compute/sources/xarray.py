@@ -1,7 +1,5 @@
 """``xarray.DataArray``: the NumPy or Dask array inside it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from daskgmm.compute.sources.base import Asked

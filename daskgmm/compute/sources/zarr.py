@@ -1,7 +1,5 @@
 """Zarr arrays, formats 2 and 3, sharded too: whole chunks or shards are read at once."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

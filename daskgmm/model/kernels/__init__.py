@@ -33,8 +33,6 @@ Contract
   compiled into it, so equal blocks give equal bits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

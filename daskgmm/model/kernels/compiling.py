@@ -1,7 +1,5 @@
 """How the kernels are compiled, and kept on disk until any file of this folder changes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

@@ -1,15 +1,13 @@
 """Components with diagonal factors, two at a time: loading the rows is what limits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import inlined
-from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, MANY_FEATURES, Axes, Squares
-from daskgmm.model.kernels.tiles import NEGLIGIBLE, gather, select
+from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, Axes, Squares
+from daskgmm.model.kernels.tiles import concentrate, normalise
 
 
 @inlined
@@ -49,18 +47,11 @@ def _distance(
 
 def _log_joint(model: Any, scratch: Any) -> float:
     logits, k = scratch.logits, len(scratch.logits)
-    base = model.log_norm[0]  # in float64, so that what stays in the products' precision is small
-    for j in range(1, k):
-        base = max(base, model.log_norm[j])
     for i in range(0, k, 2):
         j = min(i + 1, k - 1)
         other = logits[j] if j > i else scratch.unused
         _distance(scratch.tile, model.means, model.factor, model.offset, i, j, logits[i], other)
-    for j in range(k):
-        norm, scale = logits.dtype.type(model.log_norm[j] - base), logits.dtype.type(-0.5)
-        for t in range(logits.shape[1]):
-            logits[j, t] = norm + scale * logits[j, t]
-    return base
+    return normalise(model.log_norm, logits)
 
 
 @inlined
@@ -120,29 +111,18 @@ def _scatter(
 
 def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
     """What adds nothing to a component's sums is left out, where features are many; others go in pairs."""
-    tile, resp, index, means = scratch.tile, scratch.resp, scratch.index, model.means
-    n, last = tile.shape[1], len(sums.scatter) - 1
+    tile, resp, means = scratch.tile, scratch.resp, model.means
+    last = len(sums.scatter) - 1
     nowhere = np.empty_like(means[0])  # never looked at
     zero = np.zeros_like(means[0])
     waits = -1  # a component whose sums are taken with those of the next
     for j in range(len(resp)):
-        weight = 0.0
-        for t in range(resp.shape[1]):
-            weight += resp[j, t]
-        sums.weight[j] += weight
-        count = n
-        if len(tile) >= MANY_FEATURES:
-            count = select(resp, j, resp.dtype.type(NEGLIGIBLE * weight), index)
-        if count == 0:
+        n = concentrate(model, scratch, j, sums.weight)
+        if n == 0:
             continue
         shift, out = sums.shift[j], sums.scatter[min(j, last)]
-        if count < n:
-            m = gather(tile, means, j, index, count, scratch.centred)
-            for t in range(count):  # index[t] >= t
-                resp[j, t] = resp[j, index[t]]
-            for t in range(count, m):
-                resp[j, t] = 0.0
-            _scatter(scratch.centred, zero, resp[j], shift, out, zero, resp[j], nowhere, nowhere, m)
+        if n < resp.shape[1]:
+            _scatter(scratch.centred, zero, resp[j], shift, out, zero, resp[j], nowhere, nowhere, n)
         elif waits < 0:
             waits = j
         else:
@@ -150,7 +130,7 @@ def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
             other = sums.scatter[min(i, last)]
             _scatter(tile, means[i], resp[i], sums.shift[i], other, means[j], resp[j], shift, out, n)
     if waits >= 0:
-        i, mean, share = waits, means[waits], resp[waits]
+        i, mean, share, n = waits, means[waits], resp[waits], resp.shape[1]
         _scatter(tile, mean, share, sums.shift[i], sums.scatter[min(i, last)], mean, share, nowhere, nowhere, n)
 
 

@@ -4,8 +4,6 @@ A layout is a class of parameters, one of sums, and a function each for what it 
 the functions by the classes, so that it holds nothing of other layouts.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -122,7 +120,7 @@ class Scratch(NamedTuple):
     rho: Array  # (k, n) shares of the row's weight; of other layouts (0, n)
 
     @classmethod
-    def of(cls, model: Any) -> Scratch:
+    def of(cls, model: Any) -> "Scratch":
         """For parameters of any layout: in one piece of memory, each part at the start of a line of the cache."""
         (k, d), real = model.means.shape, model.means.dtype
         pooled, n = isinstance(model, Shared), TILE * 8 // real.itemsize

@@ -1,7 +1,5 @@
 """Components that share a triangular factor and lie near each other: what does not depend on them is done once."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -9,7 +7,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import compiled, inlined
 from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, Pooled, Shared
-from daskgmm.model.kernels.tiles import centre
+from daskgmm.model.kernels.tiles import centre, normalise
 from daskgmm.model.kernels.triangular import dot, outer, product, scatter
 
 
@@ -47,20 +45,13 @@ def _distance(rows: Array, points: Array, i: int, j: int, out: Array, other: Arr
 def _log_joint(model: Any, scratch: Any) -> float:
     """Rows times the factor, measured from the first mean; the products of the means are subtracted."""
     logits, k = scratch.logits, len(scratch.logits)
-    base = model.log_norm[0]  # in float64, so that what stays in the products' precision is small
-    for j in range(1, k):
-        base = max(base, model.log_norm[j])
     centre(scratch.tile, model.means, 0, len(scratch.tile), scratch.centred)
     _whiten(scratch.centred, model.factor[0], scratch.whitened)
     for i in range(0, k, 2):
         j = min(i + 1, k - 1)
         other = logits[j] if j > i else scratch.unused
         _distance(scratch.whitened, model.products, i, j, logits[i], other)
-    for j in range(k):
-        norm, scale = logits.dtype.type(model.log_norm[j] - base), logits.dtype.type(-0.5)
-        for t in range(logits.shape[1]):
-            logits[j, t] = norm + scale * logits[j, t]
-    return base
+    return normalise(model.log_norm, logits)
 
 
 def _accumulate(model: Any, scratch: Any, sums: Any) -> None:

@@ -1,7 +1,5 @@
 """Responsibilities and log-densities of one tile, with an exponential and a logarithm that vectorise."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from daskgmm._typing import Array

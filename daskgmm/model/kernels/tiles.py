@@ -1,9 +1,10 @@
 """What every layout does with a tile: rows come in as columns, some are picked, the largest are found."""
 
-from __future__ import annotations
+from typing import Any
 
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import LINE, inlined, prefetch, transpose
+from daskgmm.model.kernels.layouts import MANY_FEATURES
 
 # Shares this much smaller than a component's sum over a tile add nothing that float64 could hold.
 NEGLIGIBLE = 2.0**-110
@@ -93,3 +94,41 @@ def likeliest(logits: Array, peak: Array, label: Array) -> None:
         for t in range(n):
             label[t] = j if logits[j, t] > peak[t] else label[t]
             peak[t] = logits[j, t] if logits[j, t] > peak[t] else peak[t]
+
+
+@inlined
+def normalise(log_norm: Array, logits: Array) -> float:
+    """Squared distances become ``log(weight times density) - base``; returns ``base``."""
+    base = log_norm[0]  # in float64, so that what stays in the products' precision is small
+    for j in range(1, len(log_norm)):
+        base = max(base, log_norm[j])
+    for j in range(len(log_norm)):
+        norm, scale = logits.dtype.type(log_norm[j] - base), logits.dtype.type(-0.5)
+        for t in range(logits.shape[1]):
+            logits[j, t] = norm + scale * logits[j, t]
+    return base
+
+
+@inlined
+def concentrate(model: Any, scratch: Any, j: int, weight: Array) -> int:
+    """Add component j's share of a tile to its ``weight``; the number of columns that matter to its sums.
+
+    Where features are many and that is less than all, those come first in ``resp[j]`` and, about its mean, in
+    ``centred``; nothing is centred otherwise.
+    """
+    resp, index, n = scratch.resp, scratch.index, scratch.resp.shape[1]
+    total = 0.0
+    for t in range(n):
+        total += resp[j, t]
+    weight[j] += total
+    if len(scratch.tile) < MANY_FEATURES:
+        return n
+    count = select(resp, j, resp.dtype.type(NEGLIGIBLE * total), index)
+    if count == 0 or count == n:
+        return count
+    m = gather(scratch.tile, model.means, j, index, count, scratch.centred)
+    for t in range(count):  # index[t] >= t
+        resp[j, t] = resp[j, index[t]]
+    for t in range(count, m):
+        resp[j, t] = 0.0
+    return m

@@ -1,16 +1,14 @@
 """Components with triangular factors: products of four rows by four columns, 16 multiplications for 8 loads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import inlined
-from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, MANY_FEATURES, Triangles, Triangular, Wide
+from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, Triangles, Triangular, Wide
 from daskgmm.model.kernels.softmax import LN2
-from daskgmm.model.kernels.tiles import NEGLIGIBLE, centre, gather, likeliest, select
+from daskgmm.model.kernels.tiles import centre, concentrate, gather, likeliest, normalise
 
 LOG_NEGLIGIBLE = -110 * LN2
 FIRST = np.int64(0)  # no literal, for which Numba would compile a copy
@@ -85,20 +83,12 @@ def _log_joint(model: Any, scratch: Any) -> float:
 @inlined
 def _from_distances(model: Any, stop: int, scratch: Any) -> float:
     """Logits from the first ``stop`` features alone, and their base."""
-    logits, k = scratch.logits, len(scratch.logits)
-    base = model.log_norm[0]  # in float64, so that what stays in the products' precision is small
-    for j in range(1, k):
-        base = max(base, model.log_norm[j])
-    for j in range(k):
+    logits, n = scratch.logits, scratch.logits.shape[1]
+    for j in range(len(logits)):
         centre(scratch.tile, model.means, j, stop, scratch.centred)
         factor = model.factor[min(j, len(model.factor) - 1)]
-        n = logits.shape[1]
         _distance(scratch.centred, factor, model.offset[j], FIRST, stop, n, scratch.lines, logits[j])
-    for j in range(k):
-        norm, scale = logits.dtype.type(model.log_norm[j] - base), logits.dtype.type(-0.5)
-        for t in range(logits.shape[1]):
-            logits[j, t] = norm + scale * logits[j, t]
-    return base
+    return normalise(model.log_norm, logits)
 
 
 def _log_joint_wide(model: Any, scratch: Any) -> float:
@@ -202,29 +192,15 @@ def scatter(centred: Array, share: Array, n: int, lines: Array, shift: Array, ou
 
 def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
     """What adds nothing to a component's sums is left out, where features are many."""
-    resp, index, n = scratch.resp, scratch.index, scratch.tile.shape[1]
-    d = len(scratch.tile)
+    resp, d = scratch.resp, len(scratch.tile)
     for j in range(len(resp)):
-        weight = 0.0
-        for t in range(resp.shape[1]):
-            weight += resp[j, t]
-        sums.weight[j] += weight
-        count = n
-        if d >= MANY_FEATURES:
-            count = select(resp, j, resp.dtype.type(NEGLIGIBLE * weight), index)
-        if count == 0:
+        n = concentrate(model, scratch, j, sums.weight)
+        if n == 0:
             continue
-        m = count
-        if count < n:
-            m = gather(scratch.tile, model.means, j, index, count, scratch.centred)
-            for t in range(count):  # index[t] >= t
-                resp[j, t] = resp[j, index[t]]
-            for t in range(count, m):
-                resp[j, t] = 0.0
-        else:
+        if n == resp.shape[1]:
             centre(scratch.tile, model.means, j, d, scratch.centred)
         out = sums.scatter[min(j, len(sums.scatter) - 1)]
-        scatter(scratch.centred, resp[j], m, scratch.lines, sums.shift[j], out)
+        scatter(scratch.centred, resp[j], n, scratch.lines, sums.shift[j], out)
 
 
 LOG_JOINT[Triangular] = _log_joint
