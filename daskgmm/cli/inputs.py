@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -74,7 +74,7 @@ def join(place: str, array: str | None) -> str:
 def load_model(place: str) -> Model:
     """Read a saved model, of either kind."""
     try:
-        return load(Path(place))
+        return cast(Model, load(Path(place)))
     except OSError as error:
         raise DataError(f"The model {place} cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -94,7 +94,7 @@ def load_either(place: str) -> Model | tuple[dict[str, Any], State]:
     if found is not None:
         return found
     try:
-        return load(Path(place))
+        return cast(Model, load(Path(place)))
     except OSError as error:
         raise DataError(f"The model {place} cannot be read: {error.strerror}.") from error
     except ValueError as error:

@@ -71,7 +71,7 @@ def together(*decorators: Decorator[Any]) -> Decorator[Any]:
 
 
 def _parameter(name: str, default: str = "") -> Decorator[Any]:
-    """An option for a parameter of the estimators, told by the first sentences of theirs; None where it is left out."""
+    """An option for a parameter of the estimators, told by its first sentences; None where it is left out."""
     told: dict[str, str] = {}
     shown: dict[str, str] = {}
     for title, found in (("", BATCH.get(name)), ("Online: ", ONLINE.get(name))):

@@ -17,8 +17,8 @@ from daskgmm.compute.threads import READING
 def kept(engine: Engine, rows: Rows, wanted: bool = True) -> Iterator[Rows]:
     """The same rows, such that their blocks stay in memory once read; dropped at the end, after errors too.
 
-    In this process the first blocks stay that fit in `Engine.room` beside those that are read ahead; on a client all
-    rows, or none, lie on its workers. What only the first pass looks at is not kept.
+    In this process the first blocks stay that fit in `Engine.room` beside those that are read ahead; on a client
+    all rows, or none, lie on its workers. What only the first pass looks at is not kept.
     """
     wanted = wanted and any(source.keepable for source in rows.sources.values())
     room = engine.room() - READING * rows.block_bytes * engine.ahead(rows) if wanted else 0

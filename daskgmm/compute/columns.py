@@ -1,7 +1,7 @@
 """What may go with the rows: how each column is opened, and what a task makes of its values.
 
-To add one, such as a noise variance for each row, write a class and enter it in `COLUMNS`: `as_rows` then takes it by
-its name, and every `Block` has it.
+To add one, such as a noise variance for each row, write a class and enter it in `COLUMNS`: `as_rows` then takes it
+by its name, and every `Block` has it.
 """
 
 import math
@@ -55,7 +55,7 @@ class Column:
             )
         return source
 
-    def values(self, found: Any, block: Block) -> Array:
+    def values(self, found: Array, block: Block) -> Array:
         """What a task makes of the values that it read for a block."""
         found = np.asarray(found)
         if len(found) != len(block.x):
@@ -81,7 +81,7 @@ class Weights(Column):
             return Constant.of(value, x.chunks)
         return super().open(value, x, name, fill_missing)
 
-    def values(self, found: Any, block: Block) -> Array:
+    def values(self, found: Array, block: Block) -> Array:
         weight = np.asarray(found, dtype=np.float64)
         if weight.ndim == 0:
             weight = np.full(len(block.x), weight)

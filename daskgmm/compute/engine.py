@@ -67,8 +67,8 @@ class Blocks(Protocol):
         """Bytes of the largest block; 0 where that is not known."""
 
     @property
-    def lazy(self) -> bool:
-        """Whether parts are keys of the graph."""
+    def lazy(self) -> object:
+        """True, or not empty, where parts are keys of the graph."""
 
     @property
     def waits(self) -> bool:
@@ -107,7 +107,7 @@ class Engine(ABC):
 
         The dashboard shows the keys without their digits. The function, what works through blocks and what only
         adds have a name each: Dask shares tasks out evenly among workers, and learns how long they take, by the
-        name. Names are strings that no other key can equal; the function is in the graph once, and so is the reader.
+        name. Names are strings that no other key can equal; function and reader are in the graph once.
         """
         tag = uuid4().hex
         work, total = (f"daskgmm-{name}-{tag}" for name in (type(function).__name__.lower(), "total"))

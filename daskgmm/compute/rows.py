@@ -75,7 +75,7 @@ class Rows:
         return not kept and any(source.waits for source in self.sources.values())
 
     @property
-    def lazy(self) -> list[da.Array]:
+    def lazy(self) -> list[Any]:
         """Dask arrays whose graphs tasks refer to."""
         if self.shelf is not None and len(self.shelf.blocks) == self.n_blocks:
             return []

@@ -84,7 +84,7 @@ class Threads(Engine):
                 done += key[2] - key[1]
                 self.report(done, blocks.n_blocks)
 
-        with Callback(posttask=finished):  # type: ignore[no-untyped-call]
+        with Callback(posttask=finished):
             return list(get(graph, keys))
 
 
@@ -118,4 +118,4 @@ class Plain(Engine):
     def _evaluate(
         self, graph: dict[Hashable, Any], keys: list[Hashable], blocks: Blocks, names: tuple[str, str, str]
     ) -> list[Any]:
-        return list(get_sync(graph, keys))
+        return list(self.get(graph, keys))

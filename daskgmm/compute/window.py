@@ -82,7 +82,7 @@ class MiniBatch:
         vars(self).update(n_blocks=len(self.hands), held=not self.lazy, graph=graph, key=key)
 
     def parts(self, index: int) -> tuple[Any, ...]:
-        """One hand: one that is here goes along with its task, as a key of its own would cost as much as a task."""
+        """One hand: one that is here goes along with its task; a key of its own would cost as much as a task."""
         return (self.hands[index],)
 
 

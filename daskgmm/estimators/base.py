@@ -99,7 +99,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         rows = self._query_rows(X, answer_bytes=8 * (columns or 1))
         query = Query(mixture, answer, missing)
         if rows.x.local:
-            values = engine_for(rows).answers(rows, query, dtype, columns)
+            values: Any = engine_for(rows).answers(rows, query, dtype, columns)
         else:
             values = rows.map(query, dtype=dtype, columns=columns)
         return _like(X, values, answer) if hasattr(X, "isel") else values

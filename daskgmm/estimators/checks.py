@@ -14,7 +14,7 @@ from daskgmm.model.structure import STRUCTURES
 
 
 def check_settings(model: Any, d: int | None) -> None:
-    """Raise for parameters of an estimator that no fit takes; with ``d``, for a start that rows of d features refuse.
+    """Raise for parameters that no fit takes; with ``d``, for a start that rows of d features refuse.
 
     Raises
     ------

@@ -19,7 +19,7 @@ T = TypeVar("T")
 @storable
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """All that a fit leaves behind: an estimator swaps it at once, so that another thread may predict meanwhile."""
+    """All that a fit leaves behind. An estimator swaps it at once: another thread may predict meanwhile."""
 
     mixture: Mixture
     n_iter: int = 0

@@ -43,7 +43,7 @@ class Fitting(BaseMixture):
 
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit to stored rows: one pass for the survey, unless nothing is to be found by it, then up to ``max_iter``.
+        """Fit to stored rows: one pass for the survey, unless it is of no use, then up to ``max_iter``.
 
         Parameters
         ----------
@@ -214,7 +214,7 @@ class Fitting(BaseMixture):
             If shapes differ, weights do not sum to 1, or a covariance is not symmetric and positive definite.
         """
         mixture = check_mixture(weights, means, covariances, covariance_type)
-        model = cls(mixture.n_components, covariance_type=covariance_type)
+        model = cls(n_components=mixture.n_components, covariance_type=covariance_type)
         model._fitted = model._from_mixture(mixture, None if feature_names is None else tuple(feature_names))
         return model
 
@@ -250,8 +250,8 @@ class Fitting(BaseMixture):
 class _Callbacks:
     """Calls the hooks of the callbacks that were set on an estimator with ``set_callbacks``.
 
-    An iteration's hooks get a fitted copy of the estimator, which is made only if they ask for it; one that returns
-    True ends the fit there.
+    An iteration's hooks get a fitted copy of the estimator, which is made only if they ask for it; one that
+    returns True ends the fit there.
     """
 
     def __init__(self, model: Any, X: Any) -> None:

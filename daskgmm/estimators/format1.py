@@ -1,6 +1,6 @@
 """Model files of format 1, as daskgmm wrote them before 0.2: flat names for all arrays and numbers."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from daskgmm._typing import Array
 from daskgmm.estimators.fitted import Fitted, Unseeded
@@ -12,7 +12,8 @@ from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import STRUCTURES, Structure
 from daskgmm.model.update import Steady
 
-Header, Arrays = dict[str, Any], dict[str, Array]
+Header: TypeAlias = dict[str, Any]
+Arrays: TypeAlias = dict[str, Array]
 
 
 def parts(header: Header, arrays: Arrays) -> tuple[dict[str, Any], Fitted | Unseeded]:

@@ -69,14 +69,14 @@ class GaussianMixture(Fitting):
     n_init: int = parameter(
         1,
         [at_least(1)],
-        """Starts, of which the best by likelihood wins. They advance together, so that the rows are read once for all;
+        """Starts, of which the best by likelihood wins. They advance together: the rows are read once for all;
         those of "subsample" run on the sample only.""",
     )
     init_params: str = parameter(
         "auto",
         [StrOptions(INIT_PARAMS)],
-        """How to start, always from a row sample that the first pass draws: of 20,000 rows or 20·k·(d + 1), if that
-        is more, within 256 MiB; all rows, if they are no more. "subsample" tries ``max(n_init, 5)`` starts, of
+        """How to start, always from a row sample that the first pass draws: of 20,000 rows or 20·k·(d + 1), if
+        that is more, within 256 MiB; all rows, if they are no more. "subsample" tries ``max(n_init, 5)`` starts, of
         k-means++ and of k-means in turn, with short EM runs on 10,000 rows or those 20·k·(d + 1), follows the
         best of each kind there to the end, and goes on with the better one: on a tenth of all rows, where that
         is more, but on no more than 60,000 within 64 MiB; and then on all.

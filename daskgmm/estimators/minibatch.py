@@ -117,8 +117,8 @@ class MiniBatchGaussianMixture(Fitting):
     tol: float = parameter(
         1e-4,
         [real(0)],
-        """With ``max_iter`` > 1, a pass that raises the mean log-likelihood of held-out rows by less is the last. A
-        tenth of the sample is held out: neither the start nor the passes see those rows.""",
+        """With ``max_iter`` > 1, a pass that raises the mean log-likelihood of held-out rows by less is the last.
+        A tenth of the sample is held out: neither the start nor the passes see those rows.""",
     )
     init_params: str = parameter(
         "auto",
@@ -160,8 +160,8 @@ class MiniBatchGaussianMixture(Fitting):
     online_ = Attribute(lambda f: _online(f), "The online fit as one immutable value: statistics and counts.")
     effective_sample_size_ = Attribute(
         lambda f: _online(f).effective_rows,
-        """1 / Σ a², with a the weight of each row in the statistics of total weight 1; of each visit, where rows are
-        visited more than once.""",
+        """1 / Σ a², with a the weight of each row in the statistics of total weight 1; of each visit, where rows
+        are visited more than once.""",
     )
     next_row_ = Attribute(
         lambda f: f.next_row, "How many rows of a store were learnt, or passed over: the number of the next."
@@ -214,7 +214,7 @@ class MiniBatchGaussianMixture(Fitting):
         # All rows count as learnt, as none is known not to be.
         told = {"online": passes.run, "next_row": rows.n_rows or 0}
         self._fitted = Fitted.of(passes, state.n_passes, rows.feature_names, **told)
-        vars(self).pop("_unseeded", None)
+        self.__dict__.pop("_unseeded", None)
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "window_bytes": self._window_bytes}
@@ -279,7 +279,7 @@ class MiniBatchGaussianMixture(Fitting):
             converged=False,
             next_row=fitted.next_row + (rows.n_rows or 0),
         )
-        vars(self).pop("_unseeded", None)
+        self.__dict__.pop("_unseeded", None)
         return self
 
     def extend(self, X: Any, sample_weight: Any = None, rows: slice = slice(None)) -> Self:
@@ -317,7 +317,7 @@ class MiniBatchGaussianMixture(Fitting):
         (passes,) = self._follow(X, held, partial(online, recipe, span=span), begun, fit=False).runs
         assert isinstance(passes, Passes)
         bound = passes.lower_bound if np.isfinite(passes.lower_bound) else self.lower_bound_
-        told = {"online": passes.run, "next_row": last, "lower_bound": bound, "converged": False}
+        told: dict[str, Any] = {"online": passes.run, "next_row": last, "lower_bound": bound, "converged": False}
         self._fitted = replace(self._fitted, mixture=passes.mixture, **told)
         return self
 

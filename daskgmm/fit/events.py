@@ -108,7 +108,7 @@ def log(event: Event) -> None:
 
 
 class Verbose:
-    """Prints the stages, and a line for each run every ``interval`` iterations, as scikit-learn's ``verbose`` does."""
+    """Prints the stages, and a line for each run every ``interval`` iterations, as scikit-learn's ``verbose``."""
 
     def __init__(self, interval: int) -> None:
         self.interval, self.iterations = interval, -1

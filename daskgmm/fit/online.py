@@ -127,13 +127,14 @@ def online(
     if not state.runs:
         state = yield from _started(recipe, engine, rows, state, random)
     while not state.done:
-        seed = int(random.randint(2**31))
+        seed, passes = int(random.randint(2**31)), state.runs[0]
+        assert isinstance(passes, Passes)
         with one_thread():
-            for run in visit(recipe, engine, rows, state.runs[0], seed, span or Selection()):
-                state = replace(state, runs=(run,), mid_pass=True)
+            for after in visit(recipe, engine, rows, passes, seed, span or Selection()):
+                passes, state = after, replace(state, runs=(after,), mid_pass=True)
                 yield state
-        passed = state.runs[0].passed()
-        state = State(random.get_state(legacy=False), n_passes=state.n_passes + 1, runs=(passed,))
+        passes = passes.passed()
+        state = State(random.get_state(legacy=False), n_passes=state.n_passes + 1, runs=(passes,))
         yield state
     rows.check_unchanged()
     if span is None and all(np.isnan(run.trace).all() for run in state.runs):

@@ -70,8 +70,8 @@ R = TypeVar("R", bound=Run)
 class EM(Run):
     """Batch EM: each pass is an E-step over all rows, and an M-step.
 
-    The trace has the mean log-likelihood, and the update's penalty, per unit of weight that each E-step found, so of
-    the parameters *before* each update, as scikit-learn's ``lower_bounds_``.
+    The trace has the mean log-likelihood, and the update's penalty, per unit of weight that each E-step found, so
+    of the parameters *before* each update, as scikit-learn's ``lower_bounds_``.
     """
 
     mixture: Mixture

@@ -83,7 +83,7 @@ class Stepwise(Run):
     clock: float  # weight of all rows so far, those of the start included: what step sizes depend on
     update: Steady  # the M-step, with what its prior has for covariances, where the start was given
     rule: StepRule
-    n_rows: int = 0  # of positive weight, learnt from, the start's left out
+    n_rows: float = 0  # of positive weight, learnt from, the start's left out
     n_batches: int = 0  # learnt from
     bound: float = -inf  # mean log-likelihood of the last batch before it was learnt; at the start, of the sample
     reseeded: tuple[int, ...] = ()  # components that the last step placed anew
@@ -91,7 +91,7 @@ class Stepwise(Run):
     after: tuple[int, int] = (
         BEGINNING  # block and row in the next batch up to which rows were learnt with the start
     )
-    done: ClassVar[bool] = False  # type: ignore[misc]  # a stream has no end
+    done: ClassVar[bool] = False  # a stream has no end
 
     @classmethod
     def begin(
@@ -237,7 +237,7 @@ def _split(mixture: Mixture, component: int) -> Mixture:
     """
     k, d = mixture.means.shape
     heavy = int(np.argmax(mixture.weights))
-    variance = np.broadcast_to(mixture.covariance.variances, (k, d))[heavy]
+    variance = np.broadcast_to(mixture.covariance.diagonals(mixture.covariance.values), (k, d))[heavy]
     delta = np.zeros(d)
     delta[np.argmax(variance)] = 0.5 * np.sqrt(variance.max())
     order = np.arange(k)

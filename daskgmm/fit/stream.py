@@ -81,7 +81,7 @@ def _started(
     waiting: Waiting,
     random: np.random.RandomState,
 ) -> Waiting | Stepwise:
-    """The run that the rows of a batch, and those before them, seed; it has yet to learn from the rest of the batch."""
+    """The run that the rows of a batch, and those before them, seed; the rest of the batch is yet to be learnt."""
     if (run := given(recipe, ROWS_PER_COMPONENT * recipe.k)) is not None:
         if len(waiting.x):  # the start was given since they came
             before = as_rows(waiting.x, weight=waiting.weight)

@@ -1,4 +1,4 @@
-"""What the first pass finds: counts, mean and covariance, a row sample, a given start; of a stream, the first rows."""
+"""What the first pass finds: counts, moments, a row sample, a given start; of a stream, the first rows."""
 
 from dataclasses import dataclass, field, replace
 from threading import Lock

@@ -1,4 +1,4 @@
-"""All that tasks do to a block of rows. Rows of zero weight are never looked at; what is no number is told here."""
+"""All that tasks do to a block. Rows of zero weight are never looked at; what is no number is told here."""
 
 from dataclasses import dataclass
 from typing import Any, NoReturn

@@ -1,7 +1,6 @@
 """Covariances of the components of one mixture, with the Cholesky factors of their precisions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -32,10 +31,10 @@ class Covariance(ABC):
     beside: ClassVar[Any]  # picks from numbers (k,) those that go with the values
     valid: ClassVar[str]  # what values have to be, in words
     sums: ClassVar[Any]  # what the kernels add to
-    width: ClassVar[Callable[[int], int]]  # features with the zeros that the kernels ask for
-    unit: ClassVar[Callable[[int], Array]]  # of d features: what is added to values to add 1 to all variances
-    completed: ClassVar[Callable[[Array], Array]]  # what the kernels leave out of a scatter
-    diagonals: ClassVar[Callable[[Array], Array]]  # of values: (s, d), or (s, 1) where all features have the same
+    width: ClassVar[Any]  # of d: features with the zeros that the kernels ask for
+    unit: ClassVar[Any]  # of d features: what is added to values to add 1 to all variances
+    completed: ClassVar[Any]  # a scatter: with what the kernels leave out of it
+    diagonals: ClassVar[Any]  # of values: (s, d), or (s, 1) where all features have the same
 
     def __post_init__(self) -> None:
         self.values.setflags(write=False)
@@ -91,7 +90,7 @@ class Covariance(ABC):
 
     @abstractmethod
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
-        """Parameters as the kernels read them: ``means`` (k, d), ``log_weights`` (k,), for work in "f8" or "f4"."""
+        """Parameters as the kernels read them: ``means`` (k, d), ``log_weights`` (k,); work in "f8" or "f4"."""
 
     @property
     def amplification(self) -> float:
@@ -126,11 +125,12 @@ class Matrices(Covariance):
 
     @staticmethod
     def is_valid(values: Array) -> bool:
-        return np.allclose(values, np.swapaxes(values, -1, -2))
+        return bool(np.allclose(values, np.swapaxes(values, -1, -2)))
 
     @staticmethod
     def completed(lower: Array) -> Array:
-        return np.where(np.tri(lower.shape[-1], dtype=bool), lower, np.swapaxes(lower, 1, 2))
+        whole: Array = np.where(np.tri(lower.shape[-1], dtype=bool), lower, np.swapaxes(lower, 1, 2))
+        return whole
 
     @staticmethod
     def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
@@ -139,7 +139,8 @@ class Matrices(Covariance):
             moved: Array = (weight[:, None] * delta).T @ delta - cross - cross.T
             return moved[None]
         square = weight[:, None, None] * (delta[:, :, None] * delta[:, None, :])
-        return square - (shift[:, :, None] * delta[:, None, :] + delta[:, :, None] * shift[:, None, :])
+        apart: Array = square - (shift[:, :, None] * delta[:, None, :] + delta[:, :, None] * shift[:, None, :])
+        return apart
 
     @classmethod
     def of(cls, structure: "Structure", values: Array, resolved: bool = True) -> Self:

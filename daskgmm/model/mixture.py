@@ -52,7 +52,7 @@ class Mixture:
     def n_parameters(self) -> int:
         """Number of free parameters: covariances, means and k − 1 weights."""
         k, d = self.means.shape
-        return self.covariance.structure.n_parameters(k, d) + k * d + k - 1
+        return int(self.covariance.structure.n_parameters(k, d) + k * d + k - 1)
 
     @cached_property
     def _models(self) -> dict[str, kernels.layouts.Model]:

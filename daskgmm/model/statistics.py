@@ -33,8 +33,8 @@ class Statistics:
     reference: Array  # (k, d) points that ``shift`` and ``scatter`` are taken about
     weight: Array  # (k,) Σ w·r, with w the row weights and r the responsibilities
     shift: Array  # (k, d) Σ w·r·(x − reference)
-    # Σ w·r·(x − reference)(x − reference)ᵀ, (k, d, d); tied: summed over components, (1, d, d); diag: its diagonal,
-    # (k, d); spherical: the mean of the diagonal, (k, 1).
+    # Σ w·r·(x − reference)(x − reference)ᵀ, (k, d, d); tied: summed over components, (1, d, d); diag: its
+    # diagonal, (k, d); spherical: the mean of the diagonal, (k, 1).
     scatter: Array
     log_likelihood: float  # Σ w·log p(x) under the parameters *before* the update
     total_weight: float  # Σ w

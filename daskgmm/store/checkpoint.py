@@ -23,7 +23,7 @@ Place = str | os.PathLike[str]
 
 
 class Record:
-    """The last state of a fit, for whoever goes on from it: a value that knows ``done``, ``mid_pass``, ``n_passes``."""
+    """The last state of a fit, for whoever goes on from it: it knows ``done``, ``mid_pass`` and ``n_passes``."""
 
     state: Any = None
 
@@ -148,8 +148,8 @@ def read(place: Place, kind: type[Any]) -> tuple[dict[str, Any], Any] | None:
                 "Update it." if newer else "Finish that fit with what began it, name another file, or delete it."
             )
             raise CheckpointError(
-                f"{os.fspath(place)} has checkpoint version {header['version']}, this daskgmm reads version {VERSION}. "
-                f"{remedy}"
+                f"{os.fspath(place)} has checkpoint version {header['version']}, this daskgmm reads version "
+                f"{VERSION}. {remedy}"
             )
         state = files.value_of(header, arrays)
         if not isinstance(state, kind):

@@ -1,6 +1,6 @@
 """Frozen values taken apart into JSON and arrays, and put together again, bit for bit.
 
-A class that is to be stored is a dataclass that is entered with `storable`; to add a field to it is all there is to do.
+A class that is to be stored is a dataclass that is entered with `storable`; a new field of it needs nothing else.
 """
 
 import hashlib

@@ -53,7 +53,7 @@ class Source(ABC):
     )  # number of the first row of each chunk; NaN from the first unknown size on
 
     # What the graph hands to a task for a chunk of some number: a key, or rows; None where the reader needs none.
-    part: ClassVar[Callable[[Any, int], Any] | None] = None
+    part: ClassVar[Any] = None
     local: ClassVar[bool] = False  # whether the rows are a NumPy array of this process
     keepable: ClassVar[bool] = False  # whether a run that is kept spares the next pass to read or compute it
     waits: ClassVar[bool] = False  # whether our own tasks read its parts from a store, and wait for them
@@ -113,7 +113,7 @@ def even_chunks(n: int, rows: int) -> tuple[int, ...]:
     return (rows,) * whole + ((rest,) if rest else ())
 
 
-def library(value: Any, known: Collection[str]) -> str | None:
+def library(value: Any, known: Collection[str | None]) -> str | None:
     """Which of some libraries a value comes from, subclasses included, without importing it."""
     roots = (kind.__module__.partition(".")[0] for kind in type(value).__mro__)
     return next((root for root in roots if root in known), None)

@@ -1,7 +1,6 @@
 """Dask arrays and Dask data frames: their own chunks are the blocks."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,7 +37,7 @@ class Delayed(Source):
 
     collection: da.Array
     keepable: ClassVar[bool] = True
-    reader: ClassVar[Callable[[int, Any], Any]] = staticmethod(joined)
+    reader: ClassVar[Any] = staticmethod(joined)
 
     @classmethod
     def of(cls, array: da.Array) -> "Delayed":

@@ -45,7 +45,7 @@ class InMemory(Source):
     def part(self, index: int) -> Array:
         return self.array[self.bounds(index)]
 
-    reader: ClassVar[Callable[[int, Any], Any]] = staticmethod(joined)
+    reader: ClassVar[Any] = staticmethod(joined)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -5,32 +5,34 @@ Contract
 - Three entry points: `expectation`, `moments` and `posterior`. What they do to a tile depends on the layout of the
   parameters (`Triangular`, `Wide`, `Shared`, `Axes`) and of the sums (`Triangles`, `Pooled`, `Squares`); each has
   its file. Only what is called is compiled, for the layouts that are used.
-- ``x`` is ``(n, d)`` of any real dtype; what is not C-contiguous float32 or float64 is converted piece by piece. Rows
-  are handled in tiles, features as rows, so that every inner loop runs along contiguous values: 352 of them, or 704
-  in float32, make loop overhead small, and one tile of one component stays in the first- or second-level cache. The
-  next tile's rows are fetched meanwhile. No ``(n, k)`` or ``(n, d, d)`` array exists.
+- ``x`` is ``(n, d)`` of any real dtype; what is not C-contiguous float32 or float64 is converted piece by piece.
+  Rows are handled in tiles, features as rows, so that every inner loop runs along contiguous values: 352 of them,
+  or 704 in float32, make loop overhead small, and one tile of one component stays in the first- or second-level
+  cache. The next tile's rows are fetched meanwhile. No ``(n, k)`` or ``(n, d, d)`` array exists.
 - Triangular products take four rows by four columns at a time. So the width of means, factors and sums is a
-  multiple of four there: `width`, zeros beyond the features of ``x``. Fewer than four features are taken one by one.
+  multiple of four there: `width`, zeros beyond the features of ``x``. Fewer than four features are taken one by
+  one.
 - Rows of zero weight are never looked at: NaN there is allowed.
 - Where features are many, what cannot matter is left out: a component whose density at a row is below ``2**-110``
   of another's may get none there, and a share below ``2**-110`` of the component's sum over the tile none in its
   sums. That is less than ``eps`` of any sum while rows lie within 1e8 standard deviations of their component.
-- Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses
-  digits to the distance between components. Where all components share a triangular factor and lie near each
-  other (`Shared`), what does not depend on the component is done once. Rows are multiplied by the factor, measured
-  from the first mean, and the products subtracted. With those at most ``near`` long, and ``z`` what is left, that is
-  off by at most ``(d + 2) * eps(dtype) * (near + |z|)`` times the largest ``Σ_j |f_ij|·σ_j``, 1 without correlation.
-  With `Pooled` sums the scatter is that of rows about an average of the means, and that of the means about it.
+- Distances and scatters use ``x - mean`` of their own component, never an expanded square, so neither loses digits
+  to the distance between components. Where all components share a triangular factor and lie near each other
+  (`Shared`), what does not depend on the component is done once. Rows are multiplied by the factor, measured from
+  the first mean, and the products subtracted. With those at most ``near`` long, and ``z`` what is left, that is
+  off by at most ``(d + 2) * eps(dtype) * (near + |z|)`` times the largest ``Σ_j |f_ij|·σ_j``, 1 without
+  correlation. With `Pooled` sums the scatter is that of rows about an average of the means, and that of the means
+  about it.
 - Means, factors, offsets and products have the dtype of the work: float64, or float32 where the caller has shown
-  that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows has a relative error
-  of at most ``c * eps(dtype) + n / c * eps(float64)`` of the sum of magnitudes, for c rows in a tile. What float32
-  cannot hold of a mean is in the offset, so that no digit of the means is lost.
+  that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows has a relative
+  error of at most ``c * eps(dtype) + n / c * eps(float64)`` of the sum of magnitudes, for c rows in a tile. What
+  float32 cannot hold of a mean is in the offset, so that no digit of the means is lost.
 - ``exp`` and ``log`` are written out so that they vectorise. The relative error of ``exp`` is at most
-  ``(|argument| + 4) * eps(dtype)``, what the rounding of its argument costs already; ``log`` is exact to
-  ``4 * eps`` times its result plus one.
-- Floating-point contraction and reassociation are allowed, assumptions about NaN and infinity are not: bad
-  values come out as bad values. Reassociation is fixed when an entry point is compiled, and helpers are
-  compiled into it, so equal blocks give equal bits.
+  ``(|argument| + 4) * eps(dtype)``, what the rounding of its argument costs already; ``log`` is exact to ``4 *
+  eps`` times its result plus one.
+- Floating-point contraction and reassociation are allowed, assumptions about NaN and infinity are not: bad values
+  come out as bad values. Reassociation is fixed when an entry point is compiled, and helpers are compiled into it,
+  so equal blocks give equal bits.
 """
 
 from collections.abc import Callable, Iterator
@@ -59,7 +61,7 @@ from daskgmm.model.kernels.tiles import likeliest, load
 
 LAYOUTS = (diagonal, shared, triangular)  # imported for what they register
 
-# Rows that are read as they lie at once, and rows that are converted (or given k logits) at once: neither temporary
+# Rows that are read as they lie at once, and rows that are converted (or given k logits) at once: no temporary
 # grows with the block. Both are whole tiles: how the rows lie in memory changes no bit.
 WHOLE, PIECE = 186 * TILE, 12 * TILE
 _ONES = np.ones(WHOLE)
@@ -119,7 +121,7 @@ def _zeros(model: layouts.Model) -> layouts.Sums:
 
 
 def _pieces(x: Array, weight: Array | None, model: Any, step: int) -> Iterator[tuple[slice, Array, Array]]:
-    """Rows and weights as compiled code reads them, with their place in ``x``; their shapes checked, as it does not."""
+    """Rows and weights as compiled code reads them, with their place in ``x``; checks shapes, as it does not."""
     if x.ndim != 2 or x.shape[1] > model.means.shape[1] or (weight is not None and weight.shape != (len(x),)):
         raise ValueError(f"x of shape {x.shape} fits neither means of shape {model.means.shape} nor its weights.")
     single = x.dtype.kind == "f" and x.dtype.itemsize == 4

@@ -25,7 +25,7 @@ OPTIONS: dict[str, Any] = {
     # Never nnan and ninf: with these, no NaN is found.
     "fastmath": {"contract", "reassoc", "arcp", "nsz"},
 }
-INLINED: dict[str, Any] = {
+INLINED: Any = {
     **OPTIONS,
     "forceinline": True,
     "no_cpython_wrapper": True,
@@ -41,20 +41,20 @@ def _stamp(folder: Path) -> str:
     return found.hexdigest()
 
 
-class _FolderCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
+class _FolderCache(FunctionCache):
     """Numba's cache looks at the file of an entry point alone; this one at all files of the folder."""
 
     stamp = _stamp(Path(__file__).parent)
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(signature, codegen), self.stamp)
+        return (*super()._index_key(signature, codegen), self.stamp)  # type: ignore[no-untyped-call]
 
 
 def compiled(function: F) -> F:
     """Compile without the GIL, kept on disk where the machine lets us write."""
     dispatcher = numba.njit(**OPTIONS)(function)
     with suppress(RuntimeError):  # no writable place for the cache: compile anew in this process
-        dispatcher._cache = _FolderCache(function)
+        dispatcher._cache = _FolderCache(function)  # type: ignore[no-untyped-call]
     return cast(F, dispatcher)
 
 
@@ -67,7 +67,7 @@ def inlined(function: F) -> F:
     return cast(F, numba.njit(**INLINED)(function))
 
 
-class _Compilations(event.Listener):  # type: ignore[misc]
+class _Compilations(event.Listener):
     """Tells of each entry point that is compiled."""
 
     def __init__(self, tell: Callable[[], None]) -> None:
@@ -152,10 +152,10 @@ def _transposing(context: Any, x: Any, place: Any, step: Any, tile: Any, i: Any,
 def _allocating(context: Any, scratch: Any) -> Any:
     """The same arrays, a named tuple of them, as if they had been allocated here.
 
-    Loops over arrays that come from outside begin with a look at whether they overlap, and end with what is left of
-    a length that is not known: for short loops, a tenth of the time. So the pointers pass through a function that
-    claims to have allocated them, and the columns of a tile are told. Allocating here would take compiled code for
-    each array, some 8 s of it.
+    Loops over arrays from outside begin with a look at whether they overlap, and end with what is left
+    of a length that is not known: for short loops, a tenth of the time. So the pointers pass through a function
+    that claims to have allocated them, and the columns of a tile are told. To allocate here would take compiled
+    code for each array, some 8 s of it.
     """
     n = TILE * 64 // scratch[0].dtype.bitwidth
 

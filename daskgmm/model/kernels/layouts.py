@@ -43,7 +43,7 @@ class Wide(Triangular):
 
 
 class Shared(NamedTuple):
-    """Parameters of components that share a triangular factor and lie near each other, in four features or more."""
+    """Parameters of near components that share a triangular factor, in four features or more."""
 
     means: Array  # (k, width)
     factor: Array  # (1, width, width)
@@ -114,7 +114,7 @@ class Scratch(NamedTuple):
     density: Array  # (n,) log-densities, float64
     weight: Array  # (n,) row weights, float64
     nearest: Array  # (n,) the likeliest component, int64
-    index: Array  # (n,) columns that matter, int64
+    listed: Array  # (n,) columns that matter, int64
     whitened: Array  # (width, n) rows less the first mean times the shared factor; of other layouts (0, n)
     average: Array  # (width, n) the row's average of ``apart``; of other layouts (0, n)
     rho: Array  # (k, n) shares of the row's weight; of other layouts (0, n)
@@ -124,7 +124,7 @@ class Scratch(NamedTuple):
         """For parameters of any layout: in one piece of memory, each part at the start of a line of the cache."""
         (k, d), real = model.means.shape, model.means.dtype
         pooled, n = isinstance(model, Shared), TILE * 8 // real.itemsize
-        parts = [((height, n), real) for height in (d, d, 4, k, k)]
+        parts: list[tuple[tuple[int, ...], Any]] = [((height, n), real) for height in (d, d, 4, k, k)]
         parts += [((n,), kind) for kind in (real, real, real, real, REAL, REAL, COUNT, COUNT)]
         parts += [((height * pooled, n), real) for height in (d, d, k)]
         sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in parts]
@@ -163,7 +163,7 @@ def log_joint(model: Any, scratch: Any) -> float:
 
 
 def accumulate(model: Any, scratch: Any, sums: Any) -> None:
-    """Add one tile's sums, given ``resp[j, t]`` = weight times responsibility, which get lost. By that of ``sums``."""
+    """Add one tile's sums, given ``resp[j, t]`` = weight times responsibility, which get lost. By ``sums``."""
     raise NotImplementedError
 
 

@@ -57,8 +57,8 @@ def centre(tile: Array, means: Array, j: int, d: int, centred: Array) -> None:
 
 @inlined
 def select(resp: Array, j: int, cut: float, index: Array) -> int:
-    """List where ``resp[j]`` exceeds ``cut`` and return how many; all, unlisted, where that is a third and more."""
-    n = resp.shape[1]
+    """List where ``resp[j]`` exceeds ``cut``, return how many; all, unlisted, where that is a third and more."""
+    n: int = resp.shape[1]
     count = 0
     for t in range(n):
         count += 0 if resp[j, t] <= cut else 1  # NaN counts
@@ -73,7 +73,7 @@ def select(resp: Array, j: int, cut: float, index: Array) -> int:
 
 @inlined
 def gather(tile: Array, means: Array, j: int, index: Array, n: int, centred: Array) -> int:
-    """``centred = tile - means[j]`` for n listed columns, and copies of the first up to whole vectors; how many."""
+    """``centred = tile - means[j]`` for n listed columns, and copies of the first to whole vectors; how many."""
     m: int = min(n + -n % 16, tile.shape[1])
     for t in range(n, m):
         index[t] = index[0]
@@ -99,7 +99,7 @@ def likeliest(logits: Array, peak: Array, label: Array) -> None:
 @inlined
 def normalise(log_norm: Array, logits: Array) -> float:
     """Squared distances become ``log(weight times density) - base``; returns ``base``."""
-    base = log_norm[0]  # in float64, so that what stays in the products' precision is small
+    base: float = log_norm[0]  # in float64, so that what stays in the products' precision is small
     for j in range(1, len(log_norm)):
         base = max(base, log_norm[j])
     for j in range(len(log_norm)):
@@ -116,7 +116,8 @@ def concentrate(model: Any, scratch: Any, j: int, weight: Array) -> int:
     Where features are many and that is less than all, those come first in ``resp[j]`` and, about its mean, in
     ``centred``; nothing is centred otherwise.
     """
-    resp, index, n = scratch.resp, scratch.index, scratch.resp.shape[1]
+    resp, index = scratch.resp, scratch.listed
+    n: int = resp.shape[1]
     total = 0.0
     for t in range(n):
         total += resp[j, t]
@@ -126,7 +127,7 @@ def concentrate(model: Any, scratch: Any, j: int, weight: Array) -> int:
     count = select(resp, j, resp.dtype.type(NEGLIGIBLE * total), index)
     if count == 0 or count == n:
         return count
-    m = gather(scratch.tile, model.means, j, index, count, scratch.centred)
+    m: int = gather(scratch.tile, model.means, j, index, count, scratch.centred)
     for t in range(count):  # index[t] >= t
         resp[j, t] = resp[j, index[t]]
     for t in range(count, m):

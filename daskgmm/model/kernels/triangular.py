@@ -11,7 +11,7 @@ from daskgmm.model.kernels.softmax import LN2
 from daskgmm.model.kernels.tiles import centre, concentrate, gather, likeliest, normalise
 
 LOG_NEGLIGIBLE = -110 * LN2
-FIRST = np.int64(0)  # no literal, for which Numba would compile a copy
+FIRST: Any = np.int64(0)  # no literal, for which Numba would compile a copy
 
 
 @inlined
@@ -92,11 +92,12 @@ def _from_distances(model: Any, stop: int, scratch: Any) -> float:
 
 
 def _log_joint_wide(model: Any, scratch: Any) -> float:
-    """A squared distance only grows with the features. So half of them (a quarter of the work) are looked at first,
-    and the rest where the density that they leave possible still counts: first for the likeliest component of each
+    """A squared distance only grows with the features. So half of them (a quarter of the work) come first, and
+    the rest where the density that they leave possible still counts: first for the likeliest component of each
     row, then for those that may come near it.
     """
-    logits, peak, rest, nearest, index = scratch.logits, scratch.peak, scratch.rest, scratch.nearest, scratch.index
+    logits, peak, rest = scratch.logits, scratch.peak, scratch.rest
+    nearest, index = scratch.nearest, scratch.listed
     k, d = model.means.shape
     half = d // 8 * 4
     base = _from_distances(model, half, scratch)
@@ -119,7 +120,7 @@ def _log_joint_wide(model: Any, scratch: Any) -> float:
 
 @inlined
 def _listed(logits: Array, peak: Array, nearest: Array, j: int, first: bool, index: Array) -> int:
-    """List the columns where component j is the likeliest, or else those others where it may come near; how many."""
+    """List the columns where component j is the likeliest, or those others where it may come near; how many."""
     n = 0
     for t in range(len(peak)):
         index[n] = t
@@ -132,7 +133,7 @@ def _listed(logits: Array, peak: Array, nearest: Array, j: int, first: bool, ind
 
 @inlined
 def outer(lines: Array, o: int, c: Array, j: int, n: int, s: Array, i: int) -> None:
-    """Add the sums over n columns of four lines from ``o`` on times four rows of ``c`` to ``s[i :, j : j + 4]``."""
+    """Add sums over n columns of four lines from ``o`` on times four rows of ``c`` to ``s[i :, j : j + 4]``."""
     c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
     l0, l1, l2, l3 = lines[o], lines[o + 1], lines[o + 2], lines[o + 3]
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = lines.dtype.type(0)
