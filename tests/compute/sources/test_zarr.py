@@ -1,8 +1,5 @@
-"""Block plans follow the stored layout; chunks that are not in the store are noticed."""
+"""Zarr arrays: block plans follow the stored layout; chunks that are not in the store are noticed."""
 
-from __future__ import annotations
-
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm.compute.rows import as_rows
-from daskgmm.compute.sources import even_chunks
 from daskgmm.errors import DataError
-from tests.compute.arrays import RESP, VALUES, WEIGHT, D, N, blocks, joined, uneven, write
+from tests.compute.arrays import RESP, VALUES, WEIGHT, D, N, column, joined, read_all, uneven, write
 
 # Block plans
 
@@ -27,8 +23,8 @@ from tests.compute.arrays import RESP, VALUES, WEIGHT, D, N, blocks, joined, une
     per_shard=st.integers(0, 8),
     block_size=st.integers(1, 3000),
 )
-@settings(max_examples=100, deadline=None)
-def test_zarr_blocks_follow_chunks_and_shards(n: int, unit: int, per_shard: int, block_size: int) -> None:
+@settings(max_examples=100)
+def test_blocks_follow_chunks_and_shards(n: int, unit: int, per_shard: int, block_size: int) -> None:
     shard = unit * per_shard
     array = zarr.create_array(
         zarr.storage.MemoryStore(),
@@ -37,13 +33,13 @@ def test_zarr_blocks_follow_chunks_and_shards(n: int, unit: int, per_shard: int,
         shards=(shard, 5) if shard else None,
         dtype="f4",
     )
-    rows = as_rows(array, block_size=block_size)
+    chunks = as_rows(array, block_size=block_size).x.chunks
     fit = block_size // 20
-    bounds = np.cumsum((0, *rows.chunks))
-    assert bounds[-1] == n == rows.n_rows
-    assert min(rows.chunks) >= 1
+    bounds = np.cumsum((0, *chunks))
+    assert bounds[-1] == n
+    assert min(chunks) >= 1
     # A block is more than block_size only where a single chunk is.
-    assert max(rows.chunks) <= max(fit, unit)
+    assert max(chunks) <= max(fit, unit)
     assert not (bounds[:-1] % unit).any()
     if shard and shard <= fit:
         assert not (bounds[:-1] % shard).any()
@@ -52,8 +48,8 @@ def test_zarr_blocks_follow_chunks_and_shards(n: int, unit: int, per_shard: int,
     # Blocks are no smaller than they need be: two neighbours would not fit in one.
     whole = shard if shard and shard <= fit else unit
     if not shard or shard <= fit:
-        assert all(size + whole > fit or size == n for size in rows.chunks[:-1])
-    assert rows.chunks == as_rows(array, block_size=block_size).chunks
+        assert all(size + whole > fit or size == n for size in chunks[:-1])
+    assert chunks == as_rows(array, block_size=block_size).x.chunks
 
 
 @pytest.mark.parametrize(
@@ -71,52 +67,10 @@ def test_block_plan_by_example(
     shards: tuple[int, int] | None, block_rows: int, expected: tuple[int, ...], tmp_path: Path
 ) -> None:
     array = write(tmp_path / "x.zarr", VALUES, (2, 3), shards=shards)
-    rows = as_rows(array, WEIGHT, block_size=block_rows * D * 8)
-    assert rows.chunks == expected
+    rows = as_rows(array, weight=WEIGHT, block_size=block_rows * D * 8)
+    assert rows.x.chunks == expected
     np.testing.assert_array_equal(joined(rows), VALUES)
-    assert rows.in_memory is False
-
-
-@given(n=st.integers(1, 200_000), d=st.integers(1, 40), block_size=st.integers(1, 2**22))
-@settings(max_examples=100, deadline=None)
-def test_numpy_blocks_cover_all_rows(n: int, d: int, block_size: int) -> None:
-    values = np.broadcast_to(np.float32(0), (n, d))
-    small, fit = 2**20 // (4 * d), block_size // (4 * d)
-    with pytest.MonkeyPatch.context() as patch:
-        # The broadcast array stands for a large one without its memory.
-        patch.setattr("daskgmm.compute.inputs.check_array", lambda array, **_: array)
-        chunks = as_rows(values, block_size=block_size).chunks
-    expected = max(1, min(max(math.ceil(n / 64), small), fit))
-    assert sum(chunks) == n
-    blocks = math.ceil(n / expected)
-    assert len(chunks) <= blocks
-    assert max(chunks) <= expected
-    assert set(chunks[:-1]) <= {math.ceil(n / blocks)}
-    assert 1 <= chunks[-1] <= math.ceil(n / blocks)
-
-
-@given(n=st.integers(0, 1000), rows=st.integers(-1, 100))
-def test_even_chunks(n: int, rows: int) -> None:
-    chunks = even_chunks(n, rows)
-    assert sum(chunks) == n
-    assert all(chunks)
-    assert len(chunks) == -(-n // max(rows, 1))
-
-
-def test_dask_chunks_are_kept_whatever_the_block_size() -> None:
-    assert as_rows(uneven(VALUES), block_size=1).chunks == (3, 0, 5, 12)
-
-
-@pytest.mark.parametrize("block_size", [0, -5, "0 B", "many", None, float("nan"), [1]])
-def test_block_size_must_be_bytes(block_size: Any) -> None:
-    with pytest.raises(ValueError, match="block_size must be a number of bytes"):
-        as_rows(VALUES, block_size=block_size)
-
-
-def test_block_size_as_text_and_number_agree() -> None:
-    values = np.zeros((5000, 64))
-    text, number = (as_rows(values, block_size=size).chunks for size in ("50 kiB", 50 * 1024))
-    assert text == number == (100,) * 50
+    assert not rows.x.local
 
 
 # Chunks that are not in the store
@@ -162,10 +116,12 @@ def test_stored_chunks_that_look_missing_are_read(zarr_format: Any, tmp_path: Pa
         as_rows(bare).read(0)
 
 
-def test_missing_chunks_of_weights_and_starts(tmp_path: Path) -> None:
-    weight = write(tmp_path / "w.zarr", WEIGHT, (7,))
-    start = write(tmp_path / "s.zarr", RESP, (7, 4))
-    rows = as_rows(uneven(VALUES), weight, start)
+def test_missing_chunks_of_what_goes_with_the_rows(tmp_path: Path) -> None:
+    given = {
+        "weight": write(tmp_path / "w.zarr", WEIGHT, (7,)),
+        "responsibilities": write(tmp_path / "s.zarr", RESP, (7, 4)),
+    }
+    rows = as_rows(uneven(VALUES), **given)
     assert len(rows.read(3).x) == 12
     os.unlink(tmp_path / "w.zarr" / "c/2")
     assert len(rows.read(2).x) == 5
@@ -175,10 +131,9 @@ def test_missing_chunks_of_weights_and_starts(tmp_path: Path) -> None:
     os.unlink(tmp_path / "s.zarr" / "c/0/0")
     with pytest.raises(DataError, match=r"Chunk 'c/0/0' of .*s\.zarr"):
         rows.read(0)
-    filled = as_rows(uneven(VALUES), weight, start, missing_chunks="fill")
-    read = blocks(filled)
-    np.testing.assert_array_equal(read[3].weight, np.r_[WEIGHT[8:14], np.zeros(6)])
-    np.testing.assert_array_equal(read[0].start, np.zeros((3, 4)))
+    filled = as_rows(uneven(VALUES), missing_chunks="fill", **given)
+    np.testing.assert_array_equal(column(filled, "weight"), np.r_[WEIGHT[:14], np.zeros(6)])
+    np.testing.assert_array_equal(column(filled, "responsibilities"), np.r_[np.zeros((7, 4)), RESP[7:]])
 
 
 def test_existence_is_looked_up_only_where_a_chunk_reads_as_fill(
@@ -195,9 +150,9 @@ def test_existence_is_looked_up_only_where_a_chunk_reads_as_fill(
     values[4:8] = 0.0
     array = write(tmp_path / "x.zarr", values, (4, 3))
     monkeypatch.setattr("zarr.storage.StorePath.exists", exists)
-    as_rows(array).read(0)
+    read_all(as_rows(array))
     assert [key[-3:] for key in asked] == ["1/0"]
-    as_rows(array, missing_chunks="fill").read(0)
+    read_all(as_rows(array, missing_chunks="fill"))
     assert len(asked) == 1
 
 
@@ -212,3 +167,24 @@ def test_a_chunk_that_is_missing_from_its_shard(tmp_path: Path) -> None:
     np.testing.assert_array_equal(as_rows(array, missing_chunks="fill").read(0).x[30:50], 0.0)
     array[30:50] = rows[30:50]
     np.testing.assert_array_equal(as_rows(array).read(0).x, rows)
+
+
+# Groups
+
+
+def test_a_group_lists_its_arrays(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
+    group.create_array("rows", shape=(9, 2), dtype="f4")
+    group.create_array("label", shape=(9,), dtype="i4")
+    group.create_group("deep").create_array("more", shape=(5, 3), dtype="f8")
+    for X in (tmp_path / "g.zarr", group):
+        with pytest.raises(DataError) as caught:
+            as_rows(X)
+        message = str(caught.value)
+        assert "g.zarr is a Zarr group, not an array" in message
+        assert "  deep/more (5, 3) float64\n  rows (9, 2) float32\n" in message
+        assert "label" not in message
+        assert "Append the name of an array to the path" in message
+    assert as_rows(f"{tmp_path}/g.zarr/deep/more").n_features == 3
+    with pytest.raises(DataError, match="it holds no two-dimensional array"):
+        as_rows(zarr.open_group(tmp_path / "empty.zarr", mode="w"))
