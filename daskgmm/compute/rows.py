@@ -48,6 +48,7 @@ class Rows:
     n_rows: int | None = field(init=False)  # None where chunk sizes are unknown
     row_bytes: int = field(init=False)  # of one row as stored, with what goes with it
     block_bytes: int = field(init=False)  # of the largest block as stored; 0 where sizes are unknown
+    mean_bytes: float = field(init=False)  # of X in a block, on average; NaN where sizes are unknown
     total_bytes: float = field(init=False)  # of all rows as stored; NaN where sizes are unknown
     key: str = field(init=False)  # where the graph holds the reader
     held: ClassVar[bool] = False
@@ -64,6 +65,7 @@ class Rows:
             n_rows=None if math.isnan(n) else int(n),
             row_bytes=row_bytes,
             block_bytes=int(largest) * row_bytes,
+            mean_bytes=n / max(1, len(chunks)) * self.x.row_bytes,
             total_bytes=n * row_bytes,
             key=f"daskgmm-rows-{uuid.uuid4().hex}",
         )

@@ -98,9 +98,12 @@ class Window:
     def load(cls, engine: Engine, rows: Rows, blocks: Sequence[int], chosen: Selection, seed: int) -> "Window":
         """Read blocks, each once, and deal the chosen rows; ``seed`` fixes their order."""
         name = f"daskgmm-{uuid.uuid4().hex}"
+        # How many tasks share the blocks follows from the data, never from the workers.
+        wanted = PARTS if rows.n_rows is None else max(PARTS, int(len(blocks) * rows.mean_bytes // PART_BYTES))
+        wanted = 1 << wanted.bit_length() - 1  # a power of two falls into equal subtrees
         tasks = {
             f"{name}-{i}": (partial(_deal, chosen, seed), *(rows.task(block) for block in part))
-            for i, part in enumerate(_hand_blocks(rows, blocks))
+            for i, part in enumerate(np.array_split(np.asarray(blocks), min(len(blocks), wanted)))
         }
         held = engine.hold(rows, tasks)
         lazy = {key: hand for key, hand in held.items() if not isinstance(hand, Hand)}
@@ -132,9 +135,8 @@ def windows(rows: Rows, chosen: Selection, window_bytes: int, seed: int) -> list
     blocks = chosen.blocks(rows)
     if not blocks:
         return []
-    size = _block_bytes(rows)
     # Without known sizes, whatever made the blocks made them to be held by a worker.
-    fit = PARTS if size is None else max(1, int(window_bytes // max(size, 1)))
+    fit = PARTS if rows.n_rows is None else max(1, int(window_bytes // max(rows.mean_bytes, 1)))
     count = -(-len(blocks) // fit)
     order = _spread(np.array(blocks), np.random.Generator(np.random.Philox(key=[seed, 0])))
     return [sorted(part.tolist()) for part in np.array_split(order, count)]
@@ -150,19 +152,6 @@ def _spread(blocks: Array, random: np.random.Generator) -> Array:
     first, second = blocks[places + coin], blocks[places + 1 - coin]
     odd = blocks[2 * pairs :]
     return np.concatenate([_spread(first, random), _spread(np.concatenate([second, odd]), random)])
-
-
-def _block_bytes(rows: Rows) -> float | None:
-    """Bytes of a block, on average; None where sizes are unknown."""
-    return None if rows.n_rows is None else rows.n_rows / rows.n_blocks * rows.x.row_bytes
-
-
-def _hand_blocks(rows: Rows, blocks: Sequence[int]) -> list[Array]:
-    """Share out the blocks of a window among tasks: a function of the data, never of the workers."""
-    size = _block_bytes(rows)
-    wanted = PARTS if size is None else max(PARTS, int(len(blocks) * size // PART_BYTES))
-    wanted = 1 << wanted.bit_length() - 1  # a power of two falls into equal subtrees
-    return np.array_split(np.asarray(blocks), min(len(blocks), wanted))
 
 
 def _deal(chosen: Selection, seed: int, *blocks: Block) -> Hand:

@@ -1,5 +1,6 @@
 """What all estimators that fit have in common: checkpoints, warm starts, whoever watches, and files."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.callback import with_callbacks
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from daskgmm.compute.block import array_digest, digest
@@ -83,10 +85,11 @@ class Fitting(BaseMixture):
         recipe = self._recipe(rows.n_features)
         random = check_random_state(self.random_state).get_state(legacy=False)
         self._follow(X, rows, partial(self._algorithm, recipe), State(random, runs=self._begun(rows, recipe)))
-        if self._fitted.n_iter == self.max_iter > 0 and not self._fitted.converged:
-            self._warn()
+        if self._unconverged and self._fitted.n_iter == self.max_iter > 0 and not self._fitted.converged:
+            warnings.warn(self._unconverged, ConvergenceWarning, stacklevel=3)
         return self
 
+    _unconverged: ClassVar[str] = ""  # what to say where all iterations were made and no rest was found
     _algorithm: ClassVar[Callable[..., Iterator[State]]]  # of a recipe, an engine, rows and a state
 
     @abstractmethod
@@ -103,16 +106,9 @@ class Fitting(BaseMixture):
     def _begun(self, rows: Rows, recipe: Any) -> tuple[Run, ...]:
         """The runs that a fit goes on with; none where a survey has to find their start."""
 
-    def _warn(self) -> None:
-        """Of a fit that made all its iterations and did not converge."""
-
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, then `predict` the same rows: lazily, where `predict` is."""
         return self.fit(X, sample_weight=sample_weight).predict(X)
-
-    @property
-    def _resumes(self) -> bool:
-        return self.warm_start and hasattr(self, "_fitted")
 
     def _check_shape(self, rows: Rows, what: str) -> None:
         """The last fit can only go on with components and features as they were."""
@@ -182,7 +178,7 @@ class Fitting(BaseMixture):
         seed = settings["random_state"]
         settings["random_state"] = int(seed) if isinstance(seed, Integral) else None
         settings["warm_start"] = None
-        if self._resumes:
+        if self.warm_start and hasattr(self, "_fitted"):
             last = self._fitted
             settings["warm_start"] = values.digest((last.mixture, last.lower_bound, last.online))
         plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}

@@ -1,12 +1,10 @@
 """GaussianMixture: batch EM with scikit-learn's interface."""
 
 import copy
-import warnings
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils._param_validation import StrOptions
 
@@ -76,8 +74,8 @@ class GaussianMixture(Fitting):
         "auto",
         [StrOptions(INIT_PARAMS)],
         """How to start, always from a row sample that the first pass draws: of 20,000 rows or 20·k·(d + 1), if
-        that is more, within 256 MiB; all rows, if they are no more. "subsample" tries ``max(n_init, 5)`` starts, of
-        k-means++ and of k-means in turn, with short EM runs on 10,000 rows or those 20·k·(d + 1), follows the
+        that is more, within 256 MiB; all rows, if they are no more. "subsample" tries ``max(n_init, 5)`` starts,
+        of k-means++ and of k-means in turn, with short EM runs on 10,000 rows or those 20·k·(d + 1), follows the
         best of each kind there to the end, and goes on with the better one: on a tenth of all rows, where that
         is more, but on no more than 60,000 within 64 MiB; and then on all.
         "auto" is "kmeans" for no more rows than such a sample has, else "subsample". "k-means++" and
@@ -94,17 +92,21 @@ class GaussianMixture(Fitting):
     acceleration: None = parameter(None, [None], "Reserved.")
 
     _algorithm = staticmethod(batch)
+    _unconverged = (
+        "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
+        "tol, or check for degenerate data."
+    )
 
     def _stored(self, X: Any, sample_weight: Any) -> Rows:
         starts = {"labels": self.labels_init, "responsibilities": self.responsibilities_init}
-        if self._resumes:
+        if self.warm_start and hasattr(self, "_fitted"):
             starts = {}
         elif all(value is not None for value in starts.values()):
             raise ValueError("Give labels_init or responsibilities_init, not both.")
         return self._rows(X, weight=sample_weight, **starts)
 
     def _begun(self, rows: Rows, recipe: Recipe) -> tuple[Run, ...]:
-        if not self._resumes:
+        if not (self.warm_start and hasattr(self, "_fitted")):
             return ()
         self._check_shape(rows, "warm_start")
         last, update = self._fitted, Regularised(self.reg_covar)
@@ -112,14 +114,6 @@ class GaussianMixture(Fitting):
 
     def _take(self, state: State, rows: Rows) -> None:
         self._fitted = Fitted.of(best(state.runs), state.n_passes, rows.feature_names)
-
-    def _warn(self) -> None:
-        warnings.warn(
-            "Best performing initialization did not converge. Try different init parameters, or increase "
-            "max_iter, tol, or check for degenerate data.",
-            ConvergenceWarning,
-            stacklevel=4,
-        )
 
     @classmethod
     def from_sklearn(cls, model: SklearnGaussianMixture) -> Self:

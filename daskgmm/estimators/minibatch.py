@@ -191,21 +191,21 @@ class MiniBatchGaussianMixture(Fitting):
 
     def _stored(self, X: Any, sample_weight: Any) -> Rows:
         """In blocks of which many fit in a window."""
-        return finer(self._rows(X, weight=sample_weight), self._window_bytes)
+        return finer(self._rows(X, weight=sample_weight), WINDOW_BLOCKS * parse_bytes(self.block_size))
 
     def _recipe(self, d: int, kind: type[Recipe] = OnlineRecipe, **more: Any) -> Any:
         size = self.batch_size or 2 * self.n_components * (d + 1)
         rule = StepRule(size, self.learning_decay, self.learning_offset, self.half_life)
-        return super()._recipe(d, kind, rule=rule, window_bytes=self._window_bytes, **more)
-
-    @property
-    def _window_bytes(self) -> int:
-        """Of rows that are in memory at once."""
-        return int(WINDOW_BLOCKS * parse_bytes(self.block_size))
+        window = WINDOW_BLOCKS * parse_bytes(self.block_size)
+        return super()._recipe(d, kind, rule=rule, window_bytes=window, **more)
 
     def _begun(self, rows: Rows, recipe: OnlineRecipe) -> tuple[Run, ...]:
         count = sample_size(self.n_components, rows.n_features)
-        run = self._resumed(rows, recipe) if self._resumes else given(recipe, min(count, rows.n_rows or count))
+        run = (
+            self._resumed(rows, recipe)
+            if self.warm_start and hasattr(self, "_fitted")
+            else given(recipe, min(count, rows.n_rows or count))
+        )
         return () if run is None else (Passes.begin(run, recipe),)
 
     def _take(self, state: State, rows: Rows) -> None:
@@ -217,7 +217,7 @@ class MiniBatchGaussianMixture(Fitting):
         self.__dict__.pop("_unseeded", None)
 
     def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "window_bytes": self._window_bytes}
+        return {**super()._identity(), "block_size": parse_bytes(self.block_size)}
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.

@@ -60,11 +60,26 @@ def estimator(cls: type[C]) -> type[C]:
     return cls
 
 
+WORDS = {
+    "boolean": "bool",
+    "random_state": "int, RandomState or None",
+    "verbose": "bool or int",
+    Integral: "int",
+    Real: "float",
+    None: "None",
+}
+
+
 def _kind(f: Any) -> str:
-    """The type of a parameter, or the strings that it may be."""
-    allowed = f.metadata["allowed"]
-    options = next((a.options for a in allowed if isinstance(a, StrOptions)), None)
-    return str(f.type) if options is None else "{" + ", ".join(f'"{name}"' for name in sorted(options)) + "}"
+    """What a parameter may be, and is by default."""
+    words = []
+    for kind in f.metadata["allowed"]:
+        if isinstance(kind, StrOptions):
+            words.append("{" + ", ".join(f'"{name}"' for name in sorted(kind.options)) + "}")
+        else:
+            key = kind.type if isinstance(kind, Interval) else kind
+            words.append(WORDS.get(key) or getattr(key, "__name__", key))
+    return f"{' or '.join(dict.fromkeys(words))}, default={f.default!r}"
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -91,7 +106,11 @@ class Parameters:
     precisions_init: Any = parameter(
         None, ["array-like", None], "Inverse covariances to start from, in their shape."
     )
-    random_state: Any = parameter(None, ["random_state"], "int, RandomState or None.")
+    random_state: Any = parameter(
+        None,
+        ["random_state"],
+        "Seeds the sample, the starts and the order of mini-batches; an int gives the same fit each time.",
+    )
     warm_start: bool = parameter(
         False, ["boolean"], "Whether `fit` goes on from the last fit's parameters, without a survey."
     )

@@ -126,7 +126,8 @@ class Stepwise(Run):
     @cached_property
     def published(self) -> Mixture:
         """The parameters to show and to predict with."""
-        if _equal(self.average, self.statistics):
+        spread = self.spread
+        if spread.now == spread.mixed == spread.average:  # Σ (a − b)² = 0: both weigh the rows alike
             return self.mixture
         return self.update(self.mixture, replace(self.average, n_rows=self.effective_rows))
 
@@ -156,15 +157,7 @@ class Stepwise(Run):
             raise DataError(BAD_SCALE)
         if not weight > 0:
             return replace(self, n_batches=self.n_batches + 1, reseeded=(), after=BEGINNING)
-        after = self._blended(batch, squares)
-        s, mixture = after.statistics, after.mixture
-        if not all(np.isfinite(a).all() for a in (s.shift, s.scatter, mixture.means, mixture.covariance.factor)):
-            raise DataError(f"{TOO_LARGE}. Scale the data.")
-        return after
-
-    def _blended(self, batch: Statistics, squares: float) -> "Stepwise":
-        weight, rule = batch.total_weight, self.rule
-        rows, even = weight / self.unit, squares / weight / weight
+        rule, rows, even = self.rule, weight / self.unit, squares / weight / weight
         # The start counts as rows, too: none of them may weigh more than a row now.
         gamma = max(rule.step(self.clock, rows), rows / (rows + 1 / self.spread.now))
         share = rule.share(self.clock, rows)
@@ -181,6 +174,8 @@ class Stepwise(Run):
             after=BEGINNING,
         )
         mixture = self.update(self.mixture, replace(s, n_rows=1 / after.spread.now))
+        if not all(np.isfinite(a).all() for a in (s.shift, s.scatter, mixture.means, mixture.covariance.factor)):
+            raise DataError(f"{TOO_LARGE}. Scale the data.")
         if dead := after._dead():
             return after._reseeded(mixture, dead)
         average = s if share == 1 else blend(self.average, s, share, self.mixture)
@@ -214,12 +209,6 @@ def blend(old: Statistics, new: Statistics, share: float, near: Mixture) -> Stat
     """``(1 − share)·old + share·new``, about the means of ``near``."""
     both = old.scaled(1 - share).about(near.means) + new.scaled(share).about(near.means)
     return replace(both, n_rows=0)  # a count has no share
-
-
-def _equal(a: Statistics, b: Statistics) -> bool:
-    """Whether both have the same sums, bit for bit; those of a file may, and be two objects."""
-    names = ("reference", "weight", "shift", "scatter")
-    return a is b or all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
 def _implied(mixture: Mixture) -> Statistics:

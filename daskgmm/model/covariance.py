@@ -36,10 +36,6 @@ class Covariance(ABC):
     completed: ClassVar[Any]  # a scatter: with what the kernels leave out of it
     diagonals: ClassVar[Any]  # of values: (s, d), or (s, 1) where all features have the same
 
-    def __post_init__(self) -> None:
-        self.values.setflags(write=False)
-        self.factor.setflags(write=False)
-
     @staticmethod
     @abstractmethod
     def n_parameters(d: int) -> int:

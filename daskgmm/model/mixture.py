@@ -1,7 +1,6 @@
 """A Gaussian mixture: one immutable set of parameters, with its densities, expectation and sampling."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,8 @@ class Mixture:
     covariance: Covariance
 
     def __post_init__(self) -> None:
-        self.weights.setflags(write=False)
-        self.means.setflags(write=False)
+        for values in (self.weights, self.means, self.covariance.values, self.covariance.factor):
+            values.setflags(write=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be computed again: parameters travel with every pass."""
@@ -54,21 +53,17 @@ class Mixture:
         k, d = self.means.shape
         return int(self.covariance.structure.n_parameters(k, d) + k * d + k - 1)
 
-    @cached_property
-    def _models(self) -> dict[str, kernels.layouts.Model]:
-        """What the kernels read, by the precision of the work: filled as it is asked for."""
-        return {}
-
     def model_for(self, x: Array, weight: Array | None, single: bool = True) -> kernels.layouts.Model:
         """The parameters as the kernels read them, in the precision that these rows and weights allow."""
         single &= x.dtype.kind == "f" and x.dtype.itemsize == 4 and self.covariance.allows_single
         if single and weight is not None:
             single = bool(np.all((weight == 0) | ((weight > 1e-6) & (weight < 1e6))))
         dtype = "f4" if single else "f8"
-        if dtype not in self._models:
+        models: dict[str, kernels.layouts.Model] = vars(self).setdefault("_models", {})
+        if dtype not in models:
             with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
-                self._models[dtype] = self.covariance.pack(self.means, np.log(self.weights), dtype)
-        return self._models[dtype]
+                models[dtype] = self.covariance.pack(self.means, np.log(self.weights), dtype)
+        return models[dtype]
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""

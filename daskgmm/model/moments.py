@@ -48,9 +48,10 @@ def moments(
 
     alone, reference = start is None and k == 1, np.tile(nearby, (k, 1))
     for kind in (DIAGONAL, structure):
-        sums = kind.zeros(*reference.shape)
-        points = np.zeros(sums.shift.shape)
+        form, w = kind.form, kind.form.width(x.shape[1])
+        points, scatter = np.zeros((k, w)), np.zeros((1 if kind.shared else k, *(w,) * form.axes))
         points[:, : x.shape[1]] = reference
+        sums = form.sums(np.zeros(1), np.zeros(k), np.zeros((k, w)), scatter)
         kernels.moments(x, weight, None if alone else resp, points, sums)
         found = Statistics.of(reference, kind, sums, x, weight)
         reference = found.means

@@ -86,7 +86,8 @@ class Statistics:
     @classmethod
     def of(cls, reference: Array, structure: Structure, sums: Any, x: Array, weight: Array | None) -> "Statistics":
         """What the kernels added up about ``reference`` over rows ``x``, without their padding."""
-        d = reference.shape[1]
+        d, form = reference.shape[1], structure.form
+        scatter = form.completed(sums.scatter[(slice(None), *(slice(d),) * form.axes)])
         total = float(len(x) if weight is None else weight.sum())
         n_rows = len(x) if weight is None else int(np.count_nonzero(weight))
         return cls(
@@ -94,7 +95,7 @@ class Statistics:
             reference,
             sums.weight,
             sums.shift[:, :d],
-            structure.scatter(sums, d),
+            scatter.mean(axis=1, keepdims=True) if structure.isotropic else scatter,
             float(sums.log_likelihood[0]),
             total,
             n_rows,

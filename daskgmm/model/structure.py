@@ -5,7 +5,7 @@ the likelihood: its M-step. To add one, write what differs from `Structure` and 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,17 +44,6 @@ class Structure:
     def n_parameters(self, k: int, d: int) -> int:
         """Number of free parameters in the covariances."""
         return (1 if self.shared else k) * (1 if self.isotropic else self.form.n_parameters(d))
-
-    def zeros(self, k: int, d: int) -> Any:
-        """Sums for the kernels to add to."""
-        form, w = self.form, self.form.width(d)
-        scatter = np.zeros((1 if self.shared else k, *(w,) * form.axes))
-        return form.sums(np.zeros(1), np.zeros(k), np.zeros((k, w)), scatter)
-
-    def scatter(self, sums: Any, d: int) -> Array:
-        """The scatter that the kernels added up, as it is held; may share their memory."""
-        found = self.form.completed(sums.scatter[(slice(None), *(slice(d),) * self.form.axes)])
-        return found.mean(axis=1, keepdims=True) if self.isotropic else found
 
     def move(self, weight: Array, shift: Array, delta: Array) -> Array:
         """What to add to a scatter to take it about ``reference + delta``: w·δδ' − s·δ' − δ·s'."""

@@ -71,7 +71,7 @@ class Steady:
         """Never raises for statistics that are finite."""
         s, structure = statistics, statistics.structure
         total = s.weight.sum()
-        extra = (mixture.n_features + 1) * total / s.n_rows
+        extra = (mixture.means.shape[1] + 1) * total / s.n_rows
         with one_thread():
             centred = s.about(s.means)
             if self.anchor is None:

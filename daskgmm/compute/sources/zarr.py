@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -129,7 +129,13 @@ def _retried(function: Callable[..., T], *arguments: Any, **how: Any) -> T:
 def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
     """Raise where a chunk under these rows is not in the store, which Zarr reads as fill value."""
     fill = 0 if array.fill_value is None else array.fill_value
-    for chunk, place in _chunks_under(array, rows):
+    edges = [(rows.start, rows.stop), *((0, size) for size in array.shape[1:])]
+    grid = list(zip(array.chunks, edges, strict=True))
+    for chunk in product(*(range(first // step, -(-last // step)) for step, (first, last) in grid)):
+        place = tuple(
+            slice(max(number * step, first) - first, min((number + 1) * step, last) - first)
+            for number, (step, (first, last)) in zip(chunk, grid, strict=True)
+        )
         # Only a chunk that reads as fill value throughout can be missing: others need no look-up.
         found = values[place]
         # NaN is the only fill value that differs from itself.
@@ -166,18 +172,3 @@ def _look_up(array: zarr.Array[Any], chunk: tuple[int, ...]) -> tuple[str, bool]
     codec = next(c for c in metadata.codecs if isinstance(c, ShardingCodec))
     index = sync(codec._load_shard_index_maybe(array.store_path / key, each))
     return f"{chunk} in shard {key!r}", index is not None and index.get_chunk_slice(chunk) is not None
-
-
-def _chunks_under(array: zarr.Array[Any], rows: slice) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """Coordinates of each chunk under the rows, and its place among them."""
-    grid = array.chunks
-    edges = [(rows.start, rows.stop), *((0, size) for size in array.shape[1:])]
-    spans = [range(first // step, -(-last // step)) for (first, last), step in zip(edges, grid, strict=True)]
-    for chunk in product(*spans):
-        yield (
-            chunk,
-            tuple(
-                slice(max(number * step, first) - first, min((number + 1) * step, last) - first)
-                for number, step, (first, last) in zip(chunk, grid, edges, strict=True)
-            ),
-        )

@@ -70,7 +70,11 @@ MANY = 1024  # components: too many for sums over their pairs
 
 def expectation(x: Array, weight: Array | None, model: layouts.Model) -> layouts.Sums:
     """Weighted log-likelihood and expected sufficient statistics of ``x`` about the means of ``model``."""
-    sums = _zeros(model)
+    k, d = model.means.shape
+    zeros = np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros(model.factor.shape)
+    sums: layouts.Sums = Squares(*zeros) if isinstance(model, Axes) else Triangles(*zeros)
+    if isinstance(model, Shared) and k <= min(2 * d * d, MANY):  # else, a scatter for each component costs less
+        sums = Pooled(*zeros, np.zeros((k, k)))
     with scratch_for(model) as scratch:
         for _, rows, w in _pieces(x, weight, model, WHOLE):
             _expectation(rows, w, model, sums, scratch)
@@ -107,17 +111,6 @@ def posterior(x: Array, model: layouts.Model, labels: Array, density: Array, res
         for part, rows, w in _pieces(x, None, model, WHOLE):
             sound &= _posterior(rows, w, model, labels[part], density[part], resp[part], scratch)
     return sound
-
-
-def _zeros(model: layouts.Model) -> layouts.Sums:
-    """Zeros to add to."""
-    k, d = model.means.shape
-    zeros = np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros(model.factor.shape)
-    if isinstance(model, Axes):
-        return Squares(*zeros)
-    if isinstance(model, Shared) and k <= min(2 * d * d, MANY):  # else, a scatter for each component costs less
-        return Pooled(*zeros, np.zeros((k, k)))
-    return Triangles(*zeros)
 
 
 def _pieces(x: Array, weight: Array | None, model: Any, step: int) -> Iterator[tuple[slice, Array, Array]]:

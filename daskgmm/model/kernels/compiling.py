@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -67,11 +68,11 @@ def inlined(function: F) -> F:
     return cast(F, numba.njit(**INLINED)(function))
 
 
+@dataclass(eq=False)
 class _Compilations(event.Listener):
     """Tells of each entry point that is compiled."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self.tell = tell
+    tell: Callable[[], None]
 
     def on_start(self, event: Any) -> None:
         if isinstance(event.data["dispatcher"]._cache, _FolderCache):  # no helper
