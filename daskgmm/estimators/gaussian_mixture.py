@@ -17,7 +17,6 @@ from daskgmm.fit.batch import batch
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import EM, Run, best
 from daskgmm.fit.state import State
-from daskgmm.model.update import Regularised
 
 
 @estimator
@@ -109,7 +108,7 @@ class GaussianMixture(Fitting):
         if not (self.warm_start and hasattr(self, "_fitted")):
             return ()
         self._check_shape(rows, "warm_start")
-        last, update = self._fitted, Regularised(self.reg_covar)
+        last, update = self._fitted, recipe.update(recipe.reg_covar)
         return (EM(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
 
     def _take(self, state: State, rows: Rows) -> None:

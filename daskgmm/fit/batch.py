@@ -16,7 +16,6 @@ from daskgmm.fit.state import State
 from daskgmm.fit.survey import Survey, Threshold
 from daskgmm.fit.sweep import groups, sweep
 from daskgmm.fit.tasks import Examine
-from daskgmm.model.update import Regularised
 
 
 def batch(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Iterator[State]:
@@ -59,7 +58,7 @@ def _started(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Genera
         yield state
     assert state.survey is not None
     mixtures = seed(recipe, state.survey, random)
-    update = Regularised(recipe.reg_covar)
+    update = recipe.update(recipe.reg_covar)
     runs = tuple(EM(mixture, update, recipe.tol, recipe.max_iter) for mixture in mixtures)
     # The sample has done its work: later files are small.
     state = State(random.get_state(legacy=False), n_passes=1, runs=runs)

@@ -1,5 +1,6 @@
 """The settings of a fit as one value."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from daskgmm._typing import Array
@@ -7,6 +8,7 @@ from daskgmm.fit.stepwise import StepRule
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.structure import Structure
+from daskgmm.model.update import Regularised, Steady, Update
 
 START_ROWS, SAMPLE_BYTES = 20_000, 256 * 2**20
 
@@ -46,9 +48,8 @@ class Recipe:
     start: Start = field(default_factory=Start)  # what the user gave of it
     n_init: int = 1  # starts, of which the best wins
     reg_covar: float = 1e-6  # added to the diagonal of every covariance
-    tol: float = (
-        1e-3  # converged once the mean log-likelihood changes by less; online, that of held-out rows rises
-    )
+    update: Callable[[float], Update] = Regularised  # the M-step, on samples too, made of ``reg_covar``
+    tol: float = 1e-3  # converged once the mean log-likelihood changes by less; online, that of held-out rows
     max_iter: int = 100  # iterations; online, passes
 
 
@@ -57,5 +58,6 @@ class OnlineRecipe(Recipe):
     """The same for online EM, over stored rows or a stream."""
 
     rule: StepRule
+    update: Callable[[float], Update] = Steady
     init_size: int | None = None  # rows to find the start on; None leaves it to whoever asks
     window_bytes: int = 2**28  # of rows that are in memory at once

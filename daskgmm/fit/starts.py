@@ -24,7 +24,7 @@ from daskgmm.model.blas import one_thread
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.update import Regularised, Steady, maximise
+from daskgmm.model.update import maximise
 
 # "subsample": starts of these kinds in turn, tried with short EM runs; the best of each goes on. k-means finds
 # round clusters that k-means++ misses, and is misled by long ones; after a few iterations it leads in either case.
@@ -78,7 +78,7 @@ def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> t
     trials = TRIALS if method == "k-means++" and recipe.start.means is None else 1
     with one_thread():
         found = _found(ground, (method,), trials, random)
-    rows, update = as_rows(ground.x, weight=ground.weight), Steady(recipe.reg_covar)
+    rows, update = as_rows(ground.x, weight=ground.weight), recipe.update(recipe.reg_covar)
     runs = [[EM(mixture, update, SAMPLE_TOL, TRIAL_ITER) for mixture in heat] for heat in found]
     return race(runs, [Rung(rows, TRIAL_ITER), Rung(rows, SAMPLE_ITER)]).mixture, ground
 
@@ -91,7 +91,7 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
     ground = Ground(recipe, survey, *few.points())
     count = 1 if recipe.start.means is not None else max(recipe.n_init, TRIALS)
     found = _found(ground, TRIED, count, random)
-    rows, update = as_rows(ground.x, weight=ground.weight), Regularised(recipe.reg_covar)
+    rows, update = as_rows(ground.x, weight=ground.weight), recipe.update(recipe.reg_covar)
     runs = [[EM(mixture, update, recipe.tol, TRIAL_ITER) for mixture in heat] for heat in found]
     rungs = [Rung(rows, TRIAL_ITER), Rung(rows, SAMPLE_ITER)]
     if more.size > len(ground.x):

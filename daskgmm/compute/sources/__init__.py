@@ -1,6 +1,6 @@
 """Where rows come from: one file for each kind of input.
 
-To add a kind, write an `Opener` in a file of its own and enter it in `OPENERS`.
+To add a kind, write an `Opener` in a file of its own and enter it in `OPENERS`; in `ENDINGS`, if a path leads to it.
 """
 
 import os
@@ -16,11 +16,16 @@ OPENERS: dict[str | None, Opener] = {
     "dask": dask.opened,
     None: memory.opened,
 }
+# By how a path or URL ends; any other leads to a Zarr array.
+ENDINGS: dict[str, Opener] = {}
 
 
 def as_source(value: Any, asked: Asked) -> Source:
     """Open any supported array as a source, without reading chunked data."""
     while not isinstance(value, Source):
-        path = isinstance(value, (str, os.PathLike))
-        value = (paths.open_array if path else OPENERS[library(value, OPENERS)])(value, asked)
+        if isinstance(value, (str, os.PathLike)):
+            opener: Opener = ENDINGS.get(os.path.splitext(value)[1], paths.open_array)
+        else:
+            opener = OPENERS[library(value, OPENERS)]
+        value = opener(value, asked)
     return value
