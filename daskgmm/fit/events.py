@@ -20,12 +20,18 @@ class Message:
 
     text: str
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Stage:
     """What is being waited for: "survey", "seeding", "pass 3", "compiling"."""
 
     name: str
+
+    def __str__(self) -> str:
+        return f"waiting for: {self.name}"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,11 @@ class Reached:
     """The fit stands here now; `State.stage` comes next."""
 
     state: State
+
+    def __str__(self) -> str:
+        bound, change = standing(self.state)
+        told = "" if bound != bound else f": mean log-likelihood {bound:.8g}, change {change:.2e}"
+        return f"iteration {self.state.n_iter}{told}"
 
 
 Event: TypeAlias = Message | Stage | Blocks | Reached
@@ -84,14 +95,16 @@ def teller(*more: Listener) -> Listener:
     """What tells an event to the log and to everybody who listens now, from any thread."""
     logs = (log,) if logger.isEnabledFor(logging.INFO) else ()
     listeners = (*logs, *_listeners.get(), *more)
-    last = None
+    stage = None
 
     def tell(event: Event) -> None:
-        nonlocal last
-        if event != last:  # a stage that goes on
-            for listener in listeners:
-                listener(event)
-        last = event
+        nonlocal stage
+        if event == stage:  # it goes on
+            return
+        if isinstance(event, Stage):
+            stage = event
+        for listener in listeners:
+            listener(event)
 
     return tell
 
@@ -99,12 +112,11 @@ def teller(*more: Listener) -> Listener:
 def log(event: Event) -> None:
     """One line for each stage and iteration, at level INFO, under the name "daskgmm"."""
     match event:
-        case Message(text):
-            logger.info(text)
-        case Stage(name):
-            logger.info("waiting for: %s", name)
-        case Reached(state) if state.runs and not state.mid_pass:
-            logger.info("iteration %d: mean log-likelihood %.8g, change %.2e", state.n_iter, *standing(state))
+        case Stage("done") | Blocks():
+            return
+        case Reached(state) if state.mid_pass or not state.n_iter:
+            return
+    logger.info("%s", event)
 
 
 class Verbose:

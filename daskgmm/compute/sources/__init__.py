@@ -1,6 +1,6 @@
 """Where rows come from: one file for each kind of input.
 
-To add a kind, write an `Opener` in a file of its own and enter it in `OPENERS`; in `ENDINGS`, if a path leads to it.
+To add a kind, write an `Opener` in a file of its own and enter it in `OPENERS`, or, for paths, in `ENDINGS`.
 """
 
 import os
