@@ -1,11 +1,12 @@
 """Saving, loading, and going to and from scikit-learn and plain parameters."""
 
-from __future__ import annotations
-
 import io
 import json
 import pickle
+import re
+import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +16,34 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture as Theirs
 
-from daskgmm import GaussianMixture
-from daskgmm.estimators import persistence
+import daskgmm
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 
 KINDS = ["full", "tied", "diag", "spherical"]
+FORMAT1 = Path(__file__).parents[1] / "data" / "format1"
 X = np.random.default_rng(0).normal(size=(200, 3)) + 4 * (np.arange(200)[:, None] % 2)
-FITTED = [
-    "weights_",
-    "means_",
-    "covariances_",
-    "precisions_",
-    "precisions_cholesky_",
-    "converged_",
-    "n_iter_",
-    "lower_bound_",
-    "lower_bounds_",
-    "n_passes_",
-    "n_features_in_",
-]
+FITTED = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "converged_"]
+FITTED += ["n_iter_", "lower_bound_", "lower_bounds_", "n_passes_", "n_features_in_"]
+ONLINE = ["n_samples_seen_", "n_batches_seen_", "effective_sample_size_", "next_row_"]
+DAMAGED = "is not a model that daskgmm saved, or it is damaged"
 
 
-def fitted(kind: str = "full", **settings: Any) -> GaussianMixture:
+def fitted(kind: str = "full", **settings: Any) -> Any:
     return GaussianMixture(2, covariance_type=kind, random_state=0, **settings).fit(X)
 
 
-def assert_same_bits(a: Any, b: Any, names: Any = FITTED) -> None:
-    for name in names:
+def learnt(kind: str = "full", **settings: Any) -> MiniBatchGaussianMixture:
+    model = MiniBatchGaussianMixture(2, covariance_type=kind, random_state=0, **settings)
+    return model.partial_fit(X[:120]).partial_fit(X[120:])
+
+
+def waiting(**settings: Any) -> MiniBatchGaussianMixture:
+    return MiniBatchGaussianMixture(2, random_state=0, **settings).partial_fit(X[:20])
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+    assert type(a) is type(b)
+    for name in FITTED + ONLINE * hasattr(a, "partial_fit"):
         one, other = getattr(a, name), getattr(b, name)
         np.testing.assert_array_equal(one, other, err_msg=name)
         assert type(one) is type(other), name
@@ -49,16 +52,21 @@ def assert_same_bits(a: Any, b: Any, names: Any = FITTED) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_load_is_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    model = fitted(kind, tol=1e-5, block_size="1 MiB", reg_covar=1e-5)
+@pytest.mark.parametrize("made", [fitted, learnt])
+@pytest.mark.parametrize("by_class", [False, True])
+def test_load_is_bit_for_bit(kind: str, made: Callable[..., Any], by_class: bool, tmp_path: Path) -> None:
+    model = made(kind, tol=1e-5, block_size="1 MiB", reg_covar=1e-5)
     model.save(tmp_path / "m.npz")
-    again = GaussianMixture.load(tmp_path / "m.npz")
+    load = type(model).load if by_class else daskgmm.load
+    again = load(tmp_path / "m.npz")
     assert_same_bits(model, again)
     assert again.get_params() == model.get_params()
     np.testing.assert_array_equal(again.sample(50)[0], model.sample(50)[0])
     again.save(str(tmp_path / "again.npz"))
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "m.npz").read_bytes()
-    again.fit(X)
+    learn = "partial_fit" if made is learnt else "fit"  # on, or anew
+    for one in (model, again):
+        getattr(one, learn)(X[::-1])
     assert_same_bits(model, again)
 
 
@@ -77,8 +85,7 @@ def test_settings_of_every_plain_kind_are_kept(tmp_path: Path) -> None:
         "means_init": X[:2],
         "precisions_init": np.stack([np.eye(3)] * 2),
     }
-    model = fitted(**settings)
-    model.save(tmp_path / "m.npz")
+    fitted(**settings).save(tmp_path / "m.npz")
     again = GaussianMixture.load(tmp_path / "m.npz")
     for name, value in settings.items():
         np.testing.assert_array_equal(getattr(again, name), value, err_msg=name)
@@ -93,33 +100,36 @@ def test_what_is_not_plain_is_left_at_its_default(tmp_path: Path) -> None:
     assert_same_bits(model, again)
 
 
-def test_feature_names_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [GaussianMixture, MiniBatchGaussianMixture])
+def test_feature_names_are_kept(kind: Any, tmp_path: Path) -> None:
     frame = pd.DataFrame(X, columns=["α", "b", "c"])
-    model = GaussianMixture(2, random_state=0).fit(frame)
+    model = kind(2, random_state=0).fit(frame)
     model.save(tmp_path / "m.npz")
-    again = GaussianMixture.load(tmp_path / "m.npz")
+    again = daskgmm.load(tmp_path / "m.npz")
     assert again.feature_names_in_.tolist() == ["α", "b", "c"]
     assert again.feature_names_in_.dtype == object
     np.testing.assert_array_equal(again.predict(frame), model.predict(frame))
 
 
-def test_the_file_is_plain(tmp_path: Path) -> None:
-    fitted().save(tmp_path / "m.npz")
+@pytest.mark.parametrize("made", [fitted, learnt, waiting])
+def test_the_file_is_plain(made: Callable[..., Any], tmp_path: Path) -> None:
+    model = made()
+    model.save(tmp_path / "m.npz")
     with np.load(tmp_path / "m.npz", allow_pickle=False) as file:
         header = json.loads(str(file["header"]))
         assert all(file[name].dtype.kind in "fU" for name in file.files)
-    assert (header["format"], header["version"], header["estimator"]) == ("daskgmm", 1, "GaussianMixture")
-    assert header["settings"]["n_components"] == 2
+    assert (header["format"], header["version"], header["estimator"]) == ("daskgmm", 2, type(model).__name__)
 
 
 def test_a_model_that_is_not_fitted_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises((NotFittedError, AttributeError), match="not fitted"):
-        GaussianMixture().save(tmp_path / "m.npz")
+    for model in (GaussianMixture(), MiniBatchGaussianMixture()):
+        with pytest.raises(NotFittedError, match="not fitted"):
+            model.save(tmp_path / "m.npz")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "m.npz"
+    path, other = tmp_path / "m.npz", fitted("diag")
     fitted().save(path)
     before = path.read_bytes()
 
@@ -127,9 +137,9 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(persistence.np, "savez", fail)
+    monkeypatch.setattr(np, "savez", fail)
     with pytest.raises(OSError, match="No space left"):
-        fitted("diag").save(path)
+        other.save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -140,81 +150,126 @@ def test_the_path_is_taken_as_it_is(tmp_path: Path) -> None:
     GaussianMixture.load(tmp_path / "model")
 
 
-def test_no_such_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("load", [daskgmm.load, GaussianMixture.load])
+def test_no_such_file(load: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        GaussianMixture.load(tmp_path / "none.npz")
+        load(tmp_path / "none.npz")
 
 
 # Files that are not what they should be
 
+FILES: dict[str, Callable[[Path], Any]] = {
+    "batch": lambda path: fitted().save(path),
+    "online": lambda path: learnt(init_size=30).save(path),
+    "waiting": lambda path: waiting().save(path),
+    "batch, format 1": lambda path: shutil.copy(FORMAT1 / "batch_full.npz", path),
+    "online, format 1": lambda path: shutil.copy(FORMAT1 / "online_spherical.npz", path),
+    "waiting, format 1": lambda path: shutil.copy(FORMAT1 / "waiting.npz", path),
+}
 
-def rewritten(path: Path, change: Any) -> Path:
-    """The saved model, with its arrays changed by ``change(header, arrays)``."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    header = json.loads(str(arrays.pop("header")))
-    change(header, arrays)
-    np.savez(path, header=np.array(json.dumps(header)), **arrays)
+
+@pytest.fixture(params=FILES)
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A sound file of each kind."""
+    path = tmp_path / "m.npz"
+    FILES[request.param](path)
+    daskgmm.load(path)
     return path
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    fitted().save(tmp_path / "m.npz")
-    return tmp_path / "m.npz"
+def taken_apart(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Header and arrays of a file."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return json.loads(str(arrays.pop("header"))), arrays
+
+
+def written(path: Path, header: Any, arrays: dict[str, Any]) -> None:
+    np.savez(path, allow_pickle=True, **{"header": np.array(json.dumps(header)), **arrays})
+
+
+def refused(path: Path, words: str = DAMAGED) -> None:
+    with pytest.raises(ValueError, match=words):
+        daskgmm.load(path)
 
 
 def test_a_newer_version_is_refused(saved: Path) -> None:
-    rewritten(saved, lambda header, arrays: header.update(version=99))
-    with pytest.raises(ValueError, match="has format version 99, this daskgmm reads up to 1"):
-        GaussianMixture.load(saved)
+    header, arrays = taken_apart(saved)
+    written(saved, header | {"version": 99}, arrays)
+    refused(saved, "has format version 99, this daskgmm reads up to 2. Update it.")
 
 
 def test_another_estimator_is_refused(saved: Path) -> None:
-    rewritten(saved, lambda header, arrays: header.update(estimator="MiniBatchGaussianMixture"))
-    with pytest.raises(ValueError, match="holds a MiniBatchGaussianMixture, not a GaussianMixture"):
-        GaussianMixture.load(saved)
+    header, arrays = taken_apart(saved)
+    own, other = GaussianMixture, MiniBatchGaussianMixture
+    wrong: Any = own if header["estimator"] == other.__name__ else other
+    with pytest.raises(ValueError, match=f"holds a {header['estimator']}, not a {wrong.__name__}"):
+        wrong.load(saved)
+    written(saved, header | {"estimator": "Mixture"}, arrays)
+    refused(saved, "holds a Mixture, not a GaussianMixture or MiniBatchGaussianMixture")
 
 
-@pytest.mark.parametrize("name", ["format", "version", "estimator", "covariance_type", "settings", "n_iter"])
-def test_a_header_that_lacks_an_entry_is_refused(saved: Path, name: str) -> None:
-    rewritten(saved, lambda header, arrays: header.pop(name))
-    with pytest.raises(ValueError, match="is not a model that daskgmm saved"):
-        GaussianMixture.load(saved)
+def test_a_header_that_lacks_an_entry_is_refused(saved: Path) -> None:
+    header, arrays = taken_apart(saved)
+    assert {"format", "version", "estimator"} < set(header)
+    for name in set(header) - {"online"}:  # a part of the state, which not every model has
+        written(saved, {other: value for other, value in header.items() if other != name}, arrays)
+        refused(saved)
+    for name in ("settings", "fitted") if header["version"] == 2 else ():
+        left = {other: value for other, value in header["value"]["dict"].items() if other != name}
+        written(saved, header | {"value": {"dict": left}}, arrays)
+        refused(saved)
 
 
-@pytest.mark.parametrize("name", ["weights", "means", "covariances", "precisions_cholesky", "lower_bounds"])
-def test_a_missing_array_is_refused(saved: Path, name: str) -> None:
-    rewritten(saved, lambda header, arrays: arrays.pop(name))
-    with pytest.raises(ValueError, match="is not a model that daskgmm saved"):
-        GaussianMixture.load(saved)
+def test_a_missing_array_is_refused(saved: Path) -> None:
+    header, arrays = taken_apart(saved)
+    optional = () if header["version"] > 1 else ("_init", "anchor_covariances")
+    needed = [name for name in arrays if not name.endswith(optional)]
+    assert len(needed) > 1
+    for name in needed:
+        written(saved, header, {other: value for other, value in arrays.items() if other != name})
+        refused(saved)
 
 
-def test_an_unknown_covariance_type_is_refused(saved: Path) -> None:
-    rewritten(saved, lambda header, arrays: header.update(covariance_type="round"))
-    with pytest.raises(ValueError, match="is not a model that daskgmm saved"):
-        GaussianMixture.load(saved)
+def test_arrays_that_disagree_in_shape_are_refused(saved: Path) -> None:
+    header, arrays = taken_apart(saved)
+    for name, value in arrays.items():
+        if not name.endswith(("_init", "lower_bounds")):  # of any length, or checked by the next fit
+            written(saved, header, arrays | {name: value[:-1]})
+            refused(saved)
+
+
+@pytest.mark.parametrize("name", ["batch", "online", "batch, format 1", "online, format 1"])
+def test_kinds_that_are_not_known_are_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    FILES[name](path)
+    header, arrays = taken_apart(path)
+    for entry in ("structure", "value", "covariance_type")[slice(2, 3) if header["version"] == 1 else slice(2)]:
+        text = re.sub(rf'"{entry}": "\w+"', f'"{entry}": "round"', json.dumps(header))
+        assert "round" in text
+        written(path, json.loads(text), arrays)
+        refused(path)
 
 
 def contents() -> dict[str, bytes]:
     array = io.BytesIO()
     np.save(array, np.arange(3))
-    other = io.BytesIO()
-    np.savez(other, x=np.arange(3))
-    wrong = io.BytesIO()
-    np.savez(wrong, header=np.array(json.dumps([1, 2])))
-    text = io.BytesIO()
-    np.savez(text, header=np.array("no json"))
+    archives = {
+        "other npz": {"x": np.arange(3)},
+        "header of another kind": {"header": np.array(json.dumps([1, 2]))},
+        "header that is no JSON": {"header": np.array("no json")},
+    }
+    found = {}
+    for name, parts in archives.items():
+        archive = io.BytesIO()
+        np.savez(archive, allow_pickle=False, **parts)
+        found[name] = archive.getvalue()
     empty = io.BytesIO()
-    with zipfile.ZipFile(empty, "w"):
-        pass
-    return {
+    zipfile.ZipFile(empty, "w").close()
+    return found | {
         "empty": b"",
         "text": b"hello world, this is no model at all",
         "npy": array.getvalue(),
-        "other npz": other.getvalue(),
-        "header of another kind": wrong.getvalue(),
-        "header that is no JSON": text.getvalue(),
         "empty zip": empty.getvalue(),
         "pickle": pickle.dumps({"weights": np.ones(2)}),
     }
@@ -224,8 +279,7 @@ def contents() -> dict[str, bytes]:
 def test_other_files_are_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
     path.write_bytes(contents()[name])
-    with pytest.raises(ValueError, match="is not a model that daskgmm saved"):
-        GaussianMixture.load(path)
+    refused(path)
 
 
 class Trap:
@@ -238,16 +292,14 @@ class Trap:
 
 
 def test_no_pickle_is_ever_opened(saved: Path) -> None:
-    with np.load(saved, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    header, arrays = taken_apart(saved)
     trap = np.empty(1, dtype=object)
     trap[0] = Trap()
-    np.savez(saved, allow_pickle=True, **(arrays | {"means": trap}))
-    with pytest.raises(ValueError, match="is not a model that daskgmm saved"):
-        GaussianMixture.load(saved)
+    for name in arrays:
+        written(saved, header, arrays | {name: trap})
+        refused(saved)
     saved.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="is not a model that daskgmm saved"):
-        GaussianMixture.load(saved)
+    refused(saved)
     assert not Trap.sprung
 
 
@@ -255,25 +307,25 @@ def test_no_pickle_is_ever_opened(saved: Path) -> None:
 def test_a_file_cut_short_is_refused(saved: Path, share: float) -> None:
     whole = saved.read_bytes()
     saved.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match="is not a model that daskgmm saved"):
-        GaussianMixture.load(saved)
+    refused(saved)
 
 
-def test_a_flipped_byte_is_noticed_or_harmless(saved: Path) -> None:
-    whole, model = saved.read_bytes(), GaussianMixture.load(saved)
-    refused = 0
+def test_a_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
+    path, model = tmp_path / "m.npz", fitted()
+    model.save(path)
+    whole, count = path.read_bytes(), 0
     positions = np.random.default_rng(0).permutation(len(whole))[:400].tolist()
     for position in positions:
         spoilt = bytearray(whole)
         spoilt[position] ^= 0xFF
-        saved.write_bytes(bytes(spoilt))
+        path.write_bytes(bytes(spoilt))
         try:
-            again = GaussianMixture.load(saved)
+            again = GaussianMixture.load(path)
         except ValueError:
-            refused += 1
+            count += 1
         else:  # padding and time stamps carry nothing
             assert_same_bits(model, again)
-    assert refused > len(positions) / 2
+    assert count > len(positions) / 2
 
 
 # scikit-learn
