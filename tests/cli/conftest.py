@@ -69,7 +69,9 @@ def data(write: Write, values: Array) -> str:
 @pytest.fixture
 def fitted(values: Array) -> GaussianMixture:
     """A mixture of the rows."""
-    return GaussianMixture(3, random_state=0).fit(values)
+    model = GaussianMixture(3, random_state=0)
+    model.fit(values)
+    return model
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ import pytest
 import zarr
 from click.testing import Result
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, watching
 from daskgmm._typing import Array
-from daskgmm.cli.fit import fit as fit_command
-from daskgmm.fit.em import Expectations
-from daskgmm.fit.lock import locked
+from daskgmm.cli import main
+from daskgmm.fit.events import Event, Reached
 
 Run = Callable[..., Result]
 Write = Callable[..., str]
@@ -79,7 +78,7 @@ def test_the_table_is_aligned(run: Run, data: str, out: Path) -> None:
 
 def test_every_parameter_of_the_estimator_is_an_option() -> None:
     reserved = {"acceleration"}
-    assert set(GaussianMixture().get_params()) - reserved <= {p.name for p in fit_command.params}
+    assert set(GaussianMixture().get_params()) - reserved <= {p.name for p in main.commands["fit"].params}
 
 
 def test_every_setting_reaches_the_estimator(run: Run, data: str, out: Path) -> None:
@@ -206,8 +205,15 @@ def test_verbose_logs_a_line_per_interval(run: Run, data: str, out: Path) -> Non
 
 def test_a_checkpoint_in_use_is_to_be_tried_again(run: Run, data: str, out: Path, tmp_path: Path) -> None:
     place = tmp_path / "c"
-    with locked(place, print):
-        result = run("fit", data, "-k", 3, "--out", out, "--checkpoint", place)
+    results: list[Result] = []
+
+    def meanwhile(event: Event) -> None:
+        if isinstance(event, Reached) and not results:
+            results.append(run("fit", data, "-k", 3, "--out", out, "--checkpoint", place))
+
+    with watching(meanwhile):
+        GaussianMixture(3, checkpoint=place).fit(data)
+    (result,) = results
     assert result.exit_code == 5
     assert f"Another fit is writing the checkpoint {place}. Wait until it has ended" in result.stderr
     assert not out.exists()
@@ -359,31 +365,32 @@ def test_bad_data_is_exit_code_4(
     assert untouched(tmp_path, before)
 
 
-@pytest.mark.parametrize("verbose", [False, True])
-def test_an_unexpected_error_is_exit_code_1(
-    run: Run, data: str, out: Path, monkeypatch: pytest.MonkeyPatch, verbose: bool
-) -> None:
-    def broken(*_: object) -> None:
-        raise ZeroDivisionError("by nothing")
+def failing(error: BaseException) -> Callable[[Event], None]:
+    """A listener that ends a fit as soon as its runs have begun."""
 
-    monkeypatch.setattr(Expectations, "__call__", broken)
-    result = run("fit", data, "-k", 2, "--out", out, *["--verbose"] * verbose)
+    def fail(event: Event) -> None:
+        if isinstance(event, Reached) and event.state.runs:
+            raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_an_unexpected_error_is_exit_code_1(run: Run, data: str, out: Path, tmp_path: Path, verbose: bool) -> None:
+    before = names(tmp_path)
+    with watching(failing(ZeroDivisionError("by nothing"))):
+        result = run("fit", data, "-k", 2, "--out", out, *["--verbose"] * verbose)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "ZeroDivisionError: by nothing" in result.stderr
     assert ("Traceback" in result.stderr) == verbose
     assert ("Run again with --verbose" in result.stderr) != verbose
-    assert not out.exists()
+    assert untouched(tmp_path, before)
 
 
-def test_an_interrupt_is_exit_code_5(
-    run: Run, data: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Expectations, "__call__", interrupted)
+def test_an_interrupt_is_exit_code_5(run: Run, data: str, out: Path, tmp_path: Path) -> None:
     before = names(tmp_path)
-    result = run("fit", data, "-k", 2, "--out", out)
+    with watching(failing(KeyboardInterrupt())):
+        result = run("fit", data, "-k", 2, "--out", out)
     assert (result.exit_code, result.stdout) == (5, "")
     assert "Interrupted" in result.stderr
     assert untouched(tmp_path, before)

@@ -42,7 +42,7 @@ def namespaces() -> Iterator[tuple[str, str]]:
     tag = uuid.uuid4().hex[:6]
     names = (f"daskgmm-{tag}-0", f"daskgmm-{tag}-1")
     first, second = names
-    commands = [("netns", "add", name) for name in names]
+    commands: list[tuple[str, ...]] = [("netns", "add", name) for name in names]
     commands.append(
         ("link", "add", f"v{tag}0", "netns", first, "type", "veth", "peer", f"v{tag}1", "netns", second)
     )

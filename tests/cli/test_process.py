@@ -24,6 +24,7 @@ import daskgmm
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm.cli import main
 from daskgmm.cli.display import Terminal
+from daskgmm.fit.events import Blocks, Stage
 
 Run = Callable[..., Result]
 
@@ -111,7 +112,21 @@ def test_a_terminated_command_goes_on_where_it_was(data: str, tmp_path: Path) ->
 @pytest.mark.timeout(100)
 def test_a_terminated_online_fit_goes_on_where_it_was(data: str, tmp_path: Path) -> None:
     place, whole, out = tmp_path / "c", tmp_path / "whole.npz", tmp_path / "out.npz"
-    words = ("fit", data, "-k", 3, "--online", "--seed", 0, "--tol", 0, "--max-iter", 100, "--batch-size", 10)
+    words: tuple[object, ...] = (
+        "fit",
+        data,
+        "-k",
+        3,
+        "--online",
+        "--seed",
+        0,
+        "--tol",
+        0,
+        "--max-iter",
+        100,
+        "--batch-size",
+        10,
+    )
     words = (*words, "--init-size", 90, "--verbose")  # none are held out, so all passes are made
     with start(*words, "--out", out, "--checkpoint", place) as process:
         assert process.stderr is not None
@@ -165,19 +180,21 @@ def test_the_bar_counts_blocks_and_starts_anew() -> None:
     console = Console(file=screen, force_terminal=True, width=80)
     bars = Bars(TextColumn("{task.description}|{task.fields[count]}|"), console=console)
     terminal = Terminal(bars)
-    terminal.stage("survey")
-    terminal.blocks(1, 7)
+    terminal(Stage("survey"))
+    terminal(Blocks(1, 7))
     bars.refresh()
     assert bars.tasks[0].percentage == pytest.approx(100 / 7)
     with bars:
         pass
     assert "survey|block 1 of 7|" in screen.getvalue()
-    terminal.stage("em")
+    terminal(Stage("pass 2"))
     (bar,) = bars.tasks
-    assert (bar.description, bar.completed, bar.total) == ("iteration 1", 0, None)
+    assert (bar.description, bar.completed, bar.total) == ("pass 2", 0, None)
     assert bar.fields["count"] == ""
-    terminal.stage("em", 7)  # a fit that goes on
-    assert [bar.description for bar in bars.tasks] == ["iteration 8"]
+    terminal(Stage("compiling"))  # within the pass
+    assert [bar.description for bar in bars.tasks] == ["compiling"]
+    terminal(Stage("done"))
+    assert [bar.description for bar in bars.tasks] == ["compiling"]
 
 
 def test_version_and_help_name_the_exit_codes(run: Run) -> None:

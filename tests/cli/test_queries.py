@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm._typing import Array
 from daskgmm.cli.output import chunk_rows
-from daskgmm.fit.score import Query
 
 Run = Callable[..., Result]
 Write = Callable[..., str]
@@ -42,6 +41,31 @@ def bad(write: Write, values: Array) -> str:
     damaged = values.copy()
     damaged[640, 0] = np.inf
     return write("bad.zarr", damaged)
+
+
+Watch = Callable[[Callable[[int], object]], None]
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """Have a function called with the number of each chunk that `predict` answers lazily, within its task."""
+
+    def watch(each: Callable[[int], object]) -> None:
+        predict = GaussianMixture.predict
+
+        def watched(self: GaussianMixture, x: Any) -> Any:
+            def seen(block: Array, block_info: Any = None) -> Array:
+                each(block_info[0]["chunk-location"][0])
+                return block
+
+            answers = predict(self, x)
+            if isinstance(answers, np.ndarray):
+                return answers
+            return answers.map_blocks(seen, dtype=answers.dtype, meta=np.empty(0, answers.dtype))
+
+        monkeypatch.setattr(GaussianMixture, "predict", watched)
+
+    return watch
 
 
 def opened(place: object) -> Any:
@@ -170,42 +194,37 @@ def test_nothing_is_left_after_an_interrupt_or_error(
     model: str,
     out: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    watch: Watch,
     error: type[BaseException],
     code: int,
 ) -> None:
-    answer = Query.__call__
-    seen = []
+    seen: list[bool] = []
 
-    def fails_late(self: Query, block: Any) -> Array:
+    def fails_late(_: int) -> None:
         seen.append(out.with_name("out.zarr.partial").exists())
-        if block.index == 5:
+        if len(seen) == 6:
             raise error
-        return answer(self, block)
 
-    monkeypatch.setattr(Query, "__call__", fails_late)
+    watch(fails_late)
     before = names(tmp_path)
     result = run("predict", data, model, "--out", out, "--block-size", 1)
     assert (result.exit_code, result.stdout) == (code, "")
+    assert len(seen) >= 6
     assert all(seen)  # blocks were written to OUT.partial meanwhile
     assert names(tmp_path) == before
 
 
-def test_no_block_is_written_after_the_end(
-    run: Run, data: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer = Query.__call__
+def test_no_block_is_written_after_the_end(run: Run, data: str, model: str, tmp_path: Path, watch: Watch) -> None:
     calls = count()
     finished = []
 
-    def slow_then_failing(self: Query, block: Any) -> Array:
+    def slow_then_failing(block: int) -> None:
         if next(calls) == 1:
             raise ZeroDivisionError
         sleep(0.3)
-        finished.append(block.index)
-        return answer(self, block)
+        finished.append(block)
 
-    monkeypatch.setattr(Query, "__call__", slow_then_failing)
+    watch(slow_then_failing)
     before = names(tmp_path)
     with dask.config.set(num_workers=3):
         result = run("predict", data, model, "--out", tmp_path / "out.zarr", "--block-size", 1)
@@ -274,17 +293,11 @@ def test_a_url_is_complete_last(
     model: str,
     fitted: GaussianMixture,
     values: Array,
-    monkeypatch: pytest.MonkeyPatch,
+    watch: Watch,
 ) -> None:
     url = "memory://daskgmm-predict/labels.zarr"
-    answer = Query.__call__
     seen = []
-
-    def watched(self: Query, block: Any) -> Array:
-        seen.append(opened(url).attrs["complete"])
-        return answer(self, block)
-
-    monkeypatch.setattr(Query, "__call__", watched)
+    watch(lambda block: seen.append(opened(url).attrs["complete"]))
     result = run("predict", data, model, "--out", url, "--block-size", 1)
     assert result.exit_code == 0, result.stderr
     assert seen == [False] * 7

@@ -54,7 +54,13 @@ def loaded(place: Path) -> MiniBatchGaussianMixture:
 
 
 def test_fit_online_is_what_the_estimator_finds(run: Run, data: str, out: Path) -> None:
-    settings = {"batch_size": 40, "learning_decay": 0.7, "learning_offset": 3.0, "init_size": 300, "max_iter": 2}
+    settings: dict[str, Any] = {
+        "batch_size": 40,
+        "learning_decay": 0.7,
+        "learning_offset": 3.0,
+        "init_size": 300,
+        "max_iter": 2,
+    }
     words = [w for name, value in settings.items() for w in (f"--{name.replace('_', '-')}", value)]
     result = run("fit", data, "-k", 3, "--online", "--seed", 7, "--out", out, "--json", *words)
     assert result.exit_code == 0, result.stderr
@@ -105,7 +111,7 @@ def test_update_goes_on_at_the_next_row(run: Run, data: str, online: Path, out: 
     # The same in two steps gives other mini-batches, and a model that is close.
     half = out.with_name("half.npz")
     assert run("update", online, data, "--rows", "650:800", "--out", half).exit_code == 0
-    assert loaded(half)._fitted.next_row == 800
+    assert loaded(half).next_row_ == 800
     assert run("update", half, data, "--out", half, "--overwrite").exit_code == 0
     assert loaded(half).n_samples_seen_ == 1050
     np.testing.assert_allclose(loaded(half).weights_, loaded(out).weights_, atol=0.05)
@@ -140,7 +146,7 @@ def test_rows_of_no_weight_are_behind_the_model_too(
     weights = write("w.zarr", np.append(np.ones(650), np.zeros(100)))
     result = run("update", online, data, "--weights", weights, "--out", out, "--json")
     assert result.exit_code == 0, result.stderr
-    assert loaded(out)._fitted.next_row == 750
+    assert loaded(out).next_row_ == 750
     np.testing.assert_array_equal(loaded(out).means_, loaded(online).means_)
     assert json.loads(result.stdout)["log_likelihood"] is not None
 
