@@ -15,7 +15,7 @@ from daskgmm.estimators.fitting import Fitting
 from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
 from daskgmm.fit.batch import batch
 from daskgmm.fit.recipe import Recipe
-from daskgmm.fit.run import EM, Run, best
+from daskgmm.fit.run import Run, best
 from daskgmm.fit.state import State
 
 
@@ -109,7 +109,7 @@ class GaussianMixture(Fitting):
             return ()
         self._check_shape(rows, "warm_start")
         last, update = self._fitted, recipe.update(recipe.reg_covar)
-        return (EM(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
+        return (recipe.run(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
 
     def _take(self, state: State, rows: Rows) -> None:
         self._fitted = Fitted.of(best(state.runs), state.n_passes, rows.feature_names)

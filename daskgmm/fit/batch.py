@@ -10,7 +10,7 @@ from daskgmm.compute.cache import kept
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.fit.recipe import Recipe, sample_size
-from daskgmm.fit.run import EM, too_few
+from daskgmm.fit.run import too_few
 from daskgmm.fit.starts import MORE_BYTES, MORE_ROWS, seed
 from daskgmm.fit.state import State
 from daskgmm.fit.survey import Survey, Threshold
@@ -59,7 +59,7 @@ def _started(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Genera
     assert state.survey is not None
     mixtures = seed(recipe, state.survey, random)
     update = recipe.update(recipe.reg_covar)
-    runs = tuple(EM(mixture, update, recipe.tol, recipe.max_iter) for mixture in mixtures)
+    runs = tuple(recipe.run(mixture, update, recipe.tol, recipe.max_iter) for mixture in mixtures)
     # The sample has done its work: later files are small.
     state = State(random.get_state(legacy=False), n_passes=1, runs=runs)
     yield state

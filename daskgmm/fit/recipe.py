@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from daskgmm._typing import Array
+from daskgmm.fit.run import EM, Run
 from daskgmm.fit.stepwise import StepRule
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
@@ -49,6 +50,7 @@ class Recipe:
     n_init: int = 1  # starts, of which the best wins
     reg_covar: float = 1e-6  # added to the diagonal of every covariance
     update: Callable[[float], Update] = Regularised  # the M-step, on samples too, made of ``reg_covar``
+    run: Callable[..., Run] = EM  # what passes advance: of a mixture, the update, ``tol`` and ``max_iter``
     tol: float = 1e-3  # converged once the mean log-likelihood changes by less; online, that of held-out rows
     max_iter: int = 100  # iterations; online, passes
 

@@ -1,7 +1,7 @@
 """The M-step, and ways to make it safe: parameters from statistics."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -14,14 +14,16 @@ from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import TINY
 
 
-class Update(Protocol):
+class Update(ABC):
     """An M-step: what becomes of a mixture once the statistics of its E-step are known."""
 
+    @abstractmethod
     def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
         """The parameters that maximise the expected log-likelihood plus `penalty`."""
 
     def penalty(self, mixture: Mixture) -> float:
-        """Log-density of the parameters under a prior, up to a constant; 0 without one."""
+        """Log-density of the parameters under a prior, up to a constant: what is watched has it, too."""
+        return 0.0
 
 
 def maximise(s: Statistics, means: Array, values: Array, ridge: float) -> Mixture:
@@ -35,7 +37,7 @@ def maximise(s: Statistics, means: Array, values: Array, ridge: float) -> Mixtur
 
 
 @dataclass(frozen=True)
-class Regularised:
+class Regularised(Update):
     """Maximum likelihood, and ``reg_covar`` on the diagonal of every covariance.
 
     An empty component keeps its mean and covariance at weight 0.
@@ -48,20 +50,16 @@ class Regularised:
         with one_thread():
             return maximise(statistics, mixture.means, mixture.covariance.values, self.reg_covar)
 
-    def penalty(self, mixture: Mixture) -> float:
-        """No prior."""
-        return 0.0
-
 
 @dataclass(frozen=True, eq=False)
-class Steady:
+class Steady(Update):
     """An M-step that no batch of rows can break.
 
     To each component d + 1 rows are added that lie about its own mean as all rows lie about theirs, or as those of
     ``anchor`` do: the mode under an inverse Wishart prior (Fraley & Raftery 2007). They keep a component of few
     rows from collapsing, and vanish as ``n_rows`` of the statistics grows. Weights and means stay those of the
     rows. Where even the covariance of all rows about their means is singular, which ``reg_covar`` > 0 prevents,
-    covariances stay as they were.
+    covariances stay as they were. What is watched leaves the prior out, as it vanishes with the rows.
     """
 
     reg_covar: float = 0.0
@@ -86,7 +84,3 @@ class Steady:
             except CollapseError:
                 return Mixture(s.weight / total, s.means, mixture.covariance)
         return Mixture(s.weight / total, found.means, found.covariance)
-
-    def penalty(self, mixture: Mixture) -> float:
-        """The prior vanishes with the rows: it is no part of what is watched."""
-        return 0.0

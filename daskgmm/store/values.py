@@ -14,11 +14,11 @@ import numpy as np
 from daskgmm import errors
 from daskgmm._typing import Array
 from daskgmm.compute.block import array_digest
-from daskgmm.model.covariance import Axes, Matrices
+from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import STRUCTURES, Structure
-from daskgmm.model.update import Regularised, Steady
+from daskgmm.model.update import Update
 
 C = TypeVar("C")
 
@@ -32,7 +32,7 @@ def storable(kind: type[C]) -> type[C]:
     return kind
 
 
-for _kind in (Axes, Matrices, Mixture, Statistics, Regularised, Steady):
+for _kind in (Mixture, Statistics, *Covariance.__subclasses__(), *Update.__subclasses__()):
     storable(_kind)
 
 
