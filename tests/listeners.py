@@ -1,4 +1,4 @@
-"""Listeners that tests have fits tell what they do. States are counted from 0: begun, surveyed, seeded, then passes."""
+"""Listeners that fits tell what they do. States count from 0: begun, surveyed, seeded, and one after each pass."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -59,7 +59,7 @@ def test_no_step_lowers_the_likelihood(problem: Problem) -> None:
 def test_no_step_lowers_the_likelihood_of_real_data(kind: str, name: str, datasets: dict[str, Any]) -> None:
     x = datasets[name]
     labels = np.random.default_rng(0).integers(3, size=len(x))
-    settings = {"covariance_type": kind, "tol": 0.0, "reg_covar": 0.0, "max_iter": 80}
+    settings: dict[str, Any] = {"covariance_type": kind, "tol": 0.0, "reg_covar": 0.0, "max_iter": 80}
     trace = np.array(GaussianMixture(3, labels_init=labels, **settings).fit(x).lower_bounds_)
     assert len(trace) == 80
     assert np.all(np.diff(trace) >= -1e-10 * np.maximum(1, abs(trace[:-1])))

@@ -1,85 +1,53 @@
-"""Scores and answers of one block."""
-
-from __future__ import annotations
-
-import pickle
-from typing import Any
+"""Scores: sums over rows that add up, and the criteria that follow from them."""
 
 import numpy as np
 import pytest
-from dask.local import get_sync
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskgmm.compute.engine import Engine
-from daskgmm.compute.rows import Block, as_rows
-from daskgmm.errors import DataError
-from daskgmm.fit.score import Query, Scorer, seen
-from daskgmm.model.covariance import Full
-from daskgmm.model.mixture import ANSWERS, Mixture
-
-EPS = np.finfo(np.float64).eps
-X = np.random.default_rng(0).normal(size=(100, 2))
-WEIGHT = np.random.default_rng(1).choice([0.0, 0.5, 3.0], 100)
-MIXTURE = Mixture(
-    np.array([0.3, 0.7]), np.array([[0.0, 1.0], [1.0, -1.0]]), Full.of(np.stack([np.eye(2), 2 * np.eye(2)]))
-)
+from daskgmm import GaussianMixture
+from daskgmm.fit.score import Score
+from tests.strategies import kinds, seeds
+from tests.structures import EPS, draw_mixture, draw_rows, n_parameters
 
 
-def score(x: Any, weight: Any = None, **options: Any) -> Any:
-    return Engine(get_sync).reduce(as_rows(x, weight, **options), Scorer(MIXTURE, entropy=True))
+def model(kind: str, seed: int) -> GaussianMixture:
+    mixture = draw_mixture(kind, 2, 2, seed)
+    covariances = mixture.covariance.structure.shown(mixture.covariance.values, 2, 2)
+    return GaussianMixture.from_parameters(mixture.weights, mixture.means, covariances, kind)
 
 
-@given(rows=st.integers(1, 100), weighted=st.booleans())
-def test_scores_of_blocks_add_up(rows: int, weighted: bool) -> None:
-    weight = WEIGHT if weighted else np.ones(100)
-    found = score(X, weight if weighted else None, block_size=16 * rows)
-    resp = MIXTURE.responsibilities(X)
+@given(kinds, seeds, st.integers(1, 100), st.booleans())
+def test_scores_of_blocks_add_up(kind: str, seed: int, rows: int, weighted: bool) -> None:
+    fitted = model(kind, seed).set_params(block_size=16 * rows)
+    x = draw_rows(fitted.mixture_, 100, seed)
+    weight = np.random.default_rng(seed).choice([0.5, 1.0, 3.0], 100) if weighted else np.ones(100)
+    found = fitted.evaluate(x, weight if weighted else None, entropy=True)
+    resp = fitted.predict_proba(x)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(resp > 0, resp * np.log(resp), 0.0).sum(axis=1)
     # 100 terms of a few units each.
-    np.testing.assert_allclose(found.log_likelihood, weight @ MIXTURE.score_samples(X), rtol=200 * EPS)
-    np.testing.assert_allclose(found.entropy, weight @ -(resp * np.log(resp)).sum(axis=1), rtol=200 * EPS)
+    np.testing.assert_allclose(found.log_likelihood, weight @ fitted.score_samples(x), rtol=200 * EPS)
+    np.testing.assert_allclose(found.entropy, weight @ entropy, rtol=200 * EPS, atol=1e-14)
     assert found.total_weight == weight.sum()
+    assert found.n_parameters == n_parameters(kind, 2, 2)
+
+
+def test_a_sum_is_the_score_of_both() -> None:
+    a, b = Score(-10.0, 0.5, 4.0, 7), Score(-30.0, 1.5, 12.0, 7)
+    assert a + b == Score(-40.0, 2.0, 16.0, 7)
+    assert (a + b).mean == -2.5
+
+
+def test_criteria_by_their_definitions() -> None:
+    score = Score(-1000.0, 20.0, 500.0, 11)
+    assert score.aic == 2000 + 22
+    assert score.bic == pytest.approx(2000 + 11 * np.log(500), rel=1e-15)
+    assert score.icl == score.bic + 40
 
 
 def test_entropy_only_where_asked() -> None:
-    assert Scorer(MIXTURE)(Block(X, None, None, 0, 0)).entropy == 0
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_rows_of_zero_weight_are_not_scored(bad: float) -> None:
-    x = np.where(WEIGHT[:, None] == 0, bad, X)
-    assert score(x, WEIGHT) == score(X, WEIGHT)
-    with pytest.raises(DataError, match="block 0"):
-        score(x)
-
-
-def test_seen_copies_only_where_it_must() -> None:
-    assert seen(Block(X, None, None, 0, 0))[0] is X
-    ones = np.ones(100)
-    assert seen(Block(X, ones, None, 0, 0)) == (X, ones)
-    x, weight = seen(Block(X, WEIGHT, None, 0, 0))
-    np.testing.assert_array_equal(x, X[WEIGHT > 0])
-    np.testing.assert_array_equal(weight, WEIGHT[WEIGHT > 0])
-
-
-@pytest.mark.parametrize(
-    ("answer", "missing"), [("labels", -1), ("responsibilities", np.nan), ("score_samples", np.nan)]
-)
-def test_omitted_rows_answer_missing(answer: str, missing: float) -> None:
-    x = X.copy()
-    x[[3, 50], 1] = np.nan
-    (block,) = (as_rows(x, nan_policy="omit").read(i) for i in range(1))
-    found = Query(MIXTURE, answer, missing)(block)
-    kept = np.delete(np.arange(100), [3, 50])
-    np.testing.assert_array_equal(found[kept], getattr(MIXTURE, answer)(X[kept]))
-    assert np.all(np.isnan(found[[3, 50]])) if np.isnan(missing) else np.all(found[[3, 50]] == missing)
-    assert found.dtype == getattr(MIXTURE, answer)(X).dtype
-    with pytest.raises(DataError, match=r"contains NaN: block 0, row\(s\) 3, 50"):
-        Query(MIXTURE, answer, missing)(as_rows(x).read(0))
-
-
-def test_queries_travel_between_processes() -> None:
-    query = pickle.loads(pickle.dumps(Query(MIXTURE, "labels", -1)))
-    block = Block(X, None, None, 0, 0)
-    np.testing.assert_array_equal(query(block), MIXTURE.labels(X))
-    assert set(ANSWERS) == {"labels", "responsibilities", "score_samples"}
+    fitted = model("full", 0)
+    x = draw_rows(fitted.mixture_, 50)
+    assert fitted.evaluate(x).entropy == 0
+    assert fitted.evaluate(x, entropy=True).entropy > 0

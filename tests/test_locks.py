@@ -1,0 +1,194 @@
+"""Every lock of this process's threads: where it is dropped, what it guards goes wrong.
+
+A thread is held within what the lock guards until another has come in, or its time is over: a lock lets none in.
+"""
+
+import ast
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Barrier, BrokenBarrierError, Event, Lock
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+
+from daskgmm.compute.block import Block, Shelf
+from daskgmm.compute.rows import as_rows
+from daskgmm.compute.threads import Threads
+from daskgmm.fit.survey import Threshold
+from daskgmm.model import blas
+from tests.compute.arrays import write
+
+PACKAGE = Path(blas.__file__).parents[1]
+TIME = 0.3  # seconds that a thread waits for one that a lock keeps out
+
+# Each is the subject of a test here.
+GUARDED = {
+    "model/blas.py": "Lock",
+    "compute/block.py": "Lock",
+    "compute/threads.py": "Semaphore",
+    "fit/survey.py": "Lock",
+}
+
+
+def test_every_lock_has_a_test() -> None:
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        names = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(ast.parse(file.read_text()))}
+        for kind in names & {"Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Barrier"}:
+            found[file.relative_to(PACKAGE).as_posix()] = kind
+    assert found == GUARDED
+
+
+class Gate:
+    """Holds the first thread that comes until a second one has, or `TIME` is over."""
+
+    def __init__(self) -> None:
+        self.came, self.lock, self.second = 0, Lock(), Event()
+        self.first = Event()
+
+    def __call__(self) -> None:
+        with self.lock:
+            self.came += 1
+            number = self.came
+        self.first.set()
+        if number == 1:
+            self.second.wait(TIME)
+        else:
+            self.second.set()
+
+
+def both(first: Callable[[], Any], second: Callable[[], Any], gate: Gate) -> None:
+    """One in a thread, and another in a second as soon as the first is in the gate."""
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first)
+        assert gate.first.wait(30)
+        pool.submit(second).result(30)
+        one.result(30)
+
+
+class Limits:
+    """Stands for threadpoolctl: notes when a limit is set and when it is lifted, with a gate in one of them."""
+
+    def __init__(self, gate: Gate, waits: str) -> None:
+        self.told: list[str] = []
+        self.gate, self.waits = gate, waits
+
+    @contextmanager
+    def limit(self, limits: int) -> Iterator[None]:
+        self._now("set")
+        yield
+        self._now("lifted")
+
+    def _now(self, what: str) -> None:
+        if what == self.waits:
+            self.gate()
+        self.told.append(what)
+
+
+@pytest.mark.parametrize("waits", ["set", "lifted"])
+def test_the_limit_of_threads_is_set_once_and_lifted_by_the_last(
+    waits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes while it is being set shares it; whoever comes while it is being lifted sets it anew."""
+    gate = Gate()
+    limits, ready = Limits(gate, waits), Barrier(2)
+    monkeypatch.setattr(blas, "_controller", lambda: limits)
+
+    def enter() -> None:
+        with blas.one_thread():
+            if waits == "set":
+                ready.wait(30)  # both are inside
+            assert limits.told.count("set") > limits.told.count("lifted")
+
+    both(enter, enter, gate)
+    assert limits.told == ["set", "lifted"] * (1 if waits == "set" else 2)
+    assert blas._users == 0
+
+
+def test_a_shelf_never_holds_more_than_there_is_room_for() -> None:
+    gate = Gate()
+
+    class Slow(Shelf):
+        """Waits between the look at the room and what is taken of it."""
+
+        @property
+        def room(self) -> float:
+            room = self.left
+            gate()
+            return room
+
+        @room.setter
+        def room(self, room: float) -> None:
+            self.left = room
+
+    blocks = [Block(np.zeros((10, 2)), index) for index in range(2)]
+    shelf = Slow(room=blocks[0].x.nbytes)
+    both(lambda: shelf.put(blocks[0]), lambda: shelf.put(blocks[1]), gate)
+    assert list(shelf.blocks) == [0]
+    assert shelf.left == 0
+
+
+def test_a_threshold_is_never_below_the_key_of_a_row_in_the_sample() -> None:
+    gate = Gate()
+
+    class Slow(Threshold):
+        """Waits once the keys are sorted, before the bound is taken from them."""
+
+        @property
+        def keys(self) -> Any:
+            return self.held
+
+        @keys.setter
+        def keys(self, keys: Any) -> None:
+            self.held = keys
+            if len(keys) == 9:
+                gate()
+
+    threshold = Slow(8)
+    # One key more is not sorted in: a bound that were read off the end of the keys then would be that one.
+    both(lambda: threshold.lower(np.arange(1.0, 13.0)), lambda: threshold.lower(np.array([0.5])), gate)
+    assert threshold.bound == 9.0
+
+
+def test_no_key_is_lost() -> None:
+    """The bound that two threads find together is that of all their keys."""
+    gate = Gate()
+
+    class Slow(Threshold):
+        @property
+        def keys(self) -> Any:
+            held = self.held
+            if not len(held):
+                gate()
+            return held
+
+        @keys.setter
+        def keys(self, keys: Any) -> None:
+            self.held = keys
+
+    threshold = Slow(3)
+    both(lambda: threshold.lower(np.array([1.0, 2.0])), lambda: threshold.lower(np.array([3.0, 4.0])), gate)
+    assert threshold.bound == 4.0
+
+
+def test_no_more_threads_compute_than_there_are_while_others_read(tmp_path: Path) -> None:
+    x = np.arange(32.0).reshape(16, 2)
+    rows = as_rows(write(tmp_path / "x.zarr", x, (2, 2)), block_size=32)
+    assert rows.n_blocks == 8
+    together = Barrier(2)
+
+    def count(block: Block) -> int:
+        try:
+            together.wait(TIME)
+        except BrokenBarrierError:
+            return len(block.x)
+        raise AssertionError("two computed at once")
+
+    with dask.config.set(num_workers=1):
+        engine = Threads(span=1)
+        assert engine.ahead(rows) > 0
+        assert engine.reduce(rows, count) == 16
