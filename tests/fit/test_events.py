@@ -112,8 +112,8 @@ def test_the_log_has_one_line_for_each_iteration(caplog: pytest.LogCaptureFixtur
         model = fit(max_iter=5)
     assert {(record.name, record.levelname) for record in caplog.records} == {("daskgmm", "INFO")}
     lines = [line for line in caplog.messages if line.startswith("iteration ")]
-    assert [line.split(":")[0] for line in lines] == [f"iteration {n}" for n in range(6)]
-    for bound, line in zip(model.lower_bounds_, lines[1:], strict=True):
+    assert [line.split(":")[0] for line in lines] == [f"iteration {n}" for n in range(1, 6)]
+    for bound, line in zip(model.lower_bounds_, lines, strict=True):
         assert f"mean log-likelihood {bound:.8g}, change " in line
     stages = [line.removeprefix("waiting for: ") for line in caplog.messages if line.startswith("waiting")]
     assert [name for name in stages if name != "compiling"][:3] == ["survey", "seeding", "pass 2"]

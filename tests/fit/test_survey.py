@@ -1,8 +1,5 @@
 """The survey: moments, and a row sample that depends on nothing but rows, weights and seed."""
 
-from __future__ import annotations
-
-import itertools
 import pickle
 from functools import partial, reduce
 from operator import add
@@ -15,28 +12,37 @@ import pytest
 from dask.local import get_sync
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
-from daskgmm.compute.engine import Engine
-from daskgmm.compute.rows import Block, as_rows
+from daskgmm.compute.block import Block
+from daskgmm.compute.rows import as_rows
+from daskgmm.compute.threads import Threads
 from daskgmm.errors import DataError
 from daskgmm.fit import survey as module
-from daskgmm.fit.survey import RowSample, Survey, Surveyor, Threshold, uniforms
-from daskgmm.model.covariance import STRUCTURES, Diagonal, Full
+from daskgmm.fit.survey import RowSample, Survey, Threshold, uniforms
+from daskgmm.fit.tasks import Examine
+from daskgmm.model.structure import DIAGONAL, STRUCTURES
+from tests.strategies import chunkings, parts
+from tests.structures import KINDS, covariances
 
 D = 3
 
 
-def draw(seed: int, n: int) -> tuple[Any, Any]:
+def draw_rows(seed: int, n: int) -> tuple[Any, Any]:
     random = np.random.default_rng(seed)
     return random.normal(size=(n, D)), random.choice([0.0, 0.1, 1.0, 9.0], size=n)
 
 
+def examine(size: int = 20, seed: int = 0, kind: str = "full") -> Examine:
+    return Examine(STRUCTURES[kind], 2, seed, Threshold(size))
+
+
 def survey(
-    x: Any, weight: Any = None, size: int = 20, seed: int = 0, get: Any = get_sync, **options: Any
+    x: Any, weight: Any = None, size: int = 20, seed: int = 0, kind: str = "full", **options: Any
 ) -> Survey:
-    """The survey of any input, through the engine."""
-    surveyor = Surveyor(Full, 2, seed, Threshold(size))
-    return Engine(get, options.pop("span", 1)).reduce(as_rows(x, weight, **options), surveyor)
+    """The survey of any input, through an engine."""
+    engine = Threads(get=options.pop("get", get_sync), span=options.pop("span", 1))
+    return engine.reduce(as_rows(x, weight=weight, **options), examine(size, seed, kind))
 
 
 def sampled(sample: RowSample) -> list[Any]:
@@ -59,39 +65,34 @@ def direct(x: Any, weight: Any, size: int, seed: int) -> Any:
     return np.sort(chosen[seen[chosen]])
 
 
-cases = {
-    "seed": st.integers(0, 2**31 - 1),
-    "n": st.integers(1, 400),
-    "size": st.integers(1, 60),
-    "edges": st.sets(st.integers(0, 400), max_size=8),
-}
+@st.composite
+def cut(draw: st.DrawFn) -> tuple[Any, Any, tuple[int, ...], int, int]:
+    """Rows, weights, a way to cut them, the size of a sample, and a seed."""
+    n, seed = draw(st.integers(1, 400)), draw(st.integers(0, 2**31 - 1))
+    return (*draw_rows(seed, n), draw(chunkings(n, 9)), draw(st.integers(1, 60)), seed)
 
 
-def chunks(n: int, edges: set[int]) -> tuple[int, ...]:
-    bounds = [0, *sorted(e for e in edges if e <= n), n]
-    return tuple(b - a for a, b in itertools.pairwise(bounds))
+Cut = tuple[Any, Any, tuple[int, ...], int, int]
 
 
-@given(**cases)
-def test_the_sample_does_not_depend_on_chunks(seed: int, n: int, size: int, edges: set[int]) -> None:
-    x, weight = draw(seed, n)
-    chunked = da.from_array(x, chunks=(chunks(n, edges), D))
-    found = survey(chunked, weight, size, seed).sample
+@given(cut())
+def test_the_sample_does_not_depend_on_chunks(case: Cut) -> None:
+    x, weight, chunks, size, seed = case
+    found = survey(da.from_array(x, chunks=(chunks, D)), weight, size, seed).sample
     np.testing.assert_array_equal(np.sort(found.position), direct(x, weight, size, seed))
     np.testing.assert_array_equal(found.rows, x[found.position])
     np.testing.assert_array_equal(found.weight, weight[found.position])
 
 
-@given(**cases)
-def test_a_merge_is_the_sample_of_the_whole(seed: int, n: int, size: int, edges: set[int]) -> None:
-    x, weight = draw(seed, n)
-    bounds = np.cumsum((0, *chunks(n, edges)))
-    blocks = [Block(x[a:b], weight[a:b], None, i, int(a)) for i, (a, b) in enumerate(itertools.pairwise(bounds))]
+@given(cut())
+def test_a_merge_is_the_sample_of_the_whole(case: Cut) -> None:
+    x, weight, chunks, size, seed = case
+    blocks = [Block(x[part], i, part.start, weight[part]) for i, part in enumerate(parts(chunks))]
     # A threshold of its own for each, as in processes; shared, as in threads; and in any order.
-    apart = [Surveyor(Full, 2, seed, Threshold(size))(block).sample for block in blocks]
-    shared = Surveyor(Full, 2, seed, Threshold(size))
+    apart = [examine(size, seed)(block).sample for block in blocks]
+    shared = examine(size, seed)
     backwards = [shared(block).sample for block in reversed(blocks)]
-    whole = Surveyor(Full, 2, seed, Threshold(size))(Block(x, weight, None, 0, 0)).sample
+    whole = examine(size, seed)(Block(x, weight=weight)).sample
     assert_same(reduce(add, apart), whole)
     assert_same(reduce(add, backwards), whole)
     assert_same(reduce(add, apart[::-1]), whole)
@@ -101,10 +102,10 @@ def test_a_merge_is_the_sample_of_the_whole(seed: int, n: int, size: int, edges:
     assert len(whole.keys) == min(size + 1, np.count_nonzero(weight))
 
 
-@given(smaller=st.integers(1, 80), **cases)
-def test_samples_are_nested(seed: int, n: int, size: int, edges: set[int], smaller: int) -> None:
-    x, weight = draw(seed, n)
-    x = da.from_array(x, chunks=(chunks(n, edges), D))
+@given(cut(), st.integers(1, 80))
+def test_samples_are_nested(case: Cut, smaller: int) -> None:
+    rows, weight, chunks, size, seed = case
+    x = da.from_array(rows, chunks=(chunks, D))
     of_that_size = survey(x, weight, min(smaller, size), seed).sample
     found = survey(x, weight, size, seed).sample.first(smaller)
     assert found.size == of_that_size.size
@@ -114,7 +115,7 @@ def test_samples_are_nested(seed: int, n: int, size: int, edges: set[int], small
 @pytest.mark.parametrize("span", [1, 4, 64])
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_the_sample_does_not_depend_on_workers(workers: int, span: int) -> None:
-    x, weight = draw(3, 2000)
+    x, weight = draw_rows(3, 2000)
     get = partial(dask.threaded.get, num_workers=workers)
     expected = survey(x, weight, size=50, seed=3)
     for _ in range(3):
@@ -124,11 +125,11 @@ def test_the_sample_does_not_depend_on_workers(workers: int, span: int) -> None:
 
 def test_a_block_computed_twice_counts_once() -> None:
     # As after the loss of a worker: the threshold must not take its keys for those of other rows.
-    x, weight = draw(0, 300)
-    surveyor = Surveyor(Full, 2, 0, Threshold(40))
-    first, second = Block(x[:150], weight[:150], None, 0, 0), Block(x[150:], weight[150:], None, 1, 150)
-    surveyor(first)
-    again = surveyor(first).sample + surveyor(second).sample
+    x, weight = draw_rows(0, 300)
+    task = examine(40)
+    first, second = Block(x[:150], weight=weight[:150]), Block(x[150:], 1, 150, weight[150:])
+    task(first)
+    again = task(first).sample + task(second).sample
     np.testing.assert_array_equal(np.sort(again.position), direct(x, weight, 40, 0))
 
 
@@ -144,14 +145,14 @@ def test_a_threshold_travels_without_its_keys() -> None:
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 10**6])
 def test_pieces_leave_no_seam(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = draw(1, 333)
+    x, weight = draw_rows(1, 333)
     expected = survey(x, weight, size=30, seed=1).sample
     monkeypatch.setattr(module, "PIECE", piece)
     assert_same(survey(x, weight, size=30, seed=1).sample, expected)
 
 
 def test_blocks_of_unknown_size_have_streams_of_their_own() -> None:
-    x, _ = draw(0, 60)
+    x, _ = draw_rows(0, 60)
     chunked = da.from_array(np.tile(x[:20], (3, 1)), chunks=(20, D))
     hidden = da.Array(chunked.dask, chunked.name, ((np.nan,) * 3, (D,)), x.dtype)
     sample = survey(hidden, size=30).sample
@@ -165,7 +166,7 @@ def test_blocks_of_unknown_size_have_streams_of_their_own() -> None:
 
 
 def test_rows_of_zero_weight_are_never_sampled() -> None:
-    x, weight = draw(0, 400)
+    x, weight = draw_rows(0, 400)
     x[weight == 0] = np.nan
     rows, _ = survey(x, weight, size=500).sample.points()
     np.testing.assert_array_equal(rows, x[weight > 0])
@@ -173,7 +174,7 @@ def test_rows_of_zero_weight_are_never_sampled() -> None:
 
 @pytest.mark.parametrize("dtype", ["f4", "f2", "i2", ">f8"])
 def test_rows_are_kept_as_stored(dtype: str) -> None:
-    x = (10 * draw(0, 50)[0]).astype(dtype)
+    x = (10 * draw_rows(0, 50)[0]).astype(dtype)
     sample = survey(x, size=10).sample
     assert sample.rows.dtype == x.dtype
     rows, weight = sample.points()
@@ -183,7 +184,7 @@ def test_rows_are_kept_as_stored(dtype: str) -> None:
 
 
 def test_other_seeds_give_other_samples() -> None:
-    x, weight = draw(0, 400)
+    x, weight = draw_rows(0, 400)
     chosen = {tuple(np.sort(survey(x, weight, seed=s).sample.position)) for s in range(5)}
     assert len(chosen) == 5
 
@@ -192,20 +193,21 @@ def test_other_seeds_give_other_samples() -> None:
 
 
 def test_points_of_all_rows_are_the_rows() -> None:
-    x, _ = draw(0, 50)
-    rows, weight = survey(x, size=50).sample.points()
+    x, _ = draw_rows(0, 50)
+    rows, even = survey(x, size=50).sample.points()
     np.testing.assert_array_equal(rows, x)
-    assert weight is None
-    given_weight = np.arange(1.0, 51)
-    rows, weight = survey(x, given_weight, size=50).sample.points()
-    np.testing.assert_allclose(weight, given_weight / given_weight.mean(), rtol=1e-15)
+    assert even is None
+    weight = np.arange(1.0, 51)
+    found: Any = survey(x, weight, size=50).sample.points()[1]
+    np.testing.assert_allclose(found, weight / weight.mean(), rtol=1e-15)
 
 
 def test_kept_rows_stand_for_the_others() -> None:
     # w / P(kept), with P(kept) = 1 - exp(-w·threshold), given the threshold.
-    x, weight = draw(0, 400)
+    x, weight = draw_rows(0, 400)
     sample = survey(x, weight, size=60).sample
     rows, found = sample.points()
+    assert found is not None
     order = np.argsort(sample.position)
     last = np.argmax(sample.keys)
     order = order[order != last]
@@ -222,11 +224,12 @@ def test_weighted_samples_are_unbiased() -> None:
     total, mean = weight.sum(), weight @ x / weight.sum()
     trials, totals, means = 2000, [], []
     for seed in range(trials):
-        sample = Surveyor(Full, 2, seed, Threshold(40))(Block(x, weight, None, 0, 0)).sample
+        sample = examine(40, seed)(Block(x, weight=weight)).sample
         order, last = np.arange(len(sample.keys)), np.argmax(sample.keys)
         kept = order[order != last]
         totals.append(np.sum(sample.weight[kept] / -np.expm1(-sample.keys[last] * sample.weight[kept])))
         rows, w = sample.points()
+        assert w is not None
         means.append(w @ rows / w.sum())
     # Four standard errors of the average of the trials; the ratio adds a bias of the order of 1 / size.
     error = 4 * np.std(totals) / np.sqrt(trials)
@@ -245,7 +248,7 @@ def test_every_row_is_as_likely_as_its_weight_says() -> None:
     trials = 4000
     counts = np.zeros(4)
     for seed in range(trials):
-        sample = Surveyor(Diagonal, 1, seed, Threshold(1))(Block(x, weight, None, 0, 0)).sample
+        sample = Examine(DIAGONAL, 1, seed, Threshold(1))(Block(x, weight=weight)).sample
         rows, _ = sample.points()
         counts[int(rows[0, 0])] += 1
     share = weight / weight.sum()
@@ -271,8 +274,6 @@ def test_a_number_depends_on_its_row_alone(seed: int, stream: int, first: int, c
 
 
 def test_numbers_are_uniform() -> None:
-    from scipy.stats import kstest
-
     x = uniforms(1, 0, 5, 100_000)
     assert kstest(x, "uniform").pvalue > 0.01
     assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 4 / np.sqrt(len(x))
@@ -283,31 +284,26 @@ def test_numbers_are_uniform() -> None:
 # Moments and checks
 
 
-@pytest.mark.parametrize("kind", STRUCTURES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("offset", [0.0, 1e8])
 def test_overall_moments(kind: str, offset: float) -> None:
-    x, weight = draw(0, 400)
+    x, weight = draw_rows(0, 400)
     x = x + offset
-    surveyor = Surveyor(STRUCTURES[kind], 2, 0, Threshold(20))
-    overall = Engine(get_sync).reduce(as_rows(x, weight, block_size=30 * 8 * D), surveyor).overall
+    overall = survey(x, weight, kind=kind, block_size=30 * 8 * D).overall
     centred = x - offset  # exact: both are multiples of the spacing at 1e8
     mean = weight @ centred / weight.sum()
-    cov = (weight[:, None] * (centred - mean)).T @ (centred - mean) / weight.sum()
-    expected = {
-        "full": cov[None],
-        "tied": cov,
-        "diag": np.diag(cov)[None],
-        "spherical": np.array([np.trace(cov) / D]),
-    }[kind]
-    values = STRUCTURES[kind].per_weight(overall.about(overall.means).scatter, overall.weight)
-    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+    scatter = (weight[:, None] * (centred - mean)).T @ (centred - mean)
+    expected = covariances(scatter[None], weight.sum(keepdims=True), kind)
+    found = overall.about(overall.means).scatter / overall.weight[0]
+    shown = STRUCTURES[kind].shown(found, 1, D)
+    np.testing.assert_allclose(shown, expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(overall.means[0] - offset, mean, rtol=0, atol=4e-16 * max(1, offset))
     assert overall.n_rows == np.count_nonzero(weight)
     np.testing.assert_allclose(overall.total_weight, weight.sum(), rtol=1e-14)
 
 
 def test_empty_and_weightless_blocks() -> None:
-    x, _ = draw(0, 40)
+    x, _ = draw_rows(0, 40)
     weight = np.ones(40)
     weight[10:20] = 0
     x[10:20] = np.nan
@@ -321,11 +317,11 @@ def test_empty_and_weightless_blocks() -> None:
 
 @pytest.mark.parametrize("start", ["labels", "responsibilities"])
 def test_a_given_start_is_summed(start: str) -> None:
-    x, weight = draw(0, 100)
+    x, weight = draw_rows(0, 100)
     labels = np.arange(100) % 2
-    values = labels if start == "labels" else np.eye(2)[labels]
-    rows = as_rows(x, weight, values, block_size=30 * 8 * D)
-    found = Engine(get_sync).reduce(rows, Surveyor(Full, 2, 0, Threshold(5))).start
+    values: Any = labels if start == "labels" else np.eye(2)[labels]
+    found = survey(x, weight, block_size=30 * 8 * D, **{start: values}).start
+    assert found is not None
     for j in range(2):
         w = weight[labels == j]
         np.testing.assert_allclose(found.weight[j], w.sum(), rtol=1e-14)
@@ -338,7 +334,7 @@ def test_a_given_start_is_summed(start: str) -> None:
 )
 @pytest.mark.parametrize("row", [0, 31, 99])
 def test_bad_rows_are_named(value: float, words: str, row: int) -> None:
-    x, _ = draw(0, 100)
+    x, _ = draw_rows(0, 100)
     x[row, 2] = value
     with pytest.raises(DataError, match=rf"{words}: block {row // 30}, row\(s\) {row}\."):
         survey(x, block_size=30 * 8 * D)
