@@ -1,7 +1,5 @@
 """What scikit-learn expects of an estimator, of the one that learns online."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from typing import Any
@@ -26,7 +24,9 @@ X, _ = make_blobs(400, centers=3, n_features=4, random_state=0)
 WEIGHT = np.random.default_rng(0).choice([0.5, 1.0, 3.0], len(X))
 
 
-@parametrize_with_checks([MiniBatchGaussianMixture()], expected_failed_checks=lambda _: EXPECTED_FAILURES)
+@parametrize_with_checks(  # type: ignore[untyped-decorator]
+    [MiniBatchGaussianMixture()], expected_failed_checks=lambda _: EXPECTED_FAILURES
+)
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -41,8 +41,11 @@ def test_the_interface_that_others_build_on() -> None:
     assert list(defaults) == sorted(names.split())
     assert (defaults["learning_decay"], defaults["learning_offset"], defaults["half_life"]) == (0.6, 2.0, None)
     assert (defaults["reg_covar"], defaults["block_size"], defaults["checkpoint"]) == (1e-6, "64 MiB", None)
-    methods = "fit partial_fit fit_predict predict predict_proba score_samples score sample aic bic icl save load"
-    for name in f"{methods} from_parameters".split():
+    methods = (
+        "fit partial_fit extend fit_predict predict predict_proba score_samples score evaluate sample aic bic icl "
+        "save load from_parameters"
+    )
+    for name in methods.split():
         assert callable(getattr(MiniBatchGaussianMixture, name)), name
 
 
