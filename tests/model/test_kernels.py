@@ -1,9 +1,5 @@
 """The contract of the fused E-step: every layout, at every shape around the tile and the unrolled loops."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -399,50 +395,3 @@ def test_weights_too_small_to_divide_by(dtype: Any) -> None:
     kept = drawn._replace(weight=np.where(drawn.weight < 1e-30, 0.0, drawn.weight))
     for a, b in zip(summed(drawn, "shared products"), summed(kept, "shared products"), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-30)
-
-
-# Sums of every entry point, in a process of its own.
-BITS = """
-import hashlib
-import sys
-import numpy as np
-from daskgmm.model.mixture import Mixture
-from daskgmm.model.moments import moments
-
-random = np.random.default_rng(0)
-x, resp = random.normal(size=(700, 5)), random.dirichlet(np.ones(3), size=700)
-digest = hashlib.sha256()
-for structure in map(STRUCTURES.get, sys.argv[1:]):
-    start = moments(structure, x, None, resp, 3)
-    mixture = Mixture(np.full(3, 1 / 3), x[:3], structure.fit(start.about(start.means), start.scatter, 0.0))
-    for s in (mixture.expectation(x), start):
-        for part in (s.weight, s.shift, s.scatter, s.log_likelihood):
-            digest.update(np.ascontiguousarray(part).tobytes())
-    digest.update(mixture.responsibilities(x).tobytes())
-print(digest.hexdigest())
-"""
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "kinds",
-    [pytest.param(["diag"], id="axes"), pytest.param(["full", "tied"], id="matrices", marks=pytest.mark.slow)],
-)
-def test_compiled_anew_or_read_from_the_cache_gives_the_same_bits(kinds: list[str], tmp_path: Path) -> None:
-    # One worker compiles, the next finds the result on disk: they must agree, or a fit would depend on
-    # which worker came first. A helper that is linked, not inlined, may come optimised in another way.
-    root = Path(kernels.__file__).parents[3]
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(root)}
-    found = [
-        subprocess.run(
-            [sys.executable, "-c", BITS, *kinds],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=140,
-        ).stdout
-        for _ in range(2)
-    ]
-    assert found[0]
-    assert found[0] == found[1]

@@ -1,0 +1,39 @@
+"""Memory for one tile."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daskgmm.model.kernels.compiling import LINE, TILE
+from daskgmm.model.kernels.layouts import Points, Scratch, Shared, scratch_for, width
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_parts_overlap_nowhere_and_begin_at_a_line_of_the_cache(dtype: str, pooled: bool) -> None:
+    means = np.zeros((3, 8), dtype)
+    model: Any = Shared(means, means, means, means, np.zeros(3)) if pooled else Points(means)
+    scratch = Scratch.of(model)
+    for part in scratch:
+        assert part.shape[-1] == TILE * 8 // np.dtype(dtype).itemsize
+        assert part.ctypes.data % LINE == 0
+        assert part.flags.c_contiguous
+    assert not any(np.may_share_memory(a, b) for a, b in combinations(scratch, 2))
+    assert all(part.size for part in scratch) == pooled  # others need less
+
+
+def test_nobody_else_has_the_memory_meanwhile() -> None:
+    model = Points(np.zeros((2, 3)))
+    with scratch_for(model) as one, scratch_for(model) as other:
+        assert not np.may_share_memory(one.tile, other.tile)
+    with scratch_for(Points(np.zeros((4, 3)))) as larger:
+        assert larger.resp.shape[0] == 4
+    with scratch_for(Points(np.zeros((4, 3), "f4"))) as single:
+        assert single.tile.dtype == np.float32
+
+
+@pytest.mark.parametrize(("d", "wide"), [(1, 1), (3, 3), (4, 4), (5, 8), (8, 8), (9, 12)])
+def test_width_is_a_multiple_of_four_from_four_on(d: int, wide: int) -> None:
+    assert width(d) == wide
