@@ -1,7 +1,5 @@
 """The memory contract: a fit's peak is promised before it starts, and does not grow with the rows."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from daskgmm.fit.seeding import sample_size
+from daskgmm.fit.recipe import sample_size
 
 CHUNK, FEATURES, COMPONENTS, THREADS = 65536, 32, 4, 2
 MIB = 2**20

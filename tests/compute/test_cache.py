@@ -1,12 +1,10 @@
 """Rows that fit are read once, others once a pass; the bits are the same."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import dask
 import dask.array as da
 import dask.multiprocessing
-import dask.threaded
 import numpy as np
 import pytest
 import zarr
@@ -22,18 +19,20 @@ from dask.local import get_sync
 from distributed import Client, LocalCluster
 from zarr.storage import MemoryStore
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, watching
 from daskgmm.compute.cache import kept
-from daskgmm.compute.engine import READING, Engine, engine_for
+from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Block, as_rows
+from daskgmm.compute.threads import READING, Threads
 from daskgmm.errors import DataError
-from daskgmm.fit.progress import Silent
+from daskgmm.fit.events import Event, Reached
 
 X = np.random.default_rng(0).normal(size=(1600, 4)) + 3 * (np.arange(1600) % 2)[:, None]
 CHUNK, PASSES = 100, 5
 BLOCK = CHUNK * 32  # bytes
 N_BLOCKS = len(X) // CHUNK
 LIMITS = {"all": math.inf, "none": 0, "half": X.nbytes // 2}
+SYNC = Threads(get=get_sync)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Best performing initialization")
 
@@ -53,11 +52,12 @@ def counting(values: Any = X) -> Any:
     return zarr.create_array(Counting(), data=values, chunks=chunks)
 
 
-def fit(x: Any, limit: float | None, progress: Any = None, **settings: Any) -> GaussianMixture:
+def fit(x: Any, limit: float | None, *listeners: Callable[[Event], None], **settings: Any) -> GaussianMixture:
     model = GaussianMixture(2, random_state=0, tol=0, max_iter=PASSES - 1, block_size=BLOCK, **settings)
     size = int(min(limit, 2**40)) if limit is not None else None
-    with dask.config.set({"daskgmm.memory-limit": size}):
-        return model._fit(x, None, progress or Silent())
+    with dask.config.set({"daskgmm.memory-limit": size}), watching(*listeners):
+        model.fit(x)
+    return model
 
 
 def bits(model: GaussianMixture) -> tuple[Any, ...]:
@@ -95,18 +95,25 @@ def test_how_often_a_dask_graph_is_computed(limit: str, times: int) -> None:
         assert len(computed) == times * N_BLOCKS * 4 // columns
 
 
-def test_weights_share_the_limit_and_rows_are_kept_as_stored() -> None:
-    x, weight = counting(X.astype(np.float32)), counting(np.ones(len(X)))
-    rows = as_rows(x, weight, block_size=BLOCK)
-    engine = Engine(get_sync)
-    with dask.config.set({"daskgmm.memory-limit": rows.total_bytes // 2}), kept(engine, rows) as held:
+def test_what_goes_with_the_rows_shares_the_limit_and_rows_are_kept_as_stored() -> None:
+    given = {"weight": counting(np.ones(len(X))), "labels": counting(np.ones(len(X), dtype=np.int8))}
+    rows = as_rows(counting(X.astype(np.float32)), block_size=BLOCK, **given)
+    lasting = rows.lasting().total_bytes
+    assert lasting == rows.total_bytes - len(X)
+    limit = lasting // 2
+    with dask.config.set({"daskgmm.memory-limit": limit}), kept(SYNC, rows) as held:
         for _ in range(2):
-            engine.reduce(held, lambda block: len(block.x))
-        parts: list[Any] = [p for s in (held.x, held.weight) for p in s.parts.values()]  # type: ignore[union-attr]
-        assert {p.dtype for p in parts} == {np.dtype(np.float32), np.dtype(np.float64)}
-        size = sum(p.nbytes for p in parts)
-        assert rows.total_bytes // 2 - rows.block_bytes <= size <= rows.total_bytes // 2
-    assert not held.x.parts  # type: ignore[attr-defined]  # dropped at the end
+            SYNC.reduce(held, lambda block: len(block.x))
+        shelf = held.shelf
+        assert shelf is not None
+        blocks = list(shelf.blocks.values())
+        assert {block.x.dtype for block in blocks} == {np.dtype(np.float32)}
+        assert all(block.weight is not None and not block.columns for block in blocks)  # labels are looked at once
+        size = sum(block.x.nbytes + 8 * len(block.x) for block in blocks)
+        assert limit - rows.block_bytes <= size <= limit
+    assert not shelf.blocks  # dropped at the end
+    SYNC.reduce(held, lambda block: len(block.x))  # as a task may that an interrupt left running
+    assert not shelf.blocks
 
 
 def test_rows_in_memory_are_not_copied_and_other_processes_keep_nothing() -> None:
@@ -114,7 +121,9 @@ def test_rows_in_memory_are_not_copied_and_other_processes_keep_nothing() -> Non
     with kept(engine_for(rows), rows) as held:
         assert held is rows
     stored = as_rows(counting(), block_size=BLOCK)
-    with kept(Engine(dask.multiprocessing.get), stored) as held:
+    with kept(Threads(get=dask.multiprocessing.get), stored) as held:
+        assert held is stored
+    with kept(SYNC, stored, wanted=False) as held:
         assert held is stored
 
 
@@ -126,16 +135,19 @@ def test_dropped_after_an_error() -> None:
             raise DataError("bad")
         return 0
 
-    seen: list[Any] = []
+    shelves: list[Any] = []
 
     def work() -> None:
-        with kept(Engine(get_sync), rows) as held:
-            seen.append(held.x)
-            Engine(get_sync).reduce(held, fail)
+        with kept(SYNC, rows) as held:
+            shelves.append(held.shelf)
+            try:
+                SYNC.reduce(held, fail)
+            finally:
+                assert len(held.shelf.blocks) > 0  # type: ignore[union-attr]
 
     with pytest.raises(DataError, match="bad"):
         work()
-    assert not seen[0].parts
+    assert not shelves[0].blocks
 
 
 def test_reading_overlaps_and_few_compute_at_a_time() -> None:
@@ -167,7 +179,7 @@ def test_reading_overlaps_and_few_compute_at_a_time() -> None:
     rows = as_rows(zarr.create_array(Gated(), data=X, chunks=(CHUNK, 4)), block_size=BLOCK)
     look = Look()
     with dask.config.set(num_workers=2):
-        assert Engine(dask.threaded.get).reduce(rows, look) == N_BLOCKS
+        assert Threads().reduce(rows, look) == N_BLOCKS
     assert all(look.waits)
     assert state["most"] <= 2
 
@@ -187,14 +199,14 @@ def client() -> Iterator[Any]:
         yield client
 
 
-class At(Silent):
-    """Calls something at every iteration."""
+def every_iteration(what: Callable[[], object]) -> Callable[[Event], None]:
+    """A listener that calls something after every iteration."""
 
-    def __init__(self, what: Any) -> None:
-        self.what = what
+    def listen(event: Event) -> None:
+        if isinstance(event, Reached) and event.state.n_iter:
+            what()
 
-    def iteration(self, runs: Any) -> None:
-        self.what()
+    return listen
 
 
 def lying(client: Any) -> int:
@@ -214,9 +226,10 @@ def test_a_cluster_keeps_what_fits_even_if_a_worker_dies(client: Any, tmp_path: 
     with dask.config.set(scheduler="synchronous"):
         expected = bits(fit(place, 0))
     counts: list[int] = []
+    count = every_iteration(lambda: counts.append(lying(client)))
 
-    assert bits(fit(place, None, At(lambda: counts.append(lying(client))))) == expected
-    assert set(counts) == {N_BLOCKS}
+    assert bits(fit(place, None, count)) == expected
+    assert counts == [N_BLOCKS] * (PASSES - 1)
 
     killed: list[int] = []
 
@@ -225,9 +238,9 @@ def test_a_cluster_keeps_what_fits_even_if_a_worker_dies(client: Any, tmp_path: 
             killed.append(next(iter(client.cluster.workers.values())).pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    assert bits(fit(place, None, At(kill))) == expected
+    assert bits(fit(place, None, every_iteration(kill))) == expected
     assert killed
 
     counts.clear()
-    assert bits(fit(place, X.nbytes - 1, At(lambda: counts.append(lying(client))))) == expected
-    assert set(counts) == {0}
+    assert bits(fit(place, X.nbytes - 1, count)) == expected
+    assert counts == [0] * (PASSES - 1)

@@ -1,19 +1,15 @@
 """Waits for a cluster end: with a value, with what a task raised, or with a typed error within their limit."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import dask
-import distributed
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-from daskgmm.compute import cluster
-from daskgmm.compute.engine import Engine
+from daskgmm.compute.cluster import Cluster
 from daskgmm.compute.rows import Block, as_rows
 from daskgmm.compute.window import Selection, Window
 from daskgmm.errors import ClusterLostError
@@ -31,6 +27,10 @@ def client(request: Any) -> Iterator[Any]:
         yield found
 
 
+def len_of(block: Block) -> int:
+    return len(block.x)
+
+
 def fail(_: Block) -> int:
     raise TimeoutError("a task's own")
 
@@ -39,23 +39,20 @@ async def silence(*_: Any, **__: Any) -> None:
     await asyncio.sleep(30)
 
 
-@pytest.mark.parametrize("task", [sum, fail], ids=["finished", "failed"])
+@pytest.mark.parametrize("task", [len_of, fail], ids=["finished", "failed"])
 def test_a_value_that_does_not_come(client: Any, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    future = client.submit(task, [1, 2])
-    with client.as_current():
-        distributed.wait(future, timeout=30)
     monkeypatch.setattr(client, "gather", silence)
     with pytest.raises(ClusterLostError, match=r"has not handed over a result for 0\.5 s"):
-        cluster._collect(client, [future])
+        Cluster(client=client).reduce(as_rows(np.zeros((3, 1)), block_size=8), task)
 
 
 def test_a_tasks_own_timeout_is_not_the_clusters(client: Any) -> None:
     with pytest.raises(TimeoutError, match="a task's own"):
-        Engine(client.get).reduce(as_rows(np.zeros((3, 1)), block_size=8), fail)
+        Cluster(client=client).reduce(as_rows(np.zeros((3, 1)), block_size=8), fail)
 
 
 @pytest.mark.parametrize("client", [0], indirect=True)
 def test_holding_blocks_where_no_worker_is(client: Any) -> None:
     rows = as_rows(np.zeros((3, 1)), block_size=8)
     with pytest.raises(ClusterLostError, match="has had no worker"):
-        Window.load(Engine(client.get), rows, [0, 1, 2], Selection(), 0)
+        Window.load(Cluster(client=client), rows, [0, 1, 2], Selection(), 0)

@@ -1,4 +1,4 @@
-"""What goes with the rows: cut as they are whatever holds it, checked where it is read, a new column by entry alone."""
+"""What goes with the rows: cut as they are, checked where it is read; a new column is one entry in a table."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Memory of blocks that are gone serves the next ones, and never while anybody still looks at it."""
 
-from __future__ import annotations
-
 import gc
 import pickle
 import weakref
@@ -13,13 +11,14 @@ import numpy as np
 import pytest
 import zarr
 
+from daskgmm._typing import Array
 from daskgmm.compute.memory import IDLE_BYTES, Spare
 from daskgmm.compute.rows import as_rows
 
 F8 = np.dtype(np.float64)
 
 
-def address(array: np.ndarray) -> int:  # type: ignore[type-arg]
+def address(array: Array) -> int:
     return int(array.ctypes.data)
 
 
@@ -38,7 +37,7 @@ def test_memory_of_an_array_that_is_gone_serves_the_next() -> None:
 
 def test_memory_is_not_shared_while_anything_refers_to_it() -> None:
     spare = Spare()
-    array = spare.array((1000, 3), F8)
+    array: Any = spare.array((1000, 3), F8)
     array[:] = 1.0
     views = [array[10:20], array.T, array.view(np.int64), np.asarray(memoryview(array)), array.reshape(-1)]
     place = address(array)
@@ -74,7 +73,7 @@ def test_little_waits(n_bytes: int, waiting: int) -> None:
     spare = Spare()
     arrays = [spare.array((n_bytes,), np.dtype(np.uint8)) for _ in range(8)]
     del arrays
-    assert len(spare._free) == waiting
+    assert len(spare.free) == waiting
 
 
 def test_nothing_waits_without_its_owner() -> None:
@@ -93,8 +92,8 @@ def test_memory_stays_in_its_process() -> None:
     spare = Spare()
     spare.array((1000, 3), F8)
     copy = pickle.loads(pickle.dumps(spare))
-    assert len(spare._free) == 1
-    assert len(copy._free) == 0
+    assert len(spare.free) == 1
+    assert len(copy.free) == 0
 
 
 def test_blocks_of_a_store_are_read_into_memory_of_their_own(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Which engine runs: threads unless Dask says otherwise, and the active client for chunked rows alone."""
+
+from functools import partial
+from typing import Any
+
+import dask
+import dask.array as da
+import dask.multiprocessing
+import dask.threaded
+import numpy as np
+import pytest
+from dask.local import get_sync
+
+from daskgmm import GaussianMixture
+from daskgmm.compute.cluster import Cluster
+from daskgmm.compute.engines import engine_for
+from daskgmm.compute.rows import Rows, as_rows
+from daskgmm.compute.threads import Plain, Threads
+from daskgmm.errors import DataError
+
+X = np.random.default_rng(0).normal(size=(407, 3))
+WEIGHT = da.from_array(np.ones(len(X)), chunks=29)
+
+ROWS: dict[str, Rows] = {
+    "one block": as_rows(X),
+    "many blocks": as_rows(X, block_size=1000),
+    "chunked": as_rows(da.from_array(X, chunks=(29, 3))),
+    "chunked weights": as_rows(X, weight=WEIGHT),
+}
+THREADS = Threads(get=dask.threaded.get)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("rows", ROWS)
+def test_threads_unless_told_otherwise(rows: str, own: bool) -> None:
+    # One block in memory is not worth a scheduler.
+    plain = rows == "one block"
+    assert engine_for(ROWS[rows], own) == (Plain() if plain else THREADS)
+    with dask.config.set(scheduler="synchronous"):
+        assert engine_for(ROWS[rows], own) == Threads(get=get_sync)
+    with dask.config.set(scheduler="processes"):  # what is this process's own never leaves it
+        other = Threads(get=dask.multiprocessing.get)
+        assert engine_for(ROWS[rows], own) == (other if not own else Plain() if plain else THREADS)
+
+
+@pytest.mark.timeout(60)
+def test_the_active_client_gets_chunked_rows_alone(clusters: Any) -> None:
+    client = clusters(1, False)
+    with client.as_current():
+        assert engine_for(ROWS["one block"]) == Plain()
+        assert engine_for(ROWS["many blocks"]) == THREADS
+        for rows in (ROWS["chunked"], ROWS["chunked weights"]):
+            assert engine_for(rows) == Cluster(client=client)
+            assert engine_for(rows).client is client
+            with dask.config.set(scheduler="synchronous"):
+                assert engine_for(rows) == Threads(get=get_sync)
+    assert engine_for(ROWS["chunked"]) == THREADS
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
+def test_errors_of_a_cluster_name_block_and_rows(processes: bool, clusters: Any) -> None:
+    x = X.copy()
+    x[30, 1] = np.nan
+    client = clusters(2, processes)
+    with client.as_current(), pytest.raises(DataError, match=r"contains NaN: block 1, row\(s\) 30\."):
+        GaussianMixture(2).fit(da.from_array(x, chunks=(29, 3)))
+
+
+@pytest.mark.parametrize(
+    ("get", "room"),
+    [
+        (dask.threaded.get, 1000.0),
+        (get_sync, 1000.0),
+        (dask.multiprocessing.get, 0.0),  # shares no memory with this process
+        (partial(dask.threaded.get, num_workers=1), 0.0),
+    ],
+)
+def test_room_is_what_the_configuration_says_where_memory_is_shared(get: Any, room: float) -> None:
+    with dask.config.set({"daskgmm.memory-limit": "1 kB"}):
+        assert Threads(get=get).room() == room
+        assert Plain().room() == 0
+    if room:
+        assert Threads(get=get).room() > 2**20
