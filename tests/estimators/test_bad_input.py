@@ -1,7 +1,5 @@
 """Bad input: scikit-learn's words where it has any, the block and rows, and an estimator left as it was."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Callable
@@ -15,6 +13,7 @@ import xarray as xr
 import zarr
 
 from daskgmm import CollapseError, DataError, GaussianMixture
+from tests import structures
 
 N, D = 60, 3
 X = np.random.default_rng(0).normal(size=(N, D)) + 3 * (np.arange(N)[:, None] % 2)
@@ -57,7 +56,7 @@ def state(model: GaussianMixture) -> tuple[Any, ...]:
 
 
 @pytest.fixture(params=["fresh", "fitted"])
-def model(request: pytest.FixtureRequest) -> GaussianMixture:
+def model(request: pytest.FixtureRequest) -> Any:
     model = GaussianMixture(2, random_state=0, block_size=BLOCK)
     return model.fit(X) if request.param == "fitted" else model
 
@@ -190,7 +189,7 @@ def test_objects(model: GaussianMixture) -> None:
     refused(model, "dtype='numeric' is not compatible with arrays of dtype object", chunked, error=ValueError)
 
 
-@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("covariance_type", structures.KINDS)
 @pytest.mark.parametrize("chunked", [False, True])
 def test_collapse_names_the_component(covariance_type: str, chunked: bool) -> None:
     # Label 1 is one point; tied: all rows are.
@@ -214,11 +213,11 @@ def test_collapse_names_the_component(covariance_type: str, chunked: bool) -> No
     model.set_params(reg_covar=1e-6).fit(data)
 
 
-@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("covariance_type", structures.KINDS)
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data", "subsample"])
 def test_collapse_from_every_seed(covariance_type: str, init_params: str) -> None:
     x = np.repeat([[0.1, 0.2], [5.1, 0.2]], 30, axis=0)
-    settings = {"covariance_type": covariance_type, "init_params": init_params, "random_state": 0}
+    settings: dict[str, Any] = {"covariance_type": covariance_type, "init_params": init_params, "random_state": 0}
     model = GaussianMixture(2, reg_covar=0, **settings)
     if init_params == "random":
         model.set_params(max_iter=1000, tol=0)  # spread at first, collapses on the way
@@ -262,7 +261,7 @@ QUERIES = ["predict", "predict_proba", "score_samples", "score", "aic", "bic", "
 @pytest.mark.parametrize("query", QUERIES)
 class TestQueries:
     @pytest.fixture
-    def fitted(self) -> GaussianMixture:
+    def fitted(self) -> Any:
         return GaussianMixture(2, random_state=0, block_size=BLOCK).fit(X)
 
     def test_feature_count(self, fitted: GaussianMixture, kind: Any, query: str) -> None:
@@ -319,8 +318,8 @@ def test_bad_starts(settings: dict[str, Any], words: str, kind: Any) -> None:
 
 @pytest.mark.parametrize("name", ["labels_init", "responsibilities_init"])
 def test_the_two_kinds_of_start_are_not_mistaken_for_each_other(name: str) -> None:
-    wrong = np.full((N, 2), 0.5) if name == "labels_init" else np.arange(N) % 2
-    refused(GaussianMixture(2, **{name: wrong}), name, X, error=ValueError)
+    wrong: Any = {name: np.full((N, 2), 0.5) if name == "labels_init" else np.arange(N) % 2}
+    refused(GaussianMixture(2, **wrong), name, X, error=ValueError)
 
 
 def test_a_warm_start_of_another_shape() -> None:

@@ -1,7 +1,5 @@
 """GaussianMixture: starts, restarts, criteria and what a fit reports."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 import warnings
@@ -12,19 +10,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import logsumexp
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
-from daskgmm import GaussianMixture
-from daskgmm.fit.progress import Silent
+from daskgmm import DataError, GaussianMixture, watching
+from daskgmm.fit.events import Blocks, Reached, Stage
+from tests.listeners import Heard
+from tests.strategies import kinds
+from tests.structures import KINDS, matrices, n_parameters
 
-KINDS = ["full", "tied", "diag", "spherical"]
 N, D, K = 300, 2, 3
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(N) % K
 X = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]])[LABELS] + RANDOM.normal(size=(N, D))
 WEIGHT = RANDOM.choice([0.5, 1.0, 3.0], N)
+# Unit covariances, or precisions, of each kind.
+UNIT = {"full": np.stack([np.eye(D)] * K), "tied": np.eye(D), "diag": np.ones((K, D)), "spherical": np.ones(K)}
 quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
@@ -34,20 +35,19 @@ quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarnin
 @quiet
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_iterations_keep_the_start(kind: str) -> None:
-    one = {"full": np.stack([np.eye(D)] * K), "tied": np.eye(D), "diag": np.ones((K, D)), "spherical": np.ones(K)}
-    start = {
+    start: dict[str, Any] = {
         "weights_init": np.array([0.2, 0.3, 0.5]),
         "means_init": X[:K],
-        "precisions_init": 4 * one[kind],
+        "precisions_init": 4 * UNIT[kind],
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)  # nothing was asked to converge
         model = GaussianMixture(K, covariance_type=kind, max_iter=0, **start).fit(X)
     np.testing.assert_array_equal(model.weights_, start["weights_init"])
     np.testing.assert_array_equal(model.means_, X[:K])
-    np.testing.assert_array_equal(model.precisions_, 4 * one[kind])
-    np.testing.assert_array_equal(model.precisions_cholesky_, 2 * one[kind])
-    np.testing.assert_array_equal(model.covariances_, one[kind] / 4)
+    np.testing.assert_array_equal(model.precisions_, 4 * UNIT[kind])
+    np.testing.assert_array_equal(model.precisions_cholesky_, 2 * UNIT[kind])
+    np.testing.assert_array_equal(model.covariances_, UNIT[kind] / 4)
     assert (model.n_iter_, model.converged_, model.lower_bounds_) == (0, False, [])
 
 
@@ -63,7 +63,7 @@ def test_every_seed_finds_clear_clusters(kind: str, init_params: str, chunked: b
 
 @quiet
 def test_labels_and_responsibilities_start_alike() -> None:
-    settings_ = {"max_iter": 4, "tol": 0.0}
+    settings_: dict[str, Any] = {"max_iter": 4, "tol": 0.0}
     by_label = GaussianMixture(K, labels_init=LABELS, **settings_).fit(X, sample_weight=WEIGHT)
     by_resp = GaussianMixture(K, responsibilities_init=np.eye(K)[LABELS], **settings_).fit(X, sample_weight=WEIGHT)
     np.testing.assert_array_equal(by_label.means_, by_resp.means_)
@@ -98,11 +98,17 @@ def test_same_seed_same_bits(init_params: str) -> None:
 
 @quiet
 @settings(max_examples=15)
-@given(edges=st.sets(st.integers(1, N - 1), max_size=8), kind=st.sampled_from(KINDS))
+@given(edges=st.sets(st.integers(1, N - 1), max_size=8), kind=kinds)
 def test_the_seed_does_not_depend_on_chunks(edges: set[int], kind: str) -> None:
     bounds = [0, *sorted(edges), N]
     chunks = tuple(b - a for a, b in itertools.pairwise(bounds))
-    options = {"covariance_type": kind, "init_params": "subsample", "random_state": 0, "max_iter": 5, "tol": 0}
+    options: dict[str, Any] = {
+        "covariance_type": kind,
+        "init_params": "subsample",
+        "random_state": 0,
+        "max_iter": 5,
+        "tol": 0,
+    }
     found = GaussianMixture(K, **options).fit(da.from_array(X, chunks=(chunks, D)))
     expected = GaussianMixture(K, **options).fit(X)
     np.testing.assert_allclose(found.means_, expected.means_, rtol=0, atol=1e-11)
@@ -123,10 +129,9 @@ def test_a_random_state_object_is_used_up() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_repeated_rows(kind: str) -> None:
     times = RANDOM.integers(0, 4, N)
-    start = {"weights_init": np.full(K, 1 / K), "means_init": X[:K], "covariance_type": kind}
-    one = {"full": np.stack([np.eye(D)] * K), "tied": np.eye(D), "diag": np.ones((K, D)), "spherical": np.ones(K)}
+    start: dict[str, Any] = {"weights_init": np.full(K, 1 / K), "means_init": X[:K], "covariance_type": kind}
     weighted, repeated = (
-        GaussianMixture(K, precisions_init=one[kind], max_iter=10, tol=0, **start) for _ in range(2)
+        GaussianMixture(K, precisions_init=UNIT[kind], max_iter=10, tol=0, **start) for _ in range(2)
     )
     spoiled = np.where(times[:, None] == 0, np.nan, X)
     rows = np.repeat(X, times, axis=0)
@@ -177,17 +182,14 @@ def test_no_convergence_is_a_warning() -> None:
 
 @quiet
 def test_the_best_of_several_starts_wins() -> None:
-    options = {"init_params": "random", "max_iter": 15, "tol": 0.0}
-    random = np.random.RandomState(3)
-    singles = [GaussianMixture(K, random_state=random, **options) for _ in range(1)]
-    best = GaussianMixture(K, n_init=6, random_state=3, **options).fit(X)
-    first = singles[0].set_params(random_state=3).fit(X)
+    options: dict[str, Any] = {"init_params": "random", "max_iter": 15, "tol": 0.0}
+    first, best = (GaussianMixture(K, n_init=n, random_state=3, **options).fit(X) for n in (1, 6))
     assert best.lower_bound_ > first.lower_bound_
     assert best.n_passes_ == first.n_passes_ == 16
 
 
 def test_passes_of_starts_that_end_apart_are_counted_once() -> None:
-    options = {"init_params": "random_from_data", "tol": 1e-7, "max_iter": 500}
+    options: dict[str, Any] = {"init_params": "random_from_data", "tol": 1e-7, "max_iter": 500}
     model = GaussianMixture(K, n_init=5, random_state=0, **options).fit(X)
     # The passes are those of the longest run, not the sum, and not only those of the best.
     assert model.n_iter_ + 1 <= model.n_passes_ <= 501
@@ -202,27 +204,20 @@ def test_verbose_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
-class Watch(Silent):
-    def __init__(self) -> None:
-        self.events: list[Any] = []
-
-    def stage(self, name: str, done: int = 0) -> None:
-        self.events.append(name)
-
-    def blocks(self, done: int, total: int) -> None:
-        self.events.append((done, total))
-
-    def iteration(self, runs: Any) -> None:
-        self.events.append([run.n_iter for run in runs])
-
-
 @quiet
 def test_progress_is_told_in_order() -> None:
-    watch = Watch()
-    model = GaussianMixture(K, random_state=0, max_iter=2, tol=0)
-    model._fit(da.from_array(X, chunks=(150, D)), None, watch)
-    passed = [(1, 2), (2, 2)]
-    assert watch.events == ["survey", *passed, "seeding", "em", *passed, [1], *passed, [2]]
+    heard = Heard()
+    with watching(heard):
+        GaussianMixture(K, random_state=0, max_iter=2, tol=0).fit(da.from_array(X, chunks=(150, D)))
+    told: list[Any] = []
+    for event in heard.events:
+        if isinstance(event, Reached):
+            told.append([run.n_iter for run in event.state.runs])
+        elif event != Stage("compiling"):
+            told.append(event)
+    passed = [Blocks(1, 2), Blocks(2, 2)]
+    survey = [[], Stage("survey"), *passed, [], Stage("seeding"), [0]]
+    assert told == [*survey, Stage("pass 2"), *passed, [1], Stage("pass 3"), *passed, [2], Stage("done")]
 
 
 # Warm starts
@@ -230,7 +225,7 @@ def test_progress_is_told_in_order() -> None:
 
 @quiet
 def test_a_warm_start_goes_on() -> None:
-    options = {"random_state": 0, "tol": 0.0}
+    options: dict[str, Any] = {"random_state": 0, "tol": 0.0}
     whole = GaussianMixture(K, max_iter=7, **options).fit(X)
     model = GaussianMixture(K, max_iter=3, warm_start=True, **options).fit(X)
     first = model.lower_bounds_
@@ -265,10 +260,9 @@ def test_a_cold_start_forgets() -> None:
 def test_criteria_are_their_formulas(kind: str, weighted: bool) -> None:
     model = GaussianMixture(K, covariance_type=kind, random_state=0).fit(X)
     w = WEIGHT if weighted else np.ones(N)
-    given = {"sample_weight": WEIGHT} if weighted else {}
+    given: dict[str, Any] = {"sample_weight": WEIGHT} if weighted else {}
     density, resp = model.score_samples(X), model.predict_proba(X)
-    covariances = {"full": K * 3, "tied": 3, "diag": K * 2, "spherical": K}[kind]
-    parameters = covariances + K * D + K - 1
+    parameters = n_parameters(kind, K, D)
     log_likelihood, n = w @ density, w.sum()
     entropy = -np.sum(w[:, None] * np.where(resp > 0, resp * np.log(np.where(resp > 0, resp, 1)), 0))
     bic = -2 * log_likelihood + parameters * np.log(n)
@@ -333,8 +327,10 @@ def test_a_sample_fits_like_the_rows(kind: str) -> None:
     np.testing.assert_allclose(again.means_, model.means_, atol=0.07)
     np.testing.assert_allclose(again.weights_, model.weights_, atol=0.02)
     np.testing.assert_allclose(again.covariances_, model.covariances_, atol=0.1)
-    own = logsumexp(-0.5 * ((x - model.means_[y]) ** 2).sum(axis=1)) / 20_000
-    assert np.isfinite(own)
+    # Rows come by component, as told: each is near its own mean.
+    assert np.all(np.diff(y) >= 0)
+    for j in range(K):
+        np.testing.assert_allclose(x[y == j].mean(axis=0), model.means_[j], atol=0.07)
 
 
 @pytest.mark.parametrize("n", [0, -1])
@@ -357,24 +353,89 @@ def test_as_many_components_as_rows() -> None:
     np.testing.assert_allclose(np.sort(model.means_[:, 0]), np.sort(X[:5, 0]), atol=1e-6)
 
 
+def test_a_fit_is_seen_at_once_when_it_has_ended() -> None:
+    # What the model answers in mid-fit is that of the last fit.
+    model = GaussianMixture(K, random_state=0).fit(X)
+    before, during = model.score_samples(X), []
+    with watching(lambda event: during.append(model.score_samples(X)) if isinstance(event, Reached) else None):
+        model.fit(2 * X + 50)
+    assert len(during) > 3
+    for answer in during:
+        np.testing.assert_array_equal(answer, before)
+    assert np.all(model.score_samples(X) < before - 100)
+
+
 def test_predicting_while_fitting_never_mixes_two_models() -> None:
-    # All attributes are views of one value that is swapped at once.
-    model = GaussianMixture(1).fit(X)
-    stop, torn = threading.Event(), []
+    # All attributes are views of one value that is swapped at once, so that each answer is of one of the fits.
+    rows = [X[:50], 3 * X[:50] + 5, X[:50, :1]]
+    models = [GaussianMixture(1).fit(x) for x in rows]
+    known = {(m.means_.tobytes(), m.covariances_.tobytes(), m.weights_.tobytes()) for m in models}
+    model, stop, found = GaussianMixture(1).fit(rows[0]), threading.Event(), set()
 
     def watch() -> None:
         while not stop.is_set():
-            last = vars(model)["_fitted"].mixture
-            if last.means.shape[1] != last.covariance.values.shape[-1]:
-                torn.append(last)
-            model.predict_proba(np.zeros((1, model.n_features_in_)))
+            m = model.mixture_
+            found.add((m.means.tobytes(), m.covariance.values.tobytes(), m.weights.tobytes()))
 
-    # Same width throughout: only the values change.
     thread = threading.Thread(target=watch)
     thread.start()
-    for offset in range(20):
-        model.fit(X + offset)
+    for x in rows * 20:
+        model.fit(x)
     stop.set()
     thread.join(30)
-    assert not torn
     assert not thread.is_alive()
+    assert len(found) > 1
+    assert found <= known
+
+
+# Parameters as one value, and all scores in one pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mixture_is_all_parameters_as_one_value(kind: str) -> None:
+    model = GaussianMixture(K, covariance_type=kind, random_state=0)
+    assert not hasattr(model, "mixture_")
+    model.fit(X)
+    mixture = model.mixture_
+    assert (mixture.n_components, mixture.n_features, mixture.covariance.structure.name) == (K, D, kind)
+    np.testing.assert_array_equal(mixture.weights, model.weights_)
+    np.testing.assert_array_equal(mixture.means, model.means_)
+    dense = matrices(mixture.covariance.values, kind, K, D)
+    np.testing.assert_array_equal(dense, matrices(model.covariances_, kind, K, D))
+    assert mixture.n_parameters == n_parameters(kind, K, D)
+    with pytest.raises(AttributeError):
+        model.mixture_ = mixture
+    with pytest.raises(AttributeError):
+        mixture.weights = np.ones(K)  # type: ignore[misc]
+
+
+def test_evaluate_tells_all_scores_in_one_pass(reads: Any) -> None:
+    model, weight = GaussianMixture(K, random_state=0).fit(X), np.where(np.arange(N) % 7, WEIGHT, 0)
+    data, density = reads(X, (70, D)), model.score_samples(X)
+    score = model.evaluate(data.array, weight, entropy=True)
+    assert data.counts == dict.fromkeys(range(5), 1)
+    np.testing.assert_allclose(score.log_likelihood, weight @ density, rtol=1e-13)
+    np.testing.assert_allclose(score.total_weight, weight.sum(), rtol=1e-15)
+    assert score.n_parameters == n_parameters("full", K, D)
+    given = {"sample_weight": weight}
+    found = (score.mean, score.aic, score.bic, score.icl)
+    for one, name in zip(found, ("score", "aic", "bic", "icl"), strict=True):
+        np.testing.assert_allclose(one, getattr(model, name)(X, **given), rtol=1e-13, err_msg=name)
+    assert score.entropy > 0
+    plain = model.evaluate(data.array, weight)
+    assert (plain.entropy, plain.log_likelihood, plain.bic) == (0, score.log_likelihood, score.bic)
+
+
+def test_scores_of_parts_add_up_to_that_of_the_whole() -> None:
+    model = GaussianMixture(K, random_state=0).fit(X)
+    parts = [model.evaluate(x, entropy=True) for x in (X[:100], X[100:])]
+    whole, added = model.evaluate(X, entropy=True), parts[0] + parts[1]
+    for name in ("mean", "log_likelihood", "entropy", "total_weight", "n_parameters", "aic", "bic", "icl"):
+        np.testing.assert_allclose(getattr(added, name), getattr(whole, name), rtol=1e-13, err_msg=name)
+
+
+def test_evaluate_needs_a_fit_and_weight() -> None:
+    with pytest.raises(NotFittedError):
+        GaussianMixture().evaluate(X)
+    with pytest.raises(DataError, match="at least one non-zero number"):
+        GaussianMixture().fit(X).evaluate(X, np.zeros(N))

@@ -1,7 +1,5 @@
 """Every kind of input, through fit and the queries: the same model, answers in kind, and nothing read too soon."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import xarray as xr
 import zarr
 
 from daskgmm import DataError, GaussianMixture
+from daskgmm.fit.tasks import Query
 
 dd = pytest.importorskip("dask.dataframe")
 
@@ -79,11 +78,11 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 def started(**options: Any) -> GaussianMixture:
-    settings = {"labels_init": LABELS, "max_iter": 5, "tol": 0, "block_size": 13 * 8 * D} | options
+    settings: dict[str, Any] = {"labels_init": LABELS, "max_iter": 5, "tol": 0, "block_size": 13 * 8 * D} | options
     return GaussianMixture(K, **settings)
 
 
-def plain(**options: Any) -> GaussianMixture:
+def plain(**options: Any) -> Any:
     return started(block_size="64 MiB", **options).fit(X)
 
 
@@ -238,8 +237,6 @@ def test_only_score_computes(reads: Any) -> None:
 
 def test_the_mixture_is_in_the_graph_once() -> None:
     graph = dict(plain().predict(wrapped(X, (5, D))).dask)
-    from daskgmm.fit.score import Query
-
     assert sum(isinstance(value, Query) for value in graph.values()) == 1
 
 
@@ -247,9 +244,8 @@ def test_answers_go_to_zarr_block_by_block(tmp_path: Path) -> None:
     data = store(X, tmp_path / "x.zarr")
     model = plain()
     model.predict_proba(data).to_zarr(str(tmp_path / "out.zarr"))
-    np.testing.assert_allclose(
-        zarr.open_array(str(tmp_path / "out.zarr"), mode="r")[...], model.predict_proba(X), atol=1e-14
-    )
+    written: Any = zarr.open_array(str(tmp_path / "out.zarr"), mode="r")[...]
+    np.testing.assert_allclose(written, model.predict_proba(X), atol=1e-14)
 
 
 # Weights and starts of every kind

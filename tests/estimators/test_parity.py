@@ -1,7 +1,5 @@
 """The same start gives scikit-learn's numbers, whatever the chunks; extended precision where it loses digits."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from functools import cache
@@ -17,13 +15,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Theirs
 
 from daskgmm import GaussianMixture
+from tests.structures import EPS, KINDS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-KINDS = ("full", "tied", "diag", "spherical")
 NAMES = {"faithful": 2, "iris": 3, "wine": 3}
 ITERATIONS = 20
-EPS = np.finfo(np.float64).eps
 _DATA: dict[str, Any] = {}
 
 
@@ -57,7 +54,7 @@ def start(name: str, kind: str) -> dict[str, Any]:
     }
 
 
-SETTINGS = {"max_iter": ITERATIONS, "tol": 0.0}
+SETTINGS: dict[str, Any] = {"max_iter": ITERATIONS, "tol": 0.0}
 
 
 @cache
@@ -123,7 +120,7 @@ def test_same_numbers_from_memory(name: str, kind: str, block_size: int | str) -
 def test_the_default_start_is_scikit_learns(name: str, kind: str) -> None:
     # All rows are in the seeding sample: the same seed, the same k-means, the same model.
     x = _DATA[name]
-    settings = {"covariance_type": kind, "random_state": 3, **SETTINGS}
+    settings: dict[str, Any] = {"covariance_type": kind, "random_state": 3, **SETTINGS}
     expected = Theirs(NAMES[name], **settings).fit(x)
     assert_same_model(GaussianMixture(NAMES[name], **settings).fit(x), expected, x)
 
@@ -132,7 +129,7 @@ def test_the_default_start_is_scikit_learns(name: str, kind: str) -> None:
 @pytest.mark.parametrize("part", ["weights_init", "means_init", "precisions_init"])
 def test_a_part_of_the_start_takes_the_place_of_the_seeds(kind: str, part: str) -> None:
     x, given_part = _DATA["iris"], start("iris", kind)[part]
-    settings = {"covariance_type": kind, "random_state": 0, part: given_part}
+    settings: dict[str, Any] = {"covariance_type": kind, "random_state": 0, part: given_part}
     model = GaussianMixture(3, max_iter=0, **settings).fit(x)
     found = {
         "weights_init": model.weights_,

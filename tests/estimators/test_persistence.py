@@ -408,6 +408,27 @@ def test_from_parameters(kind: str) -> None:
     np.testing.assert_array_equal(same.score_samples(X), again.score_samples(X))
 
 
+@pytest.mark.parametrize("estimator", [GaussianMixture, MiniBatchGaussianMixture])
+def test_from_parameters_with_names(estimator: Any, tmp_path: Path) -> None:
+    own, names = parameters("full"), ["α", "b", "c"]
+    assert not hasattr(estimator.from_parameters(**own), "feature_names_in_")
+    model = estimator.from_parameters(**own, feature_names=names)
+    assert model.feature_names_in_.tolist() == names
+    assert model.feature_names_in_.dtype == object
+    frame = pd.DataFrame(X, columns=names)
+    np.testing.assert_array_equal(model.predict(frame), estimator.from_parameters(**own).predict(X))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame[["b", "α", "c"]])
+    model.save(tmp_path / "m.npz")
+    assert daskgmm.load(tmp_path / "m.npz").feature_names_in_.tolist() == names
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c", "d"]])
+def test_names_are_one_for_each_feature(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="feature_names"):
+        GaussianMixture.from_parameters(**parameters("full"), feature_names=names)
+
+
 def test_parameters_are_copied() -> None:
     own = {name: value.copy() for name, value in parameters("full").items()}
     model = GaussianMixture.from_parameters(**own)

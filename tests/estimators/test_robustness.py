@@ -1,7 +1,5 @@
 """Cases at the edge that a fit must survive, and state that it must not leave behind."""
 
-from __future__ import annotations
-
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,12 +11,11 @@ import zarr
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm import CollapseError, GaussianMixture
-from daskgmm.fit import seeding
+from daskgmm.fit.starts import STARTS
+from tests.structures import KINDS
 
-KINDS = ["full", "tied", "diag", "spherical"]
 
-
-def blobs(n: int = 400, d: int = 2, seed: int = 0) -> np.ndarray:
+def blobs(n: int = 400, d: int = 2, seed: int = 0) -> Any:
     random = np.random.default_rng(seed)
     return random.normal(size=(n, d)) + 8 * random.integers(2, size=(n, 1))
 
@@ -47,7 +44,7 @@ def test_collinear_features_of_large_variance_fit_with_regularisation() -> None:
 
 
 def test_a_start_that_collapses_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound, calls = seeding._from_sample, []
+    sound, calls = STARTS["kmeans"], []
 
     def every_other(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -55,7 +52,7 @@ def test_a_start_that_collapses_does_not_end_the_others(monkeypatch: pytest.Monk
             raise CollapseError("a start that collapses", 0)
         return sound(*arguments)
 
-    monkeypatch.setattr(seeding, "_from_sample", every_other)
+    monkeypatch.setitem(STARTS, "kmeans", every_other)
     model = GaussianMixture(2, random_state=0, n_init=4).fit(blobs())
     assert np.isfinite(model.lower_bound_)
     assert len(calls) == 4

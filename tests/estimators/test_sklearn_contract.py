@@ -1,7 +1,5 @@
 """What scikit-learn expects of an estimator."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import pickle
@@ -21,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from daskgmm import GaussianMixture
+from tests.structures import KINDS
 
 # Check name -> why it cannot pass. None at present.
 EXPECTED_FAILURES: dict[str, str] = {}
@@ -29,12 +28,14 @@ X, Y = make_blobs(200, centers=3, n_features=4, random_state=0)
 WEIGHT = np.random.default_rng(0).choice([0.5, 1.0, 3.0], len(X))
 
 
-@parametrize_with_checks([GaussianMixture()], expected_failed_checks=lambda _: EXPECTED_FAILURES)
+@parametrize_with_checks(  # type: ignore[untyped-decorator]
+    [GaussianMixture()], expected_failed_checks=lambda _: EXPECTED_FAILURES
+)
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-@parametrize_with_checks(
+@parametrize_with_checks(  # type: ignore[untyped-decorator]
     [GaussianMixture(2, covariance_type="diag", init_params="subsample", nan_policy="omit", tol=1e-2)],
     expected_failed_checks=lambda _: {
         "check_estimators_nan_inf": "nan_policy='omit' accepts NaN by intention",
@@ -66,7 +67,7 @@ def test_the_interface_that_others_build_on() -> None:
     defaults = GaussianMixture().get_params()
     assert (defaults["block_size"], defaults["nan_policy"]) == ("64 MiB", "raise")
     assert (defaults["missing_chunks"], defaults["checkpoint"]) == ("raise", None)
-    methods = "fit fit_predict predict predict_proba score_samples score sample aic bic icl save load"
+    methods = "fit fit_predict predict predict_proba score_samples score sample aic bic icl evaluate save load"
     for name in f"{methods} to_sklearn from_sklearn from_parameters".split():
         assert callable(getattr(GaussianMixture, name)), name
 
@@ -83,7 +84,7 @@ def test_fitted_attributes_are_scikit_learns() -> None:
     assert isinstance(ours.converged_, bool)
 
 
-@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, ">f8"])
 def test_parameters_are_float64(kind: str, dtype: Any) -> None:
     model = GaussianMixture(2, covariance_type=kind, random_state=0).fit(X.astype(dtype))
@@ -95,7 +96,7 @@ def test_parameters_are_float64(kind: str, dtype: Any) -> None:
 
 def test_unfitted() -> None:
     model = GaussianMixture()
-    for name in ("predict", "predict_proba", "score_samples", "score", "aic", "bic", "icl"):
+    for name in ("predict", "predict_proba", "score_samples", "score", "aic", "bic", "icl", "evaluate"):
         with pytest.raises(NotFittedError):
             getattr(model, name)(X)
     with pytest.raises(NotFittedError):
