@@ -1,7 +1,6 @@
-"""One writer on an object store: a second fit is refused, and a dead one is in nobody's way for long."""
+"""One writer for a checkpoint: a second fit is refused, and a dead one is in nobody's way for long."""
 
-from __future__ import annotations
-
+import errno
 import json
 import os
 import random
@@ -20,14 +19,19 @@ import numpy as np
 import pytest
 
 import daskgmm
-from daskgmm import GaussianMixture
-from daskgmm.errors import CheckpointError
-from daskgmm.fit import archive
-from daskgmm.fit.checkpoint import read
-from daskgmm.fit.lock import Lease
-from daskgmm.fit.progress import Silent
-from tests.fit.bucket import Bucket
+from daskgmm import GaussianMixture, watching
+from daskgmm.errors import CheckpointError, CheckpointInUseError
+from daskgmm.fit.state import State
+from daskgmm.store.checkpoint import read
+from daskgmm.store.files import locate
+from daskgmm.store.lock import Lease, locked
+from tests.listeners import SEEDED, At, Heard
+from tests.store.bucket import Bucket
 
+if sys.platform != "win32":
+    import fcntl
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has locks of another kind")
 RANDOM = np.random.default_rng(0)
 X = np.concatenate([RANDOM.normal(size=(300, 3)), RANDOM.normal(3.0, size=(300, 3))])
 SETTINGS: dict[str, Any] = {"n_components": 3, "random_state": 0, "tol": 1e-9, "max_iter": 12}
@@ -44,17 +48,16 @@ def bits(model: GaussianMixture) -> tuple[Any, ...]:
 
 @pytest.fixture(scope="module")
 def expected() -> tuple[Any, ...]:
-    return bits(GaussianMixture(**SETTINGS).fit(X))
+    return bits(fit(None))
 
 
 @pytest.fixture(params=["conditions", "no conditions", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of a checkpoint that is not there yet."""
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of a checkpoint that is not there yet, where an object says who writes it."""
     if request.param == "memory":
-        yield f"memory://{uuid.uuid4().hex}/c"
-    else:
-        monkeypatch.setattr(Bucket, "conditions", request.param == "conditions")
-        yield f"bucket://{tmp_path}/c"
+        return f"memory://{uuid.uuid4().hex}/c"
+    monkeypatch.setattr(Bucket, "conditions", request.param == "conditions")
+    return f"bucket://{tmp_path}/c"
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +67,12 @@ def lease() -> Iterator[None]:
 
 
 def content(url: str) -> bytes | None:
-    fs, path = archive.locate(url)
+    fs, path = locate(url)
     return fs.cat_file(path) if fs.exists(path) else None
 
 
 def put(url: str, value: bytes) -> None:
-    fs, path = archive.locate(url)
+    fs, path = locate(url)
     fs.pipe_file(path, value)
 
 
@@ -78,37 +81,107 @@ def owner(host: str) -> bytes:
     return json.dumps({"host": host, "pid": 7, "lease": "other", "puts": 1}).encode()
 
 
-class Once(Silent):
-    """Calls something after the third iteration."""
-
-    def __init__(self, what: Any) -> None:
-        self.left, self.what = 3, what
-
-    def iteration(self, runs: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.what()
+def fit(place: str | Path | None, **settings: Any) -> GaussianMixture:
+    model = GaussianMixture(**(SETTINGS | settings), checkpoint=place)
+    model.fit(X)
+    return model
 
 
-def test_a_second_writer_is_refused_and_the_first_goes_on(place: str, expected: Any) -> None:
+def assert_one_writer(place: str, expected: Any) -> None:
+    """A second one is refused, and the first goes on."""
     told = []
 
     def second() -> None:
-        with pytest.raises(CheckpointError) as error:
-            GaussianMixture(**SETTINGS, checkpoint=place).fit(X)
+        with pytest.raises(CheckpointInUseError) as error:
+            fit(place)
         told.append(str(error.value))
 
-    model = GaussianMixture(**SETTINGS, checkpoint=place)._fit(X, None, Once(second))
-    assert bits(model) == expected
+    with watching(At(SEEDED + 3, second)):
+        assert bits(fit(place)) == expected
     (line,) = told
-    assert f"process {os.getpid()} on " in line
-    assert line.endswith(f"is writing the checkpoint {place}.")
+    assert line.endswith(f" writing the checkpoint {place}.")
     assert content(f"{place}.lock") is None
-    assert bits(GaussianMixture(**SETTINGS, checkpoint=place).fit(X)) == expected  # it is free
+    assert bits(fit(place)) == expected  # it is free
+
+
+# A file, which has a lock of the system beside it
+
+
+@posix
+def test_a_second_writer_of_a_file_is_refused(tmp_path: Path, expected: Any) -> None:
+    assert_one_writer(str(tmp_path / "c"), expected)
+
+
+@posix
+def test_a_lock_that_its_holder_has_just_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opened it before that takes the one that is there now: else two would write."""
+    place, flock, calls = tmp_path / "c", fcntl.flock, [0]
+
+    def late(handle: int, how: int) -> None:
+        calls[0] += 1
+        if calls[0] == 1:
+            os.unlink(f"{place}.lock")
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(place, print):
+        assert calls[0] == 2
+        with pytest.raises(CheckpointInUseError, match="Another fit is writing"), locked(place, print):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize("name", ["flock", "open"])
+def test_a_place_without_locks_holds_a_checkpoint_all_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Any
+) -> None:
+    """A file system that knows none, or a folder where none can be made: there the first write tells."""
+    opening = os.open
+
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def unwritable(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".lock"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opening(path, *arguments, **options)
+
+    if name == "flock":
+        monkeypatch.setattr(fcntl, "flock", refused)
+    else:
+        monkeypatch.setattr(os, "open", unwritable)
+    assert bits(fit(tmp_path / "c")) == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"c"}
+
+
+@posix
+def test_the_lock_of_a_process_that_died_is_free(tmp_path: Path) -> None:
+    program = f"""
+import os
+from daskgmm.store.lock import locked
+with locked({str(tmp_path / "c")!r}, print):
+    print("taken", flush=True)
+    os.kill(os.getpid(), {int(signal.SIGKILL)})
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(daskgmm.__file__).parents[1])}
+    died = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (died.stdout, died.returncode) == ("taken\n", -signal.SIGKILL)
+    assert (tmp_path / "c.lock").exists()
+    with locked(tmp_path / "c", print):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+# A URL, where an object says who writes
+
+
+def test_a_second_writer_of_a_url_is_refused(url: str, expected: Any) -> None:
+    assert_one_writer(url, expected)
 
 
 def test_of_many_that_begin_at_once_one_goes_on(tmp_path: Path) -> None:
-    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    fs, path = locate(f"bucket://{tmp_path}/c")
     leases = [Lease(fs, path, path) for _ in range(8)]
     ready, over = threading.Barrier(len(leases)), threading.Barrier(len(leases))
     held, refused = [], []
@@ -133,37 +206,41 @@ def test_of_many_that_begin_at_once_one_goes_on(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == []
 
 
-def test_a_lease_that_nobody_renews_runs_out(
-    place: str, expected: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    GaussianMixture(**(SETTINGS | {"max_iter": 0}), checkpoint=f"{place}2").fit(X)  # the folder is there
-    put(f"{place}.lock", owner("a machine that is gone"))
-    with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}):
-        assert bits(GaussianMixture(**SETTINGS, checkpoint=place, verbose=1).fit(X)) == expected
-    assert content(f"{place}.lock") is None
-    told = capsys.readouterr().out
-    assert told.startswith(
-        f"Another fit (process 7 on a machine that is gone) may be writing {place}: watching it for 0."
-    )
+def test_the_writer_is_named(url: str) -> None:
+    told = f"process {os.getpid()} on "
+    with locked(url, print), pytest.raises(CheckpointInUseError, match=told), locked(url, print):
+        pass
 
 
-def test_a_fit_that_another_took_over_from_writes_no_more(place: str) -> None:
+def test_a_lease_that_nobody_renews_runs_out(url: str, expected: Any) -> None:
+    fit(f"{url}2", max_iter=0)  # the folder is there
+    put(f"{url}.lock", owner("a machine that is gone"))
+    heard = Heard()
+    with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), watching(heard):
+        assert bits(fit(url)) == expected
+    assert content(f"{url}.lock") is None
+    who = "Another fit (process 7 on a machine that is gone)"
+    assert str(heard.events[0]).startswith(f"{who} may be writing {url}: watching it for 0.")
+
+
+def test_a_fit_that_another_took_over_from_writes_no_more(url: str) -> None:
     before = []
 
     def slept() -> None:
-        put(f"{place}.lock", owner("elsewhere"))
-        before.append(content(place))
+        put(f"{url}.lock", owner("elsewhere"))
+        before.append(content(url))
 
-    model = GaussianMixture(**SETTINGS, checkpoint=place)
-    with pytest.raises(CheckpointError, match=r"process 7 on elsewhere\) is writing the checkpoint"):
-        model._fit(X, None, Once(slept))
+    model = GaussianMixture(**SETTINGS, checkpoint=url)
+    told = r"process 7 on elsewhere\) is writing the checkpoint"
+    with pytest.raises(CheckpointInUseError, match=told), watching(At(SEEDED + 3, slept)):
+        model.fit(X)
     assert not hasattr(model, "means_")
-    assert content(place) == before[0]
-    assert content(f"{place}.lock") == owner("elsewhere")  # still theirs
+    assert content(url) == before[0]
+    assert content(f"{url}.lock") == owner("elsewhere")  # still theirs
 
 
 def test_a_lease_that_was_taken_over_is_not_put_anew(tmp_path: Path) -> None:
-    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    fs, path = locate(f"bucket://{tmp_path}/c")
     with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), Lease(fs, path, path) as held:
         fs.pipe_file(f"{path}.lock", owner("elsewhere"))
         held.thread.join(30)
@@ -172,7 +249,7 @@ def test_a_lease_that_was_taken_over_is_not_put_anew(tmp_path: Path) -> None:
 
 
 def test_a_fit_that_slept_while_another_took_over_and_ended_writes_no_more(tmp_path: Path) -> None:
-    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    fs, path = locate(f"bucket://{tmp_path}/c")
     with Lease(fs, path, path) as held:
         held.put_at -= 3  # the lease is for two seconds
         fs.rm_file(f"{path}.lock")
@@ -183,7 +260,7 @@ def test_a_fit_that_slept_while_another_took_over_and_ended_writes_no_more(tmp_p
 
 
 def test_the_longer_of_two_leases_counts(tmp_path: Path) -> None:
-    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    fs, path = locate(f"bucket://{tmp_path}/c")
     with Lease(fs, path, path), dask.config.set({"daskgmm.checkpoint-lease": "0.1 s"}):
         other = Lease(fs, path, path)
         with pytest.raises(CheckpointError, match="is writing"):
@@ -195,7 +272,7 @@ def test_a_store_that_ignores_conditions_does_not_lose_its_writer(
 ) -> None:
     put = Bucket.pipe_file
     monkeypatch.setattr(Bucket, "pipe_file", lambda self, path, value, **ignored: put(self, path, value))
-    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    fs, path = locate(f"bucket://{tmp_path}/c")
     with Lease(fs, path, path) as held:
         with pytest.raises(CheckpointError, match="is writing"), Lease(fs, path, path):
             pass
@@ -209,14 +286,14 @@ def test_a_lock_that_can_be_neither_made_nor_read_is_an_error(
         raise FileNotFoundError
 
     monkeypatch.setattr(Bucket, "cat_file", read)
-    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    fs, path = locate(f"bucket://{tmp_path}/c")
     (tmp_path / "c.lock").write_bytes(b"")
     with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), pytest.raises(CheckpointError, match="neither"):
         Lease(fs, path, path).__enter__()
 
 
 def test_a_lease_is_put_anew_where_it_was_removed(tmp_path: Path) -> None:
-    fs, path = archive.locate(f"bucket://{tmp_path}/c")
+    fs, path = locate(f"bucket://{tmp_path}/c")
     with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), Lease(fs, path, path) as held:
         fs.rm_file(f"{path}.lock")
         held.check()
@@ -228,18 +305,15 @@ def test_a_lease_is_put_anew_where_it_was_removed(tmp_path: Path) -> None:
 def test_a_store_that_is_away_is_a_warning(tmp_path: Path, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     place = f"bucket://{tmp_path}/c"
 
-    class Away(Silent):
-        left = 12
+    def away(now: bool) -> Any:
+        return lambda: monkeypatch.setattr(Bucket, "away", now)
 
-        def iteration(self, runs: Any) -> None:
-            self.left -= 1
-            monkeypatch.setattr(Bucket, "away", 4 < self.left < 8)
-
-    model = GaussianMixture(**SETTINGS, checkpoint=place)
-    with pytest.warns(RuntimeWarning, match="cannot be written: RuntimeError: the endpoint does not answer"):
-        model._fit(X, None, Away())
-    assert bits(model) == expected
-    found = read(place)
+    with (
+        pytest.warns(RuntimeWarning, match="cannot be written: RuntimeError: the endpoint does not answer"),
+        watching(At(SEEDED + 5, away(True)), At(SEEDED + 8, away(False))),
+    ):
+        assert bits(fit(place)) == expected
+    found = read(place, State)
     assert found is not None
     assert found[1].done  # written once it was back
 
@@ -249,18 +323,18 @@ def test_a_store_that_is_away_at_the_start_does_not_pass_for_a_damaged_file(
 ) -> None:
     monkeypatch.setattr(Bucket, "away", True)
     with pytest.raises(RuntimeError, match="does not answer"):
-        GaussianMixture(**SETTINGS, checkpoint=f"bucket://{tmp_path}/c").fit(X)
+        fit(f"bucket://{tmp_path}/c")
 
 
 def test_a_bucket_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no place for the checkpoint"):
-        GaussianMixture(**SETTINGS, checkpoint=f"bucket://{tmp_path}/typo/c").fit(X)
+        fit(f"bucket://{tmp_path}/typo/c")
 
 
 PROGRAM = """
 import sys, warnings
 import numpy as np
-import tests.fit.bucket
+import tests.store.bucket
 from daskgmm import GaussianMixture
 warnings.simplefilter("ignore")
 data, place, out, settings = sys.argv[1:]
@@ -295,5 +369,5 @@ def test_a_killed_driver_goes_on_from_a_url_to_the_same_bits(kills: int, tmp_pat
         held += (tmp_path / "c.lock").exists()
     assert held
     with dask.config.set({"daskgmm.checkpoint-lease": "0.3 s"}):
-        again = GaussianMixture(**settings, checkpoint=place).fit(X)
-    assert bits(again) == bits(GaussianMixture(**settings).fit(X))
+        again = fit(place, **settings)
+    assert bits(again) == bits(fit(None, **settings))

@@ -3,8 +3,6 @@
 An object is replaced at once, and may be put on the condition that there is none.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
