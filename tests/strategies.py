@@ -55,9 +55,9 @@ def rows(draw: st.DrawFn, mixture: Mixture, max_rows: int = 300) -> Rows:
 
 
 @st.composite
-def chunkings(draw: st.DrawFn, n: int, max_chunks: int = 5) -> tuple[int, ...]:
+def chunkings(draw: st.DrawFn, n: int, max_chunks: int = 5, min_chunks: int = 1) -> tuple[int, ...]:
     """Lengths of the parts into which n rows are cut; some may be 0."""
-    cuts = sorted(draw(st.lists(st.integers(0, n), max_size=max_chunks - 1)))
+    cuts = sorted(draw(st.lists(st.integers(0, n), min_size=min_chunks - 1, max_size=max_chunks - 1)))
     return tuple(int(length) for length in np.diff([0, *cuts, n]))
 
 
