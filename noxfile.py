@@ -25,13 +25,13 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 
-# Short forms of the benchmarks; None for what other scripts start. Left out, for they can only be long: sections
-# of `online` that draw millions of rows, and `scaling model`, which fits eight million.
+# Short forms of the benchmarks; None for what other scripts start. Left out, for they can only be long: most
+# sections of `online`, which draw millions of rows, and `scaling model`, which fits eight million.
 BENCHMARKS = {
     "accuracy": "",
     "compare": "--grid sklearn spark query-predict --cells 16,16 --kinds full --scale 0.05 --repeats 3",
     "machine": "--cells 16,16 --seconds 0.01 --size 512",
-    "online": "published drift --seeds 1",
+    "online": "published drift cost --seeds 1 --scale 0.01",
     "peers": None,
     "scaling": "workers memory clusters --rows 100000 --repeats 3",
     "scheduling": "--blocks 10 --repeats 1",
@@ -148,8 +148,16 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """The example, by the command that the README gives."""
-    run_readme(session, ".[examples]", "--output", session.create_tmp(), *session.posargs)
+    """The example, by the command that the README gives; its promise, and the figures that the README shows."""
+    *before, example = readme_commands(session, ".[examples]")
+    for command in before:
+        session.run(*command)
+    folder = Path(session.create_tmp())
+    for threads in ("2", "8"):
+        told = session.run(*example, "--output", str(folder), "--threads", threads, *session.posargs, silent=True)
+        print(told, flush=True)
+        (folder / "told.txt").write_text(str(told), encoding="utf-8")
+        session.run("python", "examples/figures.py", "README.md", str(folder / "told.txt"))
 
 
 @nox.session
