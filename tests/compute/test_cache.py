@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_what_goes_with_the_rows_shares_the_limit_and_rows_are_kept_as_stored() 
     rows = as_rows(counting(X.astype(np.float32)), block_size=BLOCK, **given)
     lasting = rows.lasting().total_bytes
     assert lasting == rows.total_bytes - len(X)
-    limit = lasting // 2
+    limit = lasting // 2 + 4 * 4 * CHUNK  # room for the rows of one more block, but not for their weights
     with dask.config.set({"daskgmm.memory-limit": limit}), kept(SYNC, rows) as held:
         for _ in range(2):
             SYNC.reduce(held, lambda block: len(block.x))
@@ -111,7 +112,16 @@ def test_what_goes_with_the_rows_shares_the_limit_and_rows_are_kept_as_stored() 
         assert all(block.weight is not None and not block.columns for block in blocks)  # labels are looked at once
         size = sum(block.x.nbytes + 8 * len(block.x) for block in blocks)
         assert limit - rows.block_bytes <= size <= limit
-    assert not shelf.blocks  # dropped at the end
+
+
+def test_nothing_is_kept_after_the_end() -> None:
+    rows = as_rows(counting(), block_size=BLOCK)
+    with dask.config.set({"daskgmm.memory-limit": "1 GB"}), kept(SYNC, rows) as held:
+        SYNC.reduce(held, lambda block: len(block.x))
+        shelf = held.shelf
+        assert shelf is not None
+        assert len(shelf.blocks) == N_BLOCKS
+    assert not shelf.blocks
     SYNC.reduce(held, lambda block: len(block.x))  # as a task may that an interrupt left running
     assert not shelf.blocks
 
@@ -155,11 +165,11 @@ def test_reading_overlaps_and_few_compute_at_a_time() -> None:
     gate = threading.Event()
 
     class Gated(Counting):
-        """Its fourth read lets the blocks computed meanwhile go on."""
+        """Lets blocks that compute go on once all threads have read: two for those, and four more."""
 
         async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
             found = await super().get(key, *arguments, **options)
-            if self.reads >= 4:
+            if self.reads >= 6:
                 gate.set()
             return found
 
@@ -172,6 +182,8 @@ def test_reading_overlaps_and_few_compute_at_a_time() -> None:
                 state["computing"] += 1
                 state["most"] = max(state["most"], state["computing"])
             self.waits.append(gate.wait(30))  # with two threads that read and compute in turn, never
+            if len(self.waits) <= 2:
+                time.sleep(0.3)  # for the others to come in, if they may
             with lock:
                 state["computing"] -= 1
             return 1

@@ -102,11 +102,17 @@ def test_a_bundle_adds_in_pairs() -> None:
         Bundle((1.0,)) + Bundle((1.0, 2.0))
 
 
+def added(part: Array, *values: float) -> Array:
+    assert values == tuple(number + 0.5 for number in range(7))
+    return part.copy()
+
+
 def test_numbers_that_are_keys_of_the_users_graph_stay_numbers() -> None:
     x = np.arange(12.0).reshape(6, 2)
-    graph: dict[Any, Any] = {**dict.fromkeys(range(7), "no number")}
-    graph |= {("x", i, 0): (partial(np.copy, x[2 * i : 2 * i + 2]),) for i in range(3)}
+    graph: dict[Any, Any] = {number: (float, number + 0.5) for number in range(7)}
+    graph |= {("x", i, 0): (partial(added, x[2 * i : 2 * i + 2]), *range(7)) for i in range(3)}
     rows = as_rows(da.Array(graph, "x", chunks=((2, 2, 2), (2,)), dtype=float))
+    assert set(range(7)) <= set(rows.graph)
 
     def look(block: Block) -> Bundle:
         return Bundle([[(block.index, block.first_row, block.x.tolist())]])
