@@ -33,9 +33,10 @@ class Figures(NamedTuple):
         """Those in a text; ends the program where some are missing, or stand there twice."""
         peaks, sizes = PEAK.findall(text), SIZE.findall(text)
         iterations, held_out = ITERATION.findall(text), HELD_OUT.findall(text)
-        if not (len(peaks) == len(sizes) == 1 and iterations and held_out):
-            sys.exit(f"{name} does not have the figures of one run of the quickstart.")
         numbers = [{int(n): float(value) for n, value in found} for found in (iterations, held_out)]
+        once = [len(found) for found in numbers] == [len(iterations), len(held_out)]
+        if not (once and len(peaks) == len(sizes) == 1 and iterations and held_out):
+            sys.exit(f"{name} does not have the figures of one run of the quickstart.")
         return cls(numbers[0], numbers[1], float(peaks[0]), float(sizes[0]))
 
 

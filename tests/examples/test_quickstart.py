@@ -41,9 +41,10 @@ def test_rounding_is_no_difference() -> None:
     assert differences(shown, shown._replace(iterations=near)) == []
 
 
-def test_a_text_without_figures_is_refused() -> None:
-    with pytest.raises(SystemExit, match="empty does not have the figures"):
-        Figures.of("", "empty")
+@pytest.mark.parametrize("text", ["", README + README])
+def test_a_text_without_the_figures_of_one_run_is_refused(text: str) -> None:
+    with pytest.raises(SystemExit, match="told does not have the figures of one run"):
+        Figures.of(text, "told")
 
 
 @pytest.mark.parametrize("above", [136, 200])
