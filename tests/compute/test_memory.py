@@ -102,8 +102,11 @@ def test_blocks_of_a_store_are_read_into_memory_of_their_own(tmp_path: Path) -> 
     rows = as_rows(tmp_path / "x.zarr", block_size=120)
     held = [rows.read(index).x for index in range(4)]
     assert np.array_equal(np.concatenate(held), values)
+    spare: Any = vars(rows.x)["spare"]
+    assert len(spare.free) == 0
     place = address(held[0])
     del held[0]
+    assert len(spare.free) == 1
     again = rows.read(3).x
     assert address(again) == place
     assert np.array_equal(again, values[15:])
