@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
-from daskgmm.compute.engine import SHARE, Engine
+from daskgmm.compute.cluster import Cluster
+from daskgmm.compute.engine import SHARE
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,23 @@ class Cut:
 
     n_blocks: int
     block_bytes: int
+    held: bool = False
 
 
-@dataclass(frozen=True)
-class Planned(Engine):
+@dataclass(frozen=True, kw_only=True)
+class Planned(Cluster):
     """The library's rule for the size of a task, on a cluster that is not there."""
 
-    cluster_threads: int = 1
-    threads = property(lambda self: self.cluster_threads)
-    on_client = property(lambda self: True)
+    client: Any = None  # type: ignore[misc]  # as in the library, of each engine its own
+    cluster_threads: int
 
-    def blocks_per_task(self, cut: Cut) -> int:
-        """As `Engine.reduce` would choose it."""
+    @property
+    def threads(self) -> int:
+        """Of all workers."""
+        return self.cluster_threads
+
+    def blocks_per_task(self, cut: Any) -> int:
+        """As `Engine.reduce` would choose it for a `Cut`."""
         return self._span(cut)
 
 
@@ -84,7 +91,7 @@ class Pass:
     @property
     def seconds(self) -> float:
         """Of the whole pass."""
-        return sum(getattr(self, part) for part in self.PARTS)
+        return float(sum(getattr(self, part) for part in self.PARTS))
 
     @property
     def limit(self) -> str:
@@ -145,9 +152,8 @@ class CostModel:
         """
         block_rows = min(rows, max(1, block_bytes // self.row_bytes))
         blocks, n_threads = math.ceil(rows / block_rows), workers * threads
-        span = Planned(None, cluster_threads=n_threads).blocks_per_task(
-            Cut(blocks, int(block_rows * self.row_bytes))
-        )
+        cut = Cut(blocks, int(block_rows * self.row_bytes))
+        span = Planned(cluster_threads=n_threads).blocks_per_task(cut)
         leaves = math.ceil(blocks / span)
         tasks, levels = 2 * leaves - 1, (leaves - 1).bit_length()
         read = block_rows * self.row_bytes * (self.byte_seconds + threads / self.store)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from common import start
 from costs import CostModel, Line
 from distributed import Client, LocalCluster, get_task_stream
 
-from daskgmm.compute.engine import Engine
+from daskgmm import GaussianMixture
+from daskgmm.compute.cluster import Cluster
 from daskgmm.compute.rows import as_rows
-from daskgmm.model.covariance import Full
 from daskgmm.model.mixture import Mixture
+from daskgmm.model.update import Regularised
 
 # Blocks, and blocks per task, of the empty passes.
 GRAPHS = ((64, 1), (1024, 1), (1024, 16), (4096, 8), (4096, 64))
@@ -63,8 +65,9 @@ def passes(client: Client, action: Callable[[], Any]) -> list[Observed]:
 class Blank(zarr.Array[Any]):
     """A Zarr array that reads nothing: its tasks weigh what those of the array do, and are done at once."""
 
-    def get_basic_selection(self, *_: Any, **__: Any) -> None:
+    def get_basic_selection(self, *_: Any, out: Any = None, **__: Any) -> Any:
         """Leave the caller's buffer as it is."""
+        return out
 
 
 def one(_: Any) -> int:
@@ -110,8 +113,9 @@ def scheduling(folder: Path, repeats: int) -> tuple[Line, Line, float, float]:
             shape, place = (2048 * blocks, 8), folder / f"{blocks}-{span}"
             store = zarr.create_array(place, shape=shape, chunks=(2048, 8), dtype="f8")
             rows = as_rows(Blank(store.async_array), block_size="128 KiB", missing_chunks="fill")
-            engine, tasks = Engine(client.get, span), 2 * -(-blocks // span) - 1
-            runs = [empty_pass(client, lambda e=engine, r=rows: e.reduce(r, one)) for _ in range(repeats + 1)]
+            action = partial(Cluster(client=client, span=span).reduce, rows, one)
+            tasks = 2 * -(-blocks // span) - 1
+            runs = [empty_pass(client, action) for _ in range(repeats + 1)]
             # The mean: every other run or so pays for collecting the garbage of the one before.
             mean = Empty(*np.mean([astuple(run) for run in runs[1:]], axis=0))
             intake = max(mean.before - mean.driver, 1e-6)
@@ -157,8 +161,8 @@ def median_seconds(action: Callable[[], Any], repeats: int) -> float:
 
 def mixture_of(d: int, k: int) -> Mixture:
     """The benchmarks' start, full covariances."""
-    begin = start(d, k, "full")
-    return Mixture(begin["weights"], begin["means"], Full.of(begin["covariances"]))
+    mixture: Mixture = GaussianMixture.from_parameters(*start(d, k, "full").values()).mixture_
+    return mixture
 
 
 def numerics(store: Any, k: int, block_size: int, repeats: int) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def numerics(store: Any, k: int, block_size: int, repeats: int) -> dict[str, Any
         "byte_seconds": read / block.x.nbytes,
         "row_seconds": step / len(block.x),
         "merge_seconds": median_seconds(lambda: statistics + statistics, 5 * repeats),
-        "update_seconds": median_seconds(lambda: mixture.maximise(statistics), repeats),
+        "update_seconds": median_seconds(lambda: Regularised()(mixture, statistics), repeats),
     }
 
 

@@ -9,9 +9,13 @@ this process after 10 passes and after 100; the scheduler is elsewhere.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +26,10 @@ from dask.core import get_dependencies
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client
 from peers import timed
+from rates import Blank
 
-from daskgmm.compute.engine import Engine
+from daskgmm.compute.cluster import Cluster
 from daskgmm.compute.rows import as_rows
-from daskgmm.compute.sources import Stored
-
-
-class Unread(Stored):
-    """A store whose blocks are there at once; all else is as for any other."""
-
-    def _read(self, index: int, _: None) -> Any:
-        return np.zeros((1, 1))
 
 
 def nothing(*_: Any) -> int:
@@ -40,19 +37,25 @@ def nothing(*_: Any) -> int:
     return 0
 
 
-def empty(engine: Engine, rows: Any) -> tuple[dict[Any, Any], Any]:
-    """The tasks and edges of a pass, with nothing in them, and the last key."""
-    taken: list[Any] = []
+@dataclass(frozen=True, kw_only=True)
+class Taken(Cluster):
+    """Keeps the graph of a pass, in place of evaluating it."""
 
-    def take(graph: Any, keys: Any) -> list[int]:
-        taken.extend((dict(graph), keys))
-        return [0]
+    passes: list[Any] = field(default_factory=list)
 
-    span = engine.span or engine._span(rows)
-    Engine(take, span).reduce(rows, nothing)
-    graph, (root,) = taken
+    def _evaluate(self, graph: Any, keys: Any, blocks: Any, names: tuple[str, str, str]) -> list[Any]:
+        self.passes.append((graph, keys, names))
+        return [0 for _ in keys]
+
+
+def empty(client: Client, span: int | None, rows: Any) -> tuple[dict[Any, Any], Hashable, int]:
+    """The tasks and edges of a pass, with nothing in them, the last key, and how many blocks a task has."""
+    engine = Taken(client=client, span=span)
+    engine.reduce(rows, nothing)
+    ((graph, (root,), (_, work, _)),) = engine.passes
     found = {key: sorted(get_dependencies(graph, key), key=str) for key in graph}
-    return {key: (nothing, *on) if on else 0 for key, on in found.items()}, root
+    sizes = [key[2] - key[1] for key in graph if isinstance(key, tuple) and key[0] == work]
+    return {key: (nothing, *on) if on else 0 for key, on in found.items()}, root, max(sizes)
 
 
 def resident() -> float:
@@ -62,16 +65,16 @@ def resident() -> float:
 
 def measure(client: Client, rows: Any, span: int | None, repeats: int) -> str:
     """A line: both in turn, so that a machine that drifts hits both alike; medians."""
-    engine = Engine(client.get, span)
+    engine = Cluster(client=client, span=span)
     ours, theirs = [], []
     for number in range(repeats + 1):
-        graph, root = empty(engine, rows)
+        graph, root, size = empty(client, span, rows)
         layered = HighLevelGraph.from_collections(f"empty-{number}", graph)
-        theirs.append(timed(lambda g=layered, key=root: client.get(g, key))[0])
+        theirs.append(timed(partial(client.get, layered, root))[0])
         ours.append(timed(lambda: engine.reduce(rows, nothing))[0])
     per_block = [float(np.median(t[1:])) / rows.n_blocks * 1e3 for t in (ours, theirs)]
     return (
-        f"span {span or engine._span(rows)}: {per_block[0]:.3f} ms a block, an empty graph of {len(graph)} tasks "
+        f"span {size}: {per_block[0]:.3f} ms a block, an empty graph of {len(graph)} tasks "
         f"{per_block[1]:.3f}: {per_block[0] / per_block[1]:.2f}x"
     )
 
@@ -79,13 +82,12 @@ def measure(client: Client, rows: Any, span: int | None, repeats: int) -> str:
 def report(options: argparse.Namespace, client: Client, folder: str) -> None:
     """Print a line for each question."""
     array = zarr.create_array(f"{folder}/x.zarr", shape=(options.blocks, 1), chunks=(1, 1), dtype="f8")
-    rows = as_rows(array, block_size=8)
-    object.__setattr__(rows, "x", Unread(array, (1,) * options.blocks, False))
+    rows = as_rows(Blank(array.async_array), block_size=8, missing_chunks="fill")
     client.wait_for_workers(1, timeout=60)
     print(heading(2))
     for span in (1, 16, None):
         print(measure(client, rows, span, options.repeats), flush=True)
-    engine, held = Engine(client.get, 1), []
+    engine, held = Cluster(client=client, span=1), []
     for _ in range(100):
         engine.reduce(rows, nothing)
         held.append(resident())
@@ -102,7 +104,10 @@ def main() -> None:
         file = f"{folder}/scheduler.json"
         dask, place = [sys.executable, "-m", "dask"], ["--scheduler-file", file, "--no-dashboard"]
         commands = [[*dask, "scheduler", *place, "--port", "0"], [*dask, "worker", *place, "--nthreads", "2"]]
-        running = [subprocess.Popen(c, cwd=folder, stderr=subprocess.DEVNULL) for c in commands]
+        # The worker imports `Blank` from beside this file.
+        path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH"))))
+        how: Any = {"cwd": folder, "stderr": subprocess.DEVNULL, "env": {**os.environ, "PYTHONPATH": path}}
+        running = [subprocess.Popen(command, **how) for command in commands]
         try:
             with Client(scheduler_file=file, timeout=60) as client:
                 report(options, client, folder)

@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from peers import daskgmm
 from zarr.storage import LocalStore
 from zarr.testing.store import LatencyStore
 
-from daskgmm.compute.engine import AHEAD, READING
 from daskgmm.compute.rows import as_rows
+from daskgmm.compute.threads import AHEAD, READING
 
 COUNTS = (2, 5)
 
@@ -49,7 +50,7 @@ def fitted_pass(x: Any, begin: dict[str, Any], threads: int, repeats: int) -> fl
     fit, seconds = daskgmm(x, begin, "full", threads), []
     fit(1)
     for _ in range(repeats):
-        short, long = (median_seconds(lambda count=count: fit(count), 1) for count in COUNTS)
+        short, long = (median_seconds(partial(fit, count), 1) for count in COUNTS)
         seconds.append((long - short) / (COUNTS[1] - COUNTS[0]))
     return float(np.median(seconds))
 
@@ -80,8 +81,9 @@ def main() -> None:
         x = np.array(np.load(write_rows(Path(folder) / "rows.npy", n, d, k)))
         memory = fitted_pass(x, begin, options.threads, options.repeats)
         chunks = (int(options.chunk_mib * 2**20 / (8 * d)), d)
-        for name, compressors in (("zstd", "auto"), ("latency", None)):
+        for name in ("zstd", "latency"):
             store: Any = LocalStore(Path(folder) / name)
+            compressors: Any = "auto" if name == "zstd" else None
             zarr.create_array(store, data=x, chunks=chunks, compressors=compressors)
             if name == "latency":
                 wait = memory * options.threads / -(-n // chunks[0])
