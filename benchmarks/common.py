@@ -9,7 +9,7 @@ import platform
 import select
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -154,12 +154,63 @@ class Peer:
 
 def answered(peer: Peer, task: str, path: Path, n: int, k: int, kind: str, **more: Any) -> dict[str, Any]:
     """A peer's answer about the first n rows of a file, with the judge's verdict in place of parameters."""
-    rows = np.load(path, mmap_mode="r") if path.suffix == ".npy" else None
+    rows: Any = np.load(path, mmap_mode="r") if path.suffix == ".npy" else None
     d = more.pop("d", None) or rows.shape[1]
     begin = path.with_suffix(f".{kind}.npz")
     np.savez(begin, **start(d, k, kind))
     answer = peer.ask(task=task, path=path, start=begin, n=n, k=k, kind=kind, **more)
+    return judged(answer, rows, kind)
+
+
+def judged(answer: dict[str, Any], rows: Any, kind: str) -> dict[str, Any]:
+    """An answer with the judge's verdict in place of parameters; without one where there are no rows."""
     if "parameters" in answer:
         with np.load(answer.pop("parameters")) as found:
-            answer["log_likelihood"] = judge(rows, dict(found), kind) if rows is not None else None
+            answer["log_likelihood"] = None if rows is None else judge(rows, dict(found), kind)
     return answer
+
+
+def in_turn(peers: Sequence[Peer], rounds: int, ask: Callable[[Peer], dict[str, Any]]) -> list[dict[str, Any]]:
+    """An answer of each peer: of so many rounds, in which all take their turn, forwards and backwards.
+
+    Times are medians over the rounds, in which they stand in "rounds", to be compared in pairs. A peer that fails
+    once is not asked again.
+    """
+    found: list[list[dict[str, Any]]] = [[] for _ in peers]
+    for number in range(rounds):
+        order = range(len(peers)) if number % 2 == 0 else reversed(range(len(peers)))
+        for i in order:
+            if not any("error" in answer for answer in found[i]):
+                found[i].append(ask(peers[i]))
+    return [_over_rounds(answers) for answers in found]
+
+
+def _over_rounds(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    last = answers[-1]
+    if "error" in last or len(answers) == 1:
+        return last
+    seconds = [answer["seconds"] for answer in answers]
+    if not np.median(seconds) > 0:
+        return {"error": "fails: an iteration is too short to time: more rows, please"}
+    return {**last, "seconds": float(np.median(seconds)), "rounds": seconds}
+
+
+def slower(theirs: dict[str, Any], ours: dict[str, Any]) -> float:
+    """Their time over ours: the median over rounds, where both made them together."""
+    pairs = [theirs.get("rounds", []), ours.get("rounds", [])]
+    if len(pairs[0]) != len(pairs[1]) or not pairs[0]:
+        return float(theirs["seconds"] / ours["seconds"])
+    return float(np.median(np.divide(*pairs)))
+
+
+def origins(peers: Iterable[Peer]) -> str:
+    """Where each peer's daskgmm comes from, in a line; ends the program where two are the same files."""
+    places: dict[str, str] = {}
+    for peer in peers:
+        answer = peer.ask(task="where")
+        if "error" in answer:
+            raise SystemExit(f"{peer.name}: {answer['error']}")
+        if (place := answer["where"]) in places.values():
+            raise SystemExit(f"{peer.name} is the daskgmm of {place}, as another is: nothing to compare.")
+        places[peer.name] = place
+    return "; ".join(f"{name}: {place}" for name, place in places.items())

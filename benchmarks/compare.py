@@ -1,10 +1,14 @@
 """Time daskgmm against its peers: same rows, start and threads, a process for each, one cell after the other.
 
     python benchmarks/compare.py --grid onedal          # and sklearn, spark, fit, query; all without --grid
+    python benchmarks/compare.py --before PYTHON        # against another daskgmm, that of this interpreter
 
 The cost of an iteration is the difference between two iteration counts, so that start-up, seeding and the survey
 do not count; the median of several. Beside each time stands the mean log-likelihood under the parameters found,
 by one judge for all, so that nobody wins by being wrong. Ratios above 1 mean that daskgmm is faster.
+
+With ``--before``, say of an editable installation of an earlier checkout, both take their turn in several rounds,
+and a ratio is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -15,14 +19,16 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Peer, answered, geometric_mean, hardware, heading, write_rows
+from common import Peer, answered, geometric_mean, hardware, heading, in_turn, origins, slower, write_rows
 
 OURS, SINGLE = "daskgmm", "daskgmm float32"
+BEFORE, BEFORE_SINGLE = "daskgmm-before", "daskgmm-before float32"
 KINDS = ("full", "tied", "diag", "spherical")
 LARGEST = 1.5e9  # bytes of an array
 
@@ -40,6 +46,7 @@ class Grid:
     counts: tuple[int, int] = (2, 5)
     repeats: int = 5
     query: str | None = None
+    rounds: int = 1  # in which all peers take their turn
 
 
 def product(ds: tuple[int, ...], ks: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
@@ -142,12 +149,14 @@ def fill(name: str, grid: Grid, peers: dict[str, Peer], results: Results, scale:
             if todo:
                 path = write_rows(folder / "rows.npy", max(n for _, n, _ in todo.values()), d, k)
             for kind, (cell, n, missing) in todo.items():
-                for peer in missing:
-                    more = {"counts": grid.counts, "repeats": grid.repeats, "query": grid.query}
-                    answer = answered(peers[peer], grid.task, path, n, k, kind, **more)
-                    stamp = {"n": n, "threads": peers[peer].threads, "date": str(date.today())}
-                    results.add({**cell, "peer": peer, **stamp, "hardware": hardware(), **answer})
-                    print(f"  {kind} d={d} k={k} n={n} {peer}: {brief(answer)}", file=sys.stderr, flush=True)
+                more: dict[str, Any] = {"counts": grid.counts, "repeats": grid.repeats, "query": grid.query}
+                ask = partial(answered, task=grid.task, path=path, n=n, k=k, kind=kind, **more)
+                for group in [missing] if grid.rounds > 1 else [[peer] for peer in missing]:
+                    answers = in_turn([peers[peer] for peer in group], grid.rounds, ask)
+                    for peer, answer in zip(group, answers, strict=True):
+                        stamp = {"n": n, "threads": peers[peer].threads, "date": str(date.today())}
+                        results.add({**cell, "peer": peer, **stamp, "hardware": hardware(), **answer})
+                        print(f"  {kind} d={d} k={k} n={n} {peer}: {brief(answer)}", file=sys.stderr, flush=True)
 
 
 def brief(answer: dict[str, Any]) -> str:
@@ -157,7 +166,7 @@ def brief(answer: dict[str, Any]) -> str:
 
 def value(record: dict[str, Any]) -> float:
     """What shows that a peer did the same work."""
-    return record.get("log_likelihood", record.get("mean", math.nan))
+    return float(record.get("log_likelihood", record.get("mean", math.nan)))
 
 
 def table(name: str, grid: Grid, results: Results) -> Iterator[str]:
@@ -178,12 +187,13 @@ def table(name: str, grid: Grid, results: Results) -> Iterator[str]:
             line += f" {brief(ours)} |  |" if "error" in ours else f" {ours['seconds']:.4f} | {value(ours):.6f} |"
             for peer in grid.peers[1:]:
                 theirs = results.get(**cell, peer=peer) or {"error": "not run"}
-                if "error" in theirs or "error" in ours:
+                base = results.get(**cell, peer=SINGLE) if peer == BEFORE_SINGLE else ours
+                if base is None or "error" in theirs or "error" in base:
                     line += f" {theirs.get('error', '')} | | |"
                     continue
-                ratio = theirs["seconds"] / ours["seconds"]
+                ratio = slower(theirs, base)
                 ratios.setdefault((peer, kind), []).append((ratio, f"d={d} k={k}"))
-                line += f" {theirs['seconds']:.4f} | {ratio:.2f} | {value(theirs) - value(ours):+.1e} |"
+                line += f" {theirs['seconds']:.4f} | {ratio:.2f} | {value(theirs) - value(base):+.1e} |"
             yield line
     yield ""
     for (peer, kind), found in ratios.items():
@@ -191,28 +201,33 @@ def table(name: str, grid: Grid, results: Results) -> Iterator[str]:
 
 
 def summary(peer: str, kind: str, found: list[tuple[float, str]]) -> str:
-    """Geometric mean and worst cell. For our own float32, how many times faster it is."""
+    """Geometric mean and least of the ratios to one peer."""
     if peer == SINGLE:
         found = [(1 / ratio, cell) for ratio, cell in found]
     worst, cell = min(found)
     mean = geometric_mean(ratio for ratio, _ in found)
-    label = "float32 faster than float64" if peer == SINGLE else f"faster than {peer}"
+    label = {SINGLE: "float32 faster than float64", BEFORE_SINGLE: "float32 faster than before"}.get(
+        peer, f"faster than {peer}"
+    )
     return f"{kind}: {label} by {mean:.2f}x (geometric mean of {len(found)}); least {worst:.2f}x at {cell}"
 
 
 def selected(grid: Grid, options: argparse.Namespace) -> Grid:
     """The cells, types and peers asked for."""
     keep = [i for i, cell in enumerate(grid.cells) if not options.cells or f"{cell[0]},{cell[1]}" in options.cells]
-    return Grid(
-        grid.task,
-        tuple(peer for peer in grid.peers if not options.peers or peer in (OURS, *options.peers)),
-        tuple(grid.cells[i] for i in keep),
-        tuple(kind for kind in grid.kinds if not options.kinds or kind in options.kinds),
-        tuple(grid.n[i] for i in keep) if grid.n else None,
-        grid.seconds,
-        grid.counts,
-        options.repeats or grid.repeats,
-        grid.query,
+    wanted, repeats = options.peers or (() if options.before else grid.peers), options.repeats or grid.repeats
+    others = tuple(peer for peer in grid.peers[1:] if peer in wanted)
+    if options.before:
+        others = (BEFORE, *others, *([BEFORE_SINGLE] if SINGLE in others else []))
+    return replace(
+        grid,
+        peers=(OURS, *others),
+        cells=tuple(grid.cells[i] for i in keep),
+        kinds=tuple(kind for kind in grid.kinds if not options.kinds or kind in options.kinds),
+        n=tuple(grid.n[i] for i in keep) if grid.n else None,
+        # One repeat in each of several rounds, or all at once.
+        repeats=1 if options.before else repeats,
+        rounds=repeats if options.before else 1,
     )
 
 
@@ -222,7 +237,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--grid", nargs="+", choices=list(GRIDS), default=list(GRIDS))
     parser.add_argument("--cells", nargs="+", metavar="D,K", help="only these cells of the grids")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, help="only these covariance types")
-    parser.add_argument("--peers", nargs="+", help="only these beside daskgmm")
+    parser.add_argument("--peers", nargs="+", help="only these beside daskgmm; none, with --before")
+    parser.add_argument("--before", metavar="PYTHON", help="compare with the daskgmm of this interpreter")
     parser.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="interpreter of a peer")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, help="instead of the grid's own")
@@ -237,6 +253,8 @@ def main() -> None:
     """Print a table for each grid."""
     options = arguments()
     pythons = dict(entry.split("=", 1) for entry in options.python)
+    if options.before:
+        pythons |= dict.fromkeys((BEFORE, BEFORE_SINGLE), options.before)
     results = Results(options.json, options.resume)
     print(heading(options.threads))
     for name in options.grid:
@@ -246,6 +264,8 @@ def main() -> None:
             for peer in grid.peers
         }
         try:
+            if options.before:
+                print(f"\n{origins([peers[OURS], peers[BEFORE]])}")
             fill(name, grid, peers, results, options.scale)
         finally:
             for peer in peers.values():

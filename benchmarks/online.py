@@ -3,6 +3,7 @@
     python benchmarks/online.py                      # all sections, about half an hour on two cores
     python benchmarks/online.py one-pass drift       # some
     python benchmarks/online.py published --seeds 5  # fewer seeds
+    python benchmarks/online.py cost --before PYTHON # against another daskgmm, that of this interpreter
 
 A gap is the mean log-likelihood of held-out rows under the truth less that under the model; p counts the free
 parameters, and p / (2n) is the gap to expect of maximum likelihood on n rows. Medians over seeds.
@@ -15,66 +16,69 @@ import itertools
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import zarr
+from common import JUDGED_ROWS, Peer, in_turn, judged, origins, slower
 from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_iris
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture as Sklearn
 
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
-from daskgmm.estimators.minibatch import WINDOW_BLOCKS
-from daskgmm.model.covariance import Full
-from daskgmm.model.mixture import Mixture
 
+WINDOW_BLOCKS = 4  # of rows, that a fit holds at once to draw each mini-batch from: see "Memory" in the README
 Row = tuple[str, str, str]  # what, found, target
 ONE_PASS = {"k=8 d=4 means 3²I": (8, 4, 3.0, 2.5), "k=16 d=16 means I": (16, 16, 1.0, 2.5)}
 ONE_PASS |= {"k=8 d=4 means 1.5²I": (8, 4, 1.5, 4.0)}
 
 
-def truth(k: int, d: int, scale: float, random: np.random.Generator) -> Mixture:
+def truth(k: int, d: int, scale: float, random: np.random.Generator) -> GaussianMixture:
     """Covariances I + AAᵀ with A ~ .4·N(0, 1), weights Dirichlet(5), means N(0, scale²)."""
     a = 0.4 * random.normal(size=(k, d, d))
-    covariance = Full.of(np.eye(d) + a @ a.transpose(0, 2, 1))
-    return Mixture(random.dirichlet(np.full(k, 5.0)), scale * random.normal(size=(k, d)), covariance)
+    covariances = np.eye(d) + a @ a.transpose(0, 2, 1)
+    return mixture_of(random.dirichlet(np.full(k, 5.0)), scale * random.normal(size=(k, d)), covariances)
 
 
-def draw(mixture: Mixture, n: int, random: np.random.Generator, sort: bool = False) -> tuple[Any, Any]:
+def mixture_of(weights: Any, means: Any, covariances: Any) -> GaussianMixture:
+    """A mixture with full covariances."""
+    return GaussianMixture.from_parameters(weights, means, covariances)
+
+
+def n_parameters(mixture: GaussianMixture) -> int:
+    """Free ones: weights, means and covariances."""
+    k, d = mixture.means_.shape
+    return int(k - 1 + k * d + k * d * (d + 1) // 2)
+
+
+def draw(mixture: GaussianMixture, n: int, random: np.random.Generator, sort: bool = False) -> tuple[Any, Any]:
     """Rows and their components, in random order unless sorted by component."""
-    k, d = mixture.means.shape
-    labels = random.choice(k, n, p=mixture.weights)
+    k, d = mixture.means_.shape
+    labels = random.choice(k, n, p=mixture.weights_)
     if sort:
         labels.sort()
-    lower = np.linalg.cholesky(mixture.covariance.values)
+    lower = np.linalg.cholesky(mixture.covariances_)
     x = random.standard_normal((n, d))
     for j in range(k):
         rows = labels == j
-        x[rows] = x[rows] @ lower[j].T + mixture.means[j]
+        x[rows] = x[rows] @ lower[j].T + mixture.means_[j]
     return x, labels
 
 
-def mean_log(mixture: Mixture, x: Any) -> float:
-    """Mean log-likelihood of rows."""
-    return mixture.expectation(x).log_likelihood / len(x)
-
-
-def start_of(mixture: Mixture) -> dict[str, Any]:
+def start_of(mixture: GaussianMixture) -> dict[str, Any]:
     """A mixture as the start of an estimator."""
     names = ("weights_init", "means_init", "precisions_init")
-    return dict(zip(names, (mixture.weights, mixture.means, mixture.covariance.precisions), strict=True))
+    return dict(zip(names, (mixture.weights_, mixture.means_, mixture.precisions_), strict=True))
 
 
-def fitted(model: Any) -> Mixture:
-    """The parameters of an estimator."""
-    return Mixture(model.weights_, model.means_, Full(model.covariances_, model.precisions_cholesky_))
-
-
-def batch_em(x: Any, start: Mixture, tol: float = 1e-7, iterations: int = 500) -> Mixture:
+def batch_em(x: Any, start: GaussianMixture, tol: float = 1e-7, iterations: int = 500) -> GaussianMixture:
     """Converged batch EM."""
-    return fitted(GaussianMixture(start.n_components, tol=tol, max_iter=iterations, **start_of(start)).fit(x))
+    model = GaussianMixture(start.n_components, tol=tol, max_iter=iterations, **start_of(start))
+    model.fit(x)
+    return model
 
 
 def one_pass(seeds: int) -> Iterator[Row]:
@@ -87,10 +91,10 @@ def one_pass(seeds: int) -> Iterator[Row]:
             true = truth(k, d, scale, random)
             x, held = draw(true, n, random)[0], draw(true, n, random)[0]
             start = batch_em(x[:20_000], true)
-            unit, best = true.n_parameters / (2 * n), mean_log(true, held)
+            unit, best = n_parameters(true) / (2 * n), true.score(held)
             model = MiniBatchGaussianMixture(k, random_state=seed, **start_of(start)).fit(x)
-            models = (start, fitted(model), batch_em(x, true, 1e-8))
-            gaps.append([(best - mean_log(m, held)) / unit for m in models])
+            models = (start, model, batch_em(x, true, 1e-8))
+            gaps.append([(best - m.score(held)) / unit for m in models])
         first, online, batch = np.median(gaps, axis=0)
         worst = np.max(gaps, axis=0)[1]
         yield name, f"{online:.2f} p/2n (worst {worst:.2f})", f"<= {target} p/2n"
@@ -98,19 +102,19 @@ def one_pass(seeds: int) -> Iterator[Row]:
         yield f"{name}: the start", f"{first:.1f} p/2n", ""
 
 
-def iris_mixture() -> Mixture:
+def iris_mixture() -> GaussianMixture:
     """Proportions, means and covariances of the three species."""
     data = load_iris()
     groups = [data.data[data.target == j] for j in range(3)]
-    covariance = Full.of(np.stack([np.cov(g.T, bias=True) for g in groups]))
-    return Mixture(np.full(3, 1 / 3), np.stack([g.mean(axis=0) for g in groups]), covariance)
+    covariances = np.stack([np.cov(g.T, bias=True) for g in groups])
+    return mixture_of(np.full(3, 1 / 3), np.stack([g.mean(axis=0) for g in groups]), covariances)
 
 
-def plane_mixture() -> Mixture:
+def plane_mixture() -> GaussianMixture:
     """The second mixture of Nguyen, Forbes & McLachlan (2020)."""
     sigma = np.array([[0.09, 0.09], [0.05, 0.1], [0.035, 0.035]])
-    covariance = Full.of(np.stack([np.diag(s**2) for s in sigma]))
-    return Mixture(np.array([0.5, 0.3, 0.2]), np.array([[0.3, 0.3], [0.85, 0.35], [0.45, 0.85]]), covariance)
+    means = np.array([[0.3, 0.3], [0.85, 0.35], [0.45, 0.85]])
+    return mixture_of(np.array([0.5, 0.3, 0.2]), means, np.stack([np.diag(s**2) for s in sigma]))
 
 
 def published(seeds: int, max_iter: int = 1) -> Iterator[Row]:
@@ -125,8 +129,8 @@ def published(seeds: int, max_iter: int = 1) -> Iterator[Row]:
             model = MiniBatchGaussianMixture(3, random_state=seed, max_iter=max_iter).fit(x)
             seconds.append(perf_counter() - began)
             passes.append(model.n_iter_)
-            gaps.append(mean_log(true, held) - model.score(held))
-            scores = [adjusted_rand_score(labels, found) for found in (true.labels(x), model.predict(x))]
+            gaps.append(true.score(held) - model.score(held))
+            scores = [adjusted_rand_score(labels, found) for found in (true.predict(x), model.predict(x))]
             differences.append(scores[0] - scores[1])
         good = np.sum((np.array(gaps) <= target) & (np.array(differences) <= 0.002))
         yield f"{name}: gap", f"median {np.median(gaps):.1e}, worst {max(gaps):.1e}", f"<= {target:.0e}"
@@ -144,12 +148,12 @@ def rate(seeds: int) -> Iterator[Row]:
         random = np.random.default_rng(seed)
         x, _ = draw(true, int(sizes[-1]), random)
         for i, n in enumerate(sizes):
-            found = fitted(MiniBatchGaussianMixture(3, random_state=seed).fit(x[:n]))
-            _, order = linear_sum_assignment(((true.means[:, None] - found.means) ** 2).sum(axis=2))
+            found = MiniBatchGaussianMixture(3, random_state=seed).fit(x[:n])
+            _, order = linear_sum_assignment(((true.means_[:, None] - found.means_) ** 2).sum(axis=2))
             parts = (
-                found.weights[order] - true.weights,
-                found.means[order] - true.means,
-                found.covariance.values[order] - true.covariance.values,
+                found.weights_[order] - true.weights_,
+                found.means_[order] - true.means_,
+                found.covariances_[order] - true.covariances_,
             )
             errors[seed, i] = np.mean(np.concatenate([p.ravel() for p in parts]) ** 2)
     rmse = np.sqrt(errors.mean(axis=0))
@@ -175,10 +179,10 @@ def sorted_rows(seeds: int) -> Iterator[Row]:
                 with tempfile.TemporaryDirectory() as folder:
                     store = write(f"{folder}/x.zarr", rows, 1024)
                     model = MiniBatchGaussianMixture(k, block_size=size, random_state=seed, **start).fit(store)
-                pair.append(mean_log(true, held) - mean_log(fitted(model), held))
+                pair.append(true.score(held) - model.score(held))
             gaps.append(pair)
         found = np.median(gaps, axis=0)
-        told = ", ".join(f"{gap * 2e6 / true.n_parameters:.2f} p/2n" for gap in found)
+        told = ", ".join(f"{gap * 2e6 / n_parameters(true):.2f} p/2n" for gap in found)
         yield f"{name}, {windows} window(s): sorted, shuffled", told, ""
         yield f"{name}, {windows} window(s): sorted / shuffled", f"{found[0] / found[1]:.2f}", "<= 1.5"
 
@@ -204,7 +208,7 @@ def beats_the_sample(seeds: int) -> Iterator[Row]:
         sample = Sklearn(64, random_state=seed, max_iter=200).fit(x[random.choice(len(x), 50_000, replace=False)])
         theirs.append(perf_counter() - began)
         gains.append(model.score(held) - sample.score(held))
-        truly = mean_log(true, held) - model.score(held)
+        truly = true.score(held) - model.score(held)
         yield f"seed {seed}: gap of one pass", f"{truly:.4f} nats", ""
     yield "gain per held-out row", f"{np.median(gains):.3f} nats (least {min(gains):.3f})", ">= 0.15"
     yield "time, fit with seeding / scikit-learn on the sample", f"{max(ours):.0f} s / {min(theirs):.0f} s", "less"
@@ -224,13 +228,13 @@ def drift(seeds: int) -> Iterator[Row]:
         series = []
         for phase in range(2):
             if phase:
-                means = true.means.copy()
+                means = true.means_.copy()
                 step = random.normal(size=d)
-                means[int(np.argmax(true.weights))] += 5 * step / np.linalg.norm(step)
-                true = Mixture(true.weights, means, true.covariance)
+                means[int(np.argmax(true.weights_))] += 5 * step / np.linalg.norm(step)
+                true = mixture_of(true.weights_, means, true.covariances_)
             for _ in range(lives * per_life):
                 x, _ = draw(true, b, random)
-                series.append(mean_log(true, x) - model.score(x))
+                series.append(true.score(x) - model.score(x))
                 model.partial_fit(x)
         gaps.append(np.array(series).reshape(2, lives, per_life).mean(axis=2))
     stationary, after = np.mean(gaps, axis=0) / floor
@@ -241,12 +245,13 @@ def drift(seeds: int) -> Iterator[Row]:
     yield "the floor p·γ/(2b(2 − γ))", f"{floor:.2e} nats", ""
 
 
-def apart(k: int, d: int, distance: float, random: np.random.Generator) -> Mixture:
+def apart(k: int, d: int, distance: float, random: np.random.Generator) -> GaussianMixture:
     """Unit covariances, means at least ``distance`` apart, the closest as far as that."""
     means = random.normal(size=(k, d))
     gaps = np.linalg.norm(means[:, None] - means, axis=2) + 1e9 * np.eye(k)
-    covariance = Full.of(np.tile(np.eye(d), (k, 1, 1)))
-    return Mixture(random.dirichlet(np.full(k, 5.0)), means * distance / gaps.min(), covariance)
+    return mixture_of(
+        random.dirichlet(np.full(k, 5.0)), means * distance / gaps.min(), np.tile(np.eye(d), (k, 1, 1))
+    )
 
 
 def small_batches(seeds: int) -> Iterator[Row]:
@@ -254,14 +259,14 @@ def small_batches(seeds: int) -> Iterator[Row]:
     k, d, good, shares, ratios = 8, 4, 0, [], []
     for seed in range(seeds):
         random = np.random.default_rng(seed)
-        covariance = Full.of(np.tile(np.eye(d), (k, 1, 1)))
-        true = Mixture(random.dirichlet(np.full(k, 5.0)), 6 * random.normal(size=(k, d)), covariance)
+        weights, means = random.dirichlet(np.full(k, 5.0)), 6 * random.normal(size=(k, d))
+        true = mixture_of(weights, means, np.tile(np.eye(d), (k, 1, 1)))
         x, _ = draw(true, 10**5, random)
         model = MiniBatchGaussianMixture(k, random_state=seed)
         for first in range(0, len(x), 10):
             model.partial_fit(x[first : first + 10])
         values = np.linalg.eigvalsh(model.covariances_)
-        shares.append(model.weights_.min() / true.weights.min())
+        shares.append(model.weights_.min() / true.weights_.min())
         ratios.append(max(values.max(), 1 / values.min()))
         good += shares[-1] >= 0.1 and ratios[-1] <= 10
     yield "smallest weight / true smallest", f"least {min(shares):.2f}", ">= 0.1"
@@ -269,29 +274,44 @@ def small_batches(seeds: int) -> Iterator[Row]:
     yield "seeds that meet both", f"{good} of {seeds}", "9 of 10"
 
 
-def cost(seeds: int) -> Iterator[Row]:
-    """One pass against one iteration of batch EM over the same store, seeding excluded."""
-    for n, d, k in ((4_000_000, 16, 16), (2_000_000, 32, 64), (8_000_000, 4, 8)):
-        random = np.random.default_rng(0)
-        true = truth(k, d, 1.0 if d > 4 else 3.0, random)
-        with tempfile.TemporaryDirectory() as folder:
-            store = write(f"{folder}/x.zarr", draw(true, n, random)[0], 2**20 // (8 * d))
-            start = start_of(true)
-            online = MiniBatchGaussianMixture(k, random_state=0, **start)
-            batch = GaussianMixture(k, max_iter=1, warm_start=True, **start).fit(store)
-            times = []
-            for _ in range(3):
-                times.append((timed(online.fit, store), timed(batch.fit, store)))
-        ours, theirs = np.median(times, axis=0)
-        told = f"{ours / theirs:.2f} ({ours:.2f} s / {theirs:.2f} s, {online.n_batches_seen_} batches)"
-        yield f"n={n:,} d={d} k={k}", told, "<= 1.3"
+def cost(seeds: int, before: str | None = None, scale: float = 1.0) -> Iterator[Row]:
+    """One pass against one iteration of batch EM over the same store, seeding excluded.
+
+    In a process of its own, of two threads; with another daskgmm, in two, which take their turn.
+    """
+    peers = [Peer("daskgmm"), *([Peer("daskgmm-before", before)] if before else [])]
+    try:
+        if before:
+            yield origins(peers), "", ""
+        for n, d, k in ((4_000_000, 16, 16), (2_000_000, 32, 64), (8_000_000, 4, 8)):
+            yield from cost_of(peers, int(scale * n), d, k)
+    finally:
+        for peer in peers:
+            peer.close()
 
 
-def timed(function: Callable[[Any], Any], argument: Any) -> float:
-    """Seconds of a call."""
-    began = perf_counter()
-    function(argument)
-    return perf_counter() - began
+def cost_of(peers: list[Peer], n: int, d: int, k: int) -> Iterator[Row]:
+    """The cost for one shape, and how it compares with that of another daskgmm."""
+    random, repeats = np.random.default_rng(0), 3
+    true = truth(k, d, 1.0 if d > 4 else 3.0, random)
+    with tempfile.TemporaryDirectory() as folder:
+        x, begin = draw(true, n, random)[0], Path(folder) / "start.npz"
+        store, x = write(f"{folder}/x.zarr", x, 2**20 // (8 * d)), x[:JUDGED_ROWS].copy()
+        np.savez(begin, **{name.removesuffix("_init"): value for name, value in start_of(true).items()})
+        each, rounds = (1, repeats) if len(peers) > 1 else (repeats, 1)
+
+        def ask(peer: Peer) -> dict[str, Any]:
+            return judged(peer.ask(task="online_cost", path=store, start=begin, k=k, repeats=each), x, "full")
+
+        answers = in_turn(peers, rounds, ask)
+    for peer, found in zip(peers, answers, strict=True):
+        if "error" in found:
+            raise SystemExit(f"{peer.name}: {found['error']}")
+        times = f"{found['seconds']:.2f} s / {found['iteration']:.2f} s, {found['batches']} batches"
+        told = f"{found['ratio']:.2f} ({times}, log-likelihood {found['log_likelihood']:.6f})"
+        yield f"n={n:,} d={d} k={k}, {peer.name}", told, "<= 1.3"
+    for peer, found in zip(peers[1:], answers[1:], strict=True):
+        yield f"n={n:,} d={d} k={k}, a pass of {peer.name} over ours", f"{slower(found, answers[0]):.2f}", ""
 
 
 def more_passes(seeds: int) -> Iterator[Row]:
@@ -306,13 +326,13 @@ def more_passes(seeds: int) -> Iterator[Row]:
             models = [
                 MiniBatchGaussianMixture(k, random_state=seed, max_iter=i, **start).fit(x) for i in (1, 2, 5)
             ]
-            best, unit = mean_log(true, held), true.n_parameters / 2e6
-            gaps.append([(best - mean_log(fitted(m), held)) / unit for m in models])
+            best, unit = true.score(held), n_parameters(true) / 2e6
+            gaps.append([(best - m.score(held)) / unit for m in models])
         one, two, five = np.median(gaps, axis=0)
         yield name, f"{one:.2f}, {two:.2f}, {five:.2f} p/2n", "1, 2, 5 passes"
 
 
-SECTIONS: dict[str, tuple[Callable[[int], Iterator[Row]], int]] = {
+SECTIONS: dict[str, tuple[Callable[..., Iterator[Row]], int]] = {
     "one-pass": (one_pass, 10),
     "published": (published, 50),
     "rate": (rate, 10),
@@ -331,13 +351,16 @@ def main() -> None:
     told = f"of {', '.join(SECTIONS)}; all without"
     parser.add_argument("section", nargs="*", choices=[*SECTIONS, []], metavar="section", help=told)
     parser.add_argument("--seeds", type=int, help="instead of as many as the target names")
+    parser.add_argument("--before", metavar="PYTHON", help="cost: beside the daskgmm of this interpreter")
+    parser.add_argument("--scale", type=float, default=1, help="cost: times the number of rows, for a quick look")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in options.section or SECTIONS:
         function, seeds = SECTIONS[name]
+        more = {"before": options.before, "scale": options.scale} if function is cost else {}
         print(f"{name}: {function.__doc__}\n")
         print(f"| {name} | found | target |\n| --- | --- | --- |")
-        for what, found, target in function(options.seeds or seeds):
+        for what, found, target in function(options.seeds or seeds, **more):
             print(f"| {what} | {found} | {target} |", flush=True)
         print()
 
