@@ -1,7 +1,5 @@
 """What can go wrong on a cluster: the fit ends with the same bits, or with a typed error within its time."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil
@@ -10,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,10 @@ from distributed.chaos import KillWorker
 from threadpoolctl import threadpool_info
 from zarr.storage import LocalStore
 
-from daskgmm import GaussianMixture, MiniBatchGaussianMixture
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
 from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
-from daskgmm.fit.progress import Silent
+from daskgmm.fit.events import Listener
+from tests.listeners import SEEDED, At, stop
 
 RANDOM = np.random.default_rng(0)
 X = np.concatenate([RANDOM.normal(size=(2000, 4)), RANDOM.normal(3.0, size=(2000, 4))])
@@ -57,8 +56,16 @@ def expected(data: str) -> tuple[Any, ...]:
     return bits(fit(data))
 
 
-def fit(x: Any, watch: Any = None, **settings: Any) -> GaussianMixture:
-    return GaussianMixture(**(SETTINGS | {"block_size": 8000} | settings))._fit(x, None, watch or Silent())
+def fit(x: Any, *listeners: Listener, **settings: Any) -> GaussianMixture:
+    model = GaussianMixture(**(SETTINGS | {"block_size": 8000} | settings))
+    with watching(*listeners):
+        model.fit(x)
+    return model
+
+
+def after(iteration: int, what: Callable[[], Any]) -> At:
+    """Calls something once, after one iteration."""
+    return At(SEEDED + iteration, what)
 
 
 @contextmanager
@@ -83,18 +90,6 @@ def kill(client: Any, many: int = 1) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-class At(Silent):
-    """Calls something once, at one iteration."""
-
-    def __init__(self, iteration: int, what: Any) -> None:
-        self.left, self.what = iteration, what
-
-    def iteration(self, runs: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.what()
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[Any]:
     with cluster(current=False) as client:  # other tests are to run on threads meanwhile
@@ -117,19 +112,19 @@ def test_a_killed_worker_changes_no_bit(times: int, data: str, expected: Any) ->
         with cluster() as client:
             # In the middle of some iteration: a timer, started by one.
             timer = threading.Timer(moments.uniform(0, 0.15), kill, (client,))
-            assert bits(fit(data, At(moments.randint(1, 12), timer.start))) == expected
+            assert bits(fit(data, after(moments.randint(1, 12), timer.start))) == expected
             timer.join()  # it may come after the fit
 
 
 def test_all_workers_killed_under_nannies(two: Any, data: str, expected: Any) -> None:
     two.wait_for_workers(2, timeout=60)
-    assert bits(fit(data, At(4, lambda: kill(two, 2)))) == expected
+    assert bits(fit(data, after(4, lambda: kill(two, 2)))) == expected
 
 
 @pytest.mark.slow
 def test_a_worker_that_joins_late_changes_no_bit(data: str, expected: Any) -> None:
     with cluster(1) as client:
-        assert bits(fit(data, At(3, lambda: client.cluster.scale(2)))) == expected
+        assert bits(fit(data, after(3, lambda: client.cluster.scale(2)))) == expected
 
 
 @pytest.mark.slow
@@ -196,7 +191,7 @@ def test_workers_gone_for_good_are_an_error_and_the_fit_goes_on_later(
 
         began = time.monotonic()
         with pytest.raises(ClusterLostError, match=r"no worker for 2 s \(daskgmm.timeouts.no-workers\)"):
-            fit(data, At(4, gone), checkpoint=place)
+            fit(data, after(4, gone), checkpoint=place)
         assert time.monotonic() - began < 60  # "never" is what this guards against
     assert bits(fit(data, checkpoint=place)) == expected
 
@@ -218,7 +213,7 @@ def test_a_scheduler_that_goes_is_an_error_and_the_fit_goes_on_later(
             client.cluster.sync(client.cluster.scheduler.close)
 
         with pytest.raises(ClusterLostError, match="scheduler"):
-            fit(data, At(4, gone), checkpoint=place)
+            fit(data, after(4, gone), checkpoint=place)
     assert bits(fit(data, checkpoint=place)) == expected
 
 
@@ -269,8 +264,9 @@ def test_a_store_that_changes_its_shape_is_an_error(n: int, fill: str, data: str
     def resized() -> None:
         zarr.open_array(place, mode="r+").resize((n, 4))
 
-    with pytest.raises(DataError, match=r"is not in the store|X at .*x.zarr was changed .* were \(\(4000, 4\)"):
-        model._fit(place, None, At(4, resized))
+    told = r"is not in the store|X at .*x.zarr was changed .* were \(\(4000, 4\)"
+    with pytest.raises(DataError, match=told), watching(after(4, resized)):
+        model.fit(place)
     assert not hasattr(model, "means_")
     with pytest.raises(DataError, match=f"of another fit:\n  rows: 4000 there, {n} now"):
         model.fit(place)
@@ -284,8 +280,8 @@ def test_a_store_that_changes_its_shape_changes_no_online_model(data: str, tmp_p
     def resized() -> None:
         zarr.open_array(place, mode="r+").resize((3900, 4))
 
-    with pytest.raises(DataError, match=r"X at .*x.zarr was changed"):
-        model._fit(place, None, At(1, resized))
+    with pytest.raises(DataError, match=r"X at .*x.zarr was changed"), watching(after(1, resized)):
+        model.fit(place)
     assert not hasattr(model, "means_")
 
 
@@ -332,7 +328,7 @@ def test_a_client_that_is_nobodys_default(data: str, expected: Any) -> None:
         with client.as_current():
             assert bits(fit(data)) == expected
         names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes))
-    assert {name for name in names if name.startswith("daskgmm-")} >= {"daskgmm-expectations", "daskgmm-surveyor"}
+    assert {name for name in names if name.startswith("daskgmm-")} >= {"daskgmm-together", "daskgmm-examine"}
 
 
 def test_an_adaptive_cluster_that_begins_with_no_worker(data: str, expected: Any) -> None:
@@ -343,7 +339,7 @@ def test_an_adaptive_cluster_that_begins_with_no_worker(data: str, expected: Any
 
 def test_workers_compute_on_one_blas_thread(two: Any) -> None:
     def threads() -> int:
-        return max(pool["num_threads"] for pool in threadpool_info())
+        return max(int(pool["num_threads"]) for pool in threadpool_info())
 
     assert set(two.run(threads).values()) == {1}
 
@@ -353,14 +349,17 @@ DRIVER = """
 import sys, tracemalloc
 import numpy as np
 from distributed import Client
-from daskgmm.compute.engine import Engine
+from daskgmm.compute.cluster import Cluster
 from daskgmm.compute.rows import as_rows
 
+def rows_of(block):
+    return len(block.x)
+
 with Client(sys.argv[1], timeout=30) as client:
-    engine, rows = Engine(client.get, 1), as_rows(np.zeros((128, 1)), block_size=8)
+    engine, rows = Cluster(client=client, span=1), as_rows(np.zeros((128, 1)), block_size=8)
     tracemalloc.start()
     for _ in range(int(sys.argv[2])):
-        engine.reduce(rows, len)  # of the tuple that a block is
+        engine.reduce(rows, rows_of)
         print(tracemalloc.get_traced_memory()[0])
 """
 
@@ -374,9 +373,6 @@ def test_the_drivers_memory_does_not_grow_with_passes(two: Any, n_passes: int) -
 
 
 def test_an_interrupt_frees_the_cluster(two: Any, data: str) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        fit(data, At(3, stop))
+        fit(data, stop(SEEDED + 3))
     assert two.submit(sum, [1, 2]).result(timeout=30) == 3
