@@ -198,17 +198,18 @@ def test_bodies_of_functions_are_short(name: str) -> None:
 # Estimators
 
 
-def inside() -> set[str]:
+@cache
+def inside() -> frozenset[str]:
     """Names of what is an estimator's own: underscore methods and attributes, those from scikit-learn too."""
     found = {name for kind in ESTIMATORS.values() for name in dir(kind)}
     for path in (PACKAGE / "estimators").glob("*.py"):
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 found.add(node.target.id)
-    return {name for name in found if name.startswith("_") and not name.endswith("_")}
+    return frozenset(name for name in found if name.startswith("_") and not name.endswith("_"))
 
 
-def reached(path: Path, own: set[str]) -> Iterator[str]:
+def reached(path: Path, own: frozenset[str]) -> Iterator[str]:
     """Where a file asks something other than itself for such a name, or hands one on as a string."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Attribute) and node.attr in own:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm.compute.rows import as_rows
+from daskgmm.compute.sources.memory import InMemory
 from tests.compute.arrays import VALUES, read_all
 
 
@@ -15,7 +16,10 @@ from tests.compute.arrays import VALUES, read_all
 @settings(max_examples=100)
 def test_blocks_cover_all_rows_and_are_alike(n: int, d: int, block_size: int) -> None:
     small, fit = 2**20 // (4 * d), block_size // (4 * d)
-    chunks = as_rows(np.broadcast_to(np.float32(0), (n, d)), block_size=block_size).x.chunks
+    # A broadcast array stands for a large one without its memory.
+    values = np.broadcast_to(np.float32(0), (n, d))
+    source = InMemory(shape=values.shape, dtype=values.dtype, chunks=(n,), array=values)
+    chunks = as_rows(source, block_size=block_size).x.chunks
     expected = max(1, min(max(math.ceil(n / 64), small), fit))
     blocks = math.ceil(n / expected)
     assert sum(chunks) == n
