@@ -566,7 +566,8 @@ class Trial:
         """Fit it."""
         x = reads.array(self.data.rows(), self.data.n // 16)
         with dask.config.set({"daskgmm.memory-limit": 0, "daskgmm.checkpoint-interval": "0 s"}):
-            return model.fit(x, sample_weight=self.data.weight())
+            model.fit(x, sample_weight=self.data.weight())
+        return model
 
     def told(self, model: Model, folder: Path) -> Arrays:
         """What the fitted model tells."""

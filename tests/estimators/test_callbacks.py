@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks: each iteration is a task, with a fitted copy; a hook that returns True ends the fit."""
+"""scikit-learn's callbacks: an iteration is a task, with a fitted copy; a hook that returns True ends a fit."""
 
 from typing import Any
 
