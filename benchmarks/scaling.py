@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import numpy as np
 import zarr
 from common import Peer, answered, heading, start, write_rows
 from costs import CostModel, Line
-from peers import arguments, timed
+from peers import arguments, peak_mib, timed
 from rates import cluster_of, model_of, numerics, passes, scheduling, transfers
 
 from daskgmm import GaussianMixture
@@ -77,7 +76,7 @@ def answer_lazily(query: str, n: int, d: int, k: int) -> float:
     def peak_after(rows: int) -> float:
         x = da.random.default_rng(0).normal(size=(rows, d), chunks=(50_000, d))
         getattr(model, query)(x).sum().compute(num_workers=2)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return peak_mib()
 
     small = peak_after(1000)
     return peak_after(n) - small
