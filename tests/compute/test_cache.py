@@ -101,7 +101,9 @@ def test_what_goes_with_the_rows_shares_the_limit_and_rows_are_kept_as_stored() 
     rows = as_rows(counting(X.astype(np.float32)), block_size=BLOCK, **given)
     lasting = rows.lasting().total_bytes
     assert lasting == rows.total_bytes - len(X)
-    limit = lasting // 2 + 4 * 4 * CHUNK  # room for the rows of one more block, but not for their weights
+    limit = (
+        lasting // 2 + int(rows.x.chunks[0]) * 16
+    )  # room for the rows of one more block, but not for their weights
     with dask.config.set({"daskgmm.memory-limit": limit}), kept(SYNC, rows) as held:
         for _ in range(2):
             SYNC.reduce(held, lambda block: len(block.x))
