@@ -211,7 +211,10 @@ class Fitting(BaseMixture):
         """
         mixture = check_mixture(weights, means, covariances, covariance_type)
         model = cls(n_components=mixture.n_components, covariance_type=covariance_type)
-        model._fitted = model._from_mixture(mixture, None if feature_names is None else tuple(feature_names))
+        names = None if feature_names is None else tuple(feature_names)
+        if names is not None and len(names) != mixture.n_features:
+            raise ValueError(f"feature_names must name {mixture.n_features} features, got {len(names)}.")
+        model._fitted = model._from_mixture(mixture, names)
         return model
 
     def _from_mixture(self, mixture: Mixture, names: tuple[str, ...] | None) -> Fitted:

@@ -45,8 +45,6 @@ def _fitted(header: Header, arrays: Arrays) -> Fitted:
         _online(header, arrays, structure) if "online" in header else None,
         header.get("online", {}).get("next_row", 0),
     )
-    if fitted.online is not None:
-        _check_shapes(fitted.mixture, fitted.online)
     return fitted
 
 
@@ -95,11 +93,3 @@ def _online(header: Header, arrays: Arrays, structure: Structure) -> Stepwise:
         told["bound"],
         unit=told["unit"],
     )
-
-
-def _check_shapes(mixture: Mixture, run: Stepwise) -> None:
-    """Refuse arrays that do not belong together."""
-    for s in (run.statistics, run.average):
-        wanted = (mixture.means.shape, mixture.means.shape, mixture.weights.shape, mixture.covariance.values.shape)
-        if (s.reference.shape, s.shift.shape, s.weight.shape, s.scatter.shape) != wanted:
-            raise ValueError("The arrays disagree in shape.")

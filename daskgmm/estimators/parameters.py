@@ -72,8 +72,9 @@ WORDS = {
 
 def _kind(f: Any) -> str:
     """What a parameter may be, and is by default."""
-    words = []
-    for kind in f.metadata["allowed"]:
+    words, allowed = [], f.metadata["allowed"]
+    choices: list[Any] = ["array-like", None] if allowed == "no_validation" else allowed
+    for kind in choices:
         if isinstance(kind, StrOptions):
             words.append("{" + ", ".join(f'"{name}"' for name in sorted(kind.options)) + "}")
         else:

@@ -50,11 +50,14 @@ def read(path: str | Path) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
                 f"{path} has format version {header['version']}, this daskgmm reads up to {VERSION}. Update it."
             )
         if header["version"] == 1:
-            return header["estimator"], *format1.parts(header, arrays)
-        value = files.value_of(header, arrays)
-        if not isinstance(value["fitted"], (Fitted, Unseeded)):
-            raise TypeError(type(value["fitted"]))
-        return header["estimator"], value["settings"], value["fitted"]
+            settings, fitted = format1.parts(header, arrays)
+        else:
+            value = files.value_of(header, arrays)
+            settings, fitted = value["settings"], value["fitted"]
+        if not isinstance(fitted, (Fitted, Unseeded)):
+            raise TypeError(type(fitted))
+        _check_shapes(fitted)
+        return header["estimator"], settings, fitted
     except _Refused:
         raise
     except Exception as error:  # whatever a damaged archive may raise
@@ -67,3 +70,25 @@ class _Refused(ValueError):
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, np.generic))
+
+
+def _check_shapes(state: Fitted | Unseeded) -> None:
+    """Refuse arrays that do not belong together."""
+    if isinstance(state, Unseeded):
+        x, weight = state.waiting.x, state.waiting.weight
+        wrong = x.ndim != 2 or weight.shape != (len(x),)
+    else:
+        run, (k, d) = state.online, state.mixture.means.shape
+        mixtures = [state.mixture] if run is None else [state.mixture, run.mixture]
+        wrong = any(m.means.shape != (k, d) or m.weights.shape != (k,) for m in mixtures)
+        held = [(m.covariance.structure, v) for m in mixtures for v in (m.covariance.values, m.covariance.factor)]
+        for s in () if run is None else (run.statistics, run.average):
+            wrong |= (s.reference.shape, s.shift.shape, s.weight.shape) != ((k, d), (k, d), (k,))
+            held.append((s.structure, s.scatter))
+        if run is not None and run.update.anchor is not None:
+            held += [
+                (run.update.anchor.structure, v) for v in (run.update.anchor.values, run.update.anchor.factor)
+            ]
+        wrong |= any(v.shape != structure.stored(v, k, d).shape for structure, v in held)
+    if wrong:
+        raise ValueError("The arrays disagree in shape.")
