@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture, load, watching
 from daskgmm.errors import CollapseError, DataError
+from daskgmm.estimators.persistence import read
 from daskgmm.fit.run import EM
 from daskgmm.fit.state import State
 from daskgmm.model.structure import Structure
@@ -73,7 +74,7 @@ def parts_of(value: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def stored() -> dict[str, list[Any]]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What fits of all kinds write and save, by class: found in their states, not listed here."""
     heard = Heard()
     with watching(heard):
@@ -85,7 +86,11 @@ def stored() -> dict[str, list[Any]]:
     with watching(heard):
         stream.fit(X)
         few.partial_fit(X[:9])
-    states: list[Any] = [*heard.states, stream._state(), started._state(), few._state()]
+    path = tmp_path_factory.mktemp("models") / "m.npz"
+    states: list[Any] = [*heard.states]
+    for model in (stream, started, few):
+        model.save(path)
+        states.append(read(path)[-1])
     failed = EM(draw_mixture("full"), Regularised(), 0.0, 9, (1.0,), failure=CollapseError("component 1", 1))
     found: dict[str, list[Any]] = {}
     for part in parts_of((*states, failed)):
