@@ -76,7 +76,11 @@ def test_runs_that_are_done_read_nothing() -> None:
         assert groups(runs) == []
 
 
-@given(st.lists(st.tuples(st.integers(0, 2 * ROOM), st.booleans()), max_size=12))
+quarters, more = st.integers(0, 6), st.integers(-1, 1)
+shares = st.builds(lambda quarters, more: max(0, quarters * ROOM // 4 + more), quarters, more)
+
+
+@given(st.lists(st.tuples(shares, st.sampled_from([True, True, False])), max_size=12))
 def test_groups_fill_the_room_in_order(sizes: list[tuple[int, bool]]) -> None:
     """Each holds as many of the next live runs as there is room for; one that is larger is alone."""
     runs = [Count(int(live), size=size) for size, live in sizes]
