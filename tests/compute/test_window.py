@@ -96,6 +96,13 @@ def test_a_window_deals_evenly_from_neighbouring_rows(rows: int) -> None:
     assert (np.diff(order) < 0).any()
 
 
+def test_the_smallest_mini_batch_is_drawn_from_all_rows() -> None:
+    n, size = 100 * GROUP, 50  # half of the groups
+    for part in dealt(numbered(n, n), size=size)[:20]:
+        spread = np.histogram(part, bins=2, range=(0, n))[0] / size
+        np.testing.assert_allclose(spread, 0.5, atol=4 * np.sqrt(0.25 / size))  # four deviations of a random draw
+
+
 def test_the_seed_is_all_that_the_order_depends_on() -> None:
     one, again, other = (np.concatenate(dealt(numbered(200, 20), seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
