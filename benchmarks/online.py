@@ -219,7 +219,7 @@ def drift(seeds: int) -> Iterator[Row]:
     b, half_life, k, d, lives = 500, 20_000, 8, 4, 12
     per_life, gaps = half_life // b, []
     gamma = 1 - 2 ** (-b / half_life)
-    floor = truth(k, d, 1.0, np.random.default_rng(0)).n_parameters * gamma / (2 * b * (2 - gamma))
+    floor = n_parameters(truth(k, d, 1.0, np.random.default_rng(0))) * gamma / (2 * b * (2 - gamma))
     for seed in range(seeds):
         random = np.random.default_rng(seed)
         true = apart(k, d, 12.0, random)
