@@ -6,7 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from dask.local import get_sync
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daskgmm.compute.block import Block
@@ -74,6 +74,7 @@ def test_only_chosen_rows_of_positive_weight_are_visited(known: bool) -> None:
 
 
 @given(n=st.integers(1, 100), chunk=st.integers(1, 30), first=st.integers(0, 110), count=st.integers(0, 110))
+@example(n=100, chunk=10, first=25, count=36)  # begins and ends within a block
 def test_a_range_of_rows_is_visited_and_no_other_block_read(n: int, chunk: int, first: int, count: int) -> None:
     x, wanted = numbered(n, chunk), range(n)[first : first + count]
     chosen = Selection(first, first + count)

@@ -129,7 +129,9 @@ def test_weights_count() -> None:
 
 
 def test_fit_forgets_rows_that_wait() -> None:
-    assert_same(online().partial_fit(X[:20]).fit(X), online().fit(X))
+    found, other = online().partial_fit(X[:100]).fit(X), online().fit(X)
+    assert_same(found, other)
+    assert len(pickle.dumps(found)) < len(pickle.dumps(other)) + 50  # and holds them no more
 
 
 def test_a_failed_fit_leaves_the_model_as_it_was() -> None:
