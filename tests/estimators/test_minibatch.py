@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from sklearn.exceptions import NotFittedError
@@ -263,6 +264,16 @@ def test_a_range_that_would_lose_count_is_refused_or_changes_nothing(x: Any, row
         assert_same(found, behind())
     else:
         assert (found.next_row_, found.n_samples_seen_) == (2000, 2000)
+
+
+def test_names_of_added_rows_are_those_of_the_fit() -> None:
+    frame = pd.DataFrame(X[:3000], columns=["a", "b"])
+    found = online().fit(frame[:2000])
+    before = state(found)
+    with pytest.raises(ValueError, match="feature names should match"):
+        found.extend(frame[["b", "a"]])
+    assert state(found) == before
+    assert found.extend(frame).n_samples_seen_ == 3000
 
 
 def test_a_store_that_grows_is_learnt_as_well_as_one_that_is_whole() -> None:
