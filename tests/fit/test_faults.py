@@ -189,10 +189,8 @@ def test_workers_gone_for_good_are_an_error_and_the_fit_goes_on_later(
         def gone() -> None:
             client.cluster.scale(0)
 
-        began = time.monotonic()
         with pytest.raises(ClusterLostError, match=r"no worker for 2 s \(daskgmm.timeouts.no-workers\)"):
             fit(data, after(4, gone), checkpoint=place)
-        assert time.monotonic() - began < 60  # "never" is what this guards against
     assert bits(fit(data, checkpoint=place)) == expected
 
 
@@ -347,19 +345,17 @@ def test_workers_compute_on_one_blas_thread(two: Any) -> None:
 # In a process of its own: the scheduler of a local cluster keeps a log of its last transitions.
 DRIVER = """
 import sys, tracemalloc
+from operator import attrgetter
 import numpy as np
 from distributed import Client
 from daskgmm.compute.cluster import Cluster
 from daskgmm.compute.rows import as_rows
 
-def rows_of(block):
-    return len(block.x)
-
 with Client(sys.argv[1], timeout=30) as client:
     engine, rows = Cluster(client=client, span=1), as_rows(np.zeros((128, 1)), block_size=8)
     tracemalloc.start()
     for _ in range(int(sys.argv[2])):
-        engine.reduce(rows, rows_of)
+        engine.reduce(rows, attrgetter("index"))
         print(tracemalloc.get_traced_memory()[0])
 """
 
