@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_feature_names
 
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection, finer
+from daskgmm.errors import DataError
 from daskgmm.estimators.fitted import Attribute, Fitted, StreamAttribute, Unseeded, names_of
 from daskgmm.estimators.fitting import Fitting
 from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
@@ -148,7 +149,10 @@ class MiniBatchGaussianMixture(Fitting):
     )
     verbose_interval: int = parameter(1, [at_least(1)], "Passes for each line that is printed.")
 
-    converged_ = Attribute(lambda f: f.converged, "Whether `fit` stopped before ``max_iter`` passes.")
+    converged_ = Attribute(
+        lambda f: f.converged,
+        "Whether the last pass of `fit` raised the score of held-out rows by less than ``tol``.",
+    )
     n_iter_ = Attribute(lambda f: f.n_iter, "Passes of the last `fit`.")
     lower_bound_ = Attribute(
         lambda f: f.lower_bound,
@@ -291,8 +295,8 @@ class MiniBatchGaussianMixture(Fitting):
             All rows, those before included.
         sample_weight : (n,), optional
         rows : slice
-            Numbers of the rows to learn from; without a start those from ``next_row_`` on. Rows that weigh nothing
-            count as learnt, too.
+            Numbers of the rows to learn from, ``next_row_`` or later ones, and those from there on without a start.
+            Rows before them, and rows that weigh nothing, count as learnt, too.
 
         Returns
         -------
@@ -301,15 +305,25 @@ class MiniBatchGaussianMixture(Fitting):
         Raises
         ------
         DataError
-            As in `fit`. The model stays as it was.
+            As in `fit`; where rows would be learnt twice, or their number is unknown. The model stays as it
+            was.
         """
         self._validate_params()
         self._check_fitted()
+        _check_feature_names(self, getattr(X, "_meta", X), reset=False)
         held = self._stored(X, sample_weight)
         self._check_width(held)
-        recipe = replace(self._recipe(held.n_features), max_iter=1)
-        first, last, _ = rows.indices(held.n_rows or 0)
-        span = Selection(self.next_row_ if rows.start is None else first, last)
+        recipe, learnt = replace(self._recipe(held.n_features), max_iter=1), self.next_row_
+        if held.n_rows is None:
+            raise DataError("To count what was learnt, X needs to know its number of rows: compute_chunk_sizes().")
+        start = learnt if rows.start is None else rows.start
+        first, last, step = slice(start, rows.stop, rows.step).indices(held.n_rows)
+        if step != 1 or min(first, last) < learnt:
+            raise DataError(
+                f"Rows {first}:{last}:{step} cannot be learnt: {learnt} rows were learnt before, and rows are learnt "
+                "in turn, each once."
+            )
+        span = Selection(first, last)
         begun = State(
             check_random_state(self.random_state).get_state(legacy=False),
             runs=(Passes.begin(self._resumed(held, recipe), recipe),),
