@@ -35,9 +35,7 @@ class Rows:
     """
 
     x: Source
-    columns: Mapping[str, Source] = field(
-        default_factory=dict
-    )  # what goes with the rows, cut into the same blocks
+    columns: Mapping[str, Source] = field(default_factory=dict)  # what goes with the rows, cut alike
     omit_nan: bool = False  # whether a row that holds NaN gets weight zero
     shelf: Shelf | None = None  # where blocks stay between passes, in this process
     feature_names: Array | None = None  # of str objects

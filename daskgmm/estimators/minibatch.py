@@ -205,11 +205,8 @@ class MiniBatchGaussianMixture(Fitting):
 
     def _begun(self, rows: Rows, recipe: OnlineRecipe) -> tuple[Run, ...]:
         count = sample_size(self.n_components, rows.n_features)
-        run = (
-            self._resumed(rows, recipe)
-            if self.warm_start and hasattr(self, "_fitted")
-            else given(recipe, min(count, rows.n_rows or count))
-        )
+        resumes = self.warm_start and hasattr(self, "_fitted")
+        run = self._resumed(rows, recipe) if resumes else given(recipe, min(count, rows.n_rows or count))
         return () if run is None else (Passes.begin(run, recipe),)
 
     def _take(self, state: State, rows: Rows) -> None:
@@ -295,7 +292,7 @@ class MiniBatchGaussianMixture(Fitting):
             All rows, those before included.
         sample_weight : (n,), optional
         rows : slice
-            Numbers of the rows to learn from, ``next_row_`` or later ones, and those from there on without a start.
+            Numbers of the rows to learn from, not below ``next_row_``, which is the start where none is given.
             Rows before them, and rows that weigh nothing, count as learnt, too.
 
         Returns
@@ -320,8 +317,7 @@ class MiniBatchGaussianMixture(Fitting):
         first, last, step = slice(start, rows.stop, rows.step).indices(held.n_rows)
         if step != 1 or min(first, last) < learnt:
             raise DataError(
-                f"Rows {first}:{last}:{step} cannot be learnt: {learnt} rows were learnt before, and rows are learnt "
-                "in turn, each once."
+                f"Rows {first}:{last}:{step} are not next: {learnt} were learnt, each is once, in turn."
             )
         span = Selection(first, last)
         begun = State(

@@ -81,14 +81,12 @@ def _check_shapes(state: Fitted | Unseeded) -> None:
         run, (k, d) = state.online, state.mixture.means.shape
         mixtures = [state.mixture] if run is None else [state.mixture, run.mixture]
         wrong = any(m.means.shape != (k, d) or m.weights.shape != (k,) for m in mixtures)
-        held = [(m.covariance.structure, v) for m in mixtures for v in (m.covariance.values, m.covariance.factor)]
+        anchor = None if run is None else run.update.anchor
+        covariances = [m.covariance for m in mixtures] + ([] if anchor is None else [anchor])
+        held = [(c.structure, v) for c in covariances for v in (c.values, c.factor)]
         for s in () if run is None else (run.statistics, run.average):
             wrong |= (s.reference.shape, s.shift.shape, s.weight.shape) != ((k, d), (k, d), (k,))
             held.append((s.structure, s.scatter))
-        if run is not None and run.update.anchor is not None:
-            held += [
-                (run.update.anchor.structure, v) for v in (run.update.anchor.values, run.update.anchor.factor)
-            ]
         wrong |= any(v.shape != structure.stored(v, k, d).shape for structure, v in held)
     if wrong:
         raise ValueError("The arrays disagree in shape.")

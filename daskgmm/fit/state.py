@@ -13,9 +13,7 @@ from daskgmm.store.values import storable
 class State:
     """Where a fit stands. Nothing in it grows with the number of rows."""
 
-    random: dict[str, Any] = field(
-        repr=False
-    )  # state of the random numbers before the stage that is next or under way
+    random: dict[str, Any] = field(repr=False)  # state of the random numbers before the stage that comes next
     n_passes: int = 0  # how often the rows were read
     survey: Survey | None = None  # what the first pass found, until the runs have begun
     runs: tuple[Run, ...] = ()  # what passes advance; empty until seeded

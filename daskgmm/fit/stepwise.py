@@ -88,9 +88,7 @@ class Stepwise(Run):
     bound: float = -inf  # mean log-likelihood of the last batch before it was learnt; at the start, of the sample
     reseeded: tuple[int, ...] = ()  # components that the last step placed anew
     unit: float = 1.0  # mean weight of the start's rows, in which rows are counted; 1 where the start was given
-    after: tuple[int, int] = (
-        BEGINNING  # block and row in the next batch up to which rows were learnt with the start
-    )
+    after: tuple[int, int] = BEGINNING  # block and row in the next batch, up to which the start has learnt
     done: ClassVar[bool] = False  # a stream has no end
 
     @classmethod

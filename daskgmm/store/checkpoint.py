@@ -143,10 +143,8 @@ def read(place: Place, kind: type[Any]) -> tuple[dict[str, Any], Any] | None:
         if header["format"] != FORMAT:
             raise KeyError(header["format"])
         if header["version"] != VERSION:
-            newer = header["version"] > VERSION
-            remedy = (
-                "Update it." if newer else "Finish that fit with what began it, name another file, or delete it."
-            )
+            older = "Finish that fit with what began it, name another file, or delete it."
+            remedy = "Update it." if header["version"] > VERSION else older
             raise CheckpointError(
                 f"{os.fspath(place)} has checkpoint version {header['version']}, this daskgmm reads version "
                 f"{VERSION}. {remedy}"

@@ -48,9 +48,7 @@ class Source(ABC):
     collection: da.Array | None = None  # whose graph the parts refer to
     in_driver: bool = False  # whether it is a store in the memory of this process, which no other can read
     row_bytes: int = field(init=False)  # of one row
-    offsets: Chunks = field(
-        init=False
-    )  # number of the first row of each chunk; NaN from the first unknown size on
+    offsets: Chunks = field(init=False)  # first row of each chunk; NaN from the first unknown size on
 
     # What the graph hands to a task for a chunk of some number: a key, or rows; None where the reader needs none.
     part: ClassVar[Any] = None
