@@ -123,14 +123,15 @@ def test_the_sample_does_not_depend_on_workers(workers: int, span: int) -> None:
         assert_same(found.sample, expected.sample)
 
 
-def test_a_block_computed_twice_counts_once() -> None:
-    # As after the loss of a worker: the threshold must not take its keys for those of other rows.
-    x, weight = draw_rows(0, 300)
-    task = examine(40)
-    first, second = Block(x[:150], weight=weight[:150]), Block(x[150:], 1, 150, weight[150:])
-    task(first)
-    again = task(first).sample + task(second).sample
-    np.testing.assert_array_equal(np.sort(again.position), direct(x, weight, 40, 0))
+@given(cut())
+def test_a_block_computed_twice_counts_once(case: Cut) -> None:
+    """As after the loss of a worker: its keys are neither those of other rows, nor too large for the threshold."""
+    x, weight, chunks, size, seed = case
+    task, blocks = examine(size, seed), [Block(x[p], i, p.start, weight[p]) for i, p in enumerate(parts(chunks))]
+    for block in blocks:
+        task(block)
+    again = reduce(add, [task(block).sample for block in blocks])
+    np.testing.assert_array_equal(np.sort(again.position), direct(x, weight, size, seed))
 
 
 def test_a_threshold_travels_without_its_keys() -> None:
