@@ -75,7 +75,7 @@ def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> t
     """
     ground = Ground(recipe, survey, *survey.sample.points())
     method = "k-means++" if recipe.init_params in ("auto", "subsample") else recipe.init_params
-    trials = TRIALS if method == "k-means++" and recipe.start.means is None else 1
+    trials = TRIALS if method == "k-means++" else 1
     with one_thread():
         found = _found(ground, (method,), trials, random)
     rows, update = as_rows(ground.x, weight=ground.weight), recipe.update(recipe.reg_covar)
@@ -89,8 +89,7 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
     few = survey.sample.first(sample_size(k, d, TRIAL_ROWS))
     more = survey.sample.first(int(survey.overall.n_rows) // MORE_SHARE)
     ground = Ground(recipe, survey, *few.points())
-    count = 1 if recipe.start.means is not None else max(recipe.n_init, TRIALS)
-    found = _found(ground, TRIED, count, random)
+    found = _found(ground, TRIED, max(recipe.n_init, TRIALS), random)
     rows, update = as_rows(ground.x, weight=ground.weight), recipe.update(recipe.reg_covar)
     runs = [[EM(mixture, update, recipe.tol, TRIAL_ITER) for mixture in heat] for heat in found]
     rungs = [Rung(rows, TRIAL_ITER), Rung(rows, SAMPLE_ITER)]
@@ -103,10 +102,13 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
 def _found(
     ground: Ground, kinds: tuple[str, ...], count: int, random: np.random.RandomState
 ) -> list[list[Mixture]]:
-    """So many starts, of these kinds in turn, each kind by itself; those that collapse are left out."""
+    """So many starts, of these kinds in turn, each kind by itself; those that collapse are left out.
+
+    One around means that are given.
+    """
     found: dict[str, list[Mixture]] = {}
     failure, start = None, ground.recipe.start
-    for i in range(count):
+    for i in range(count if start.means is None else 1):
         kind = kinds[i % len(kinds)]
         try:
             own = STARTS[kind](ground, random) if start.means is None else around(ground, start.means)

@@ -1,7 +1,7 @@
 """What kernels are given: parameters and sums, a class for each layout, and memory for one tile.
 
 A layout is a class of parameters, one of sums, and a function each for what it does to a tile. Compiled code takes
-the functions by the classes, so that it holds nothing of other layouts.
+the functions by the classes, so that it holds nothing of other layouts or numbers of features.
 """
 
 import math
@@ -119,8 +119,8 @@ class Scratch(NamedTuple):
     average: Array  # (width, n) the row's average of ``apart``; of other layouts (0, n)
     rho: Array  # (k, n) shares of the row's weight; of other layouts (0, n)
 
-    @classmethod
-    def of(cls, model: Any) -> "Scratch":
+    @staticmethod
+    def of(model: Any) -> "Scratch":
         """For parameters of any layout: in one piece of memory, each part at the start of a line of the cache."""
         (k, d), real = model.means.shape, model.means.dtype
         pooled, n = isinstance(model, Shared), TILE * 8 // real.itemsize
@@ -133,7 +133,16 @@ class Scratch(NamedTuple):
         for (shape, dtype), size in zip(parts, sizes, strict=True):
             arrays.append(np.ndarray(shape, dtype, room, place))
             place += size + -size % LINE
-        return cls(*arrays)
+        kind = Narrow if d < 4 else Scratch if d < MANY_FEATURES else Listing
+        return kind(*arrays)
+
+
+class Narrow(Scratch):
+    """For fewer than four features: triangular layouts take them one by one."""
+
+
+class Listing(Scratch):
+    """For many features: the columns that matter to a component are listed."""
 
 
 # Scratches at rest: new memory comes page by page, which takes as long as a few thousand rows.
@@ -167,15 +176,18 @@ def accumulate(model: Any, scratch: Any, sums: Any) -> None:
     raise NotImplementedError
 
 
-LOG_JOINT: dict[type, Callable[..., float]] = {}
-ACCUMULATE: dict[type, Callable[..., None]] = {}
+# By the class of parameters or sums, or by that and the class of the scratch.
+LOG_JOINT: dict[Any, Callable[..., float]] = {}
+ACCUMULATE: dict[Any, Callable[..., None]] = {}
 
 
 @overload(log_joint, jit_options=INLINED)
 def _log_joint_of(model: Any, scratch: Any) -> Callable[..., float]:
-    return LOG_JOINT[model.instance_class]
+    kind = model.instance_class
+    return LOG_JOINT.get((kind, scratch.instance_class), LOG_JOINT[kind])
 
 
 @overload(accumulate, jit_options=INLINED)
 def _accumulate_of(model: Any, scratch: Any, sums: Any) -> Callable[..., None]:
-    return ACCUMULATE[sums.instance_class]
+    kind = sums.instance_class
+    return ACCUMULATE.get((kind, scratch.instance_class), ACCUMULATE[kind])

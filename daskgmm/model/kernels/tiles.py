@@ -1,10 +1,13 @@
 """What every layout does with a tile: rows come in as columns, some are picked, the largest are found."""
 
+from collections.abc import Callable
 from typing import Any
 
+from numba.extending import overload
+
 from daskgmm._typing import Array
-from daskgmm.model.kernels.compiling import LINE, inlined, prefetch, transpose
-from daskgmm.model.kernels.layouts import MANY_FEATURES
+from daskgmm.model.kernels.compiling import INLINED, LINE, inlined, prefetch, transpose
+from daskgmm.model.kernels.layouts import Listing
 
 # Shares this much smaller than a component's sum over a tile add nothing that float64 could hold.
 NEGLIGIBLE = 2.0**-110
@@ -109,21 +112,31 @@ def normalise(log_norm: Array, logits: Array) -> float:
     return base
 
 
-@inlined
-def concentrate(model: Any, scratch: Any, j: int, weight: Array) -> int:
+def concentrate(model: Any, scratch: Any, j: Any, weight: Any) -> int:
     """Add component j's share of a tile to its ``weight``; the number of columns that matter to its sums.
 
     Where features are many and that is less than all, those come first in ``resp[j]`` and, about its mean, in
     ``centred``; nothing is centred otherwise.
     """
+    raise NotImplementedError
+
+
+def _all_columns(model: Any, scratch: Any, j: Any, weight: Any) -> int:
+    total = 0.0
+    for t in range(scratch.resp.shape[1]):
+        total += scratch.resp[j, t]
+    weight[j] += total
+    n: int = scratch.resp.shape[1]
+    return n
+
+
+def _listed_columns(model: Any, scratch: Any, j: Any, weight: Any) -> int:
     resp, index = scratch.resp, scratch.listed
     n: int = resp.shape[1]
     total = 0.0
     for t in range(n):
         total += resp[j, t]
     weight[j] += total
-    if len(scratch.tile) < MANY_FEATURES:
-        return n
     count = select(resp, j, resp.dtype.type(NEGLIGIBLE * total), index)
     if count == 0 or count == n:
         return count
@@ -133,3 +146,8 @@ def concentrate(model: Any, scratch: Any, j: int, weight: Array) -> int:
     for t in range(count, m):
         resp[j, t] = 0.0
     return m
+
+
+@overload(concentrate, jit_options=INLINED)
+def _concentrate_of(model: Any, scratch: Any, j: Any, weight: Any) -> Callable[..., int]:
+    return _listed_columns if scratch.instance_class is Listing else _all_columns

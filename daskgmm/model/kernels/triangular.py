@@ -6,7 +6,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import inlined
-from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, Triangles, Triangular, Wide
+from daskgmm.model.kernels.layouts import ACCUMULATE, LOG_JOINT, Narrow, Triangles, Triangular, Wide
 from daskgmm.model.kernels.softmax import LN2
 from daskgmm.model.kernels.tiles import centre, concentrate, gather, likeliest, normalise
 
@@ -56,17 +56,6 @@ def _distance(
     """``out[t] = |f[start:stop] @ centred[:, t] - offset[start:stop]|**2`` for the first n columns."""
     for t in range(n):
         out[t] = 0.0
-    if len(f) < 4:
-        for i in range(start, stop):
-            for t in range(n):
-                lines[0, t] = -offset[i]
-            for j in range(i):
-                for t in range(n):
-                    lines[0, t] += f[i, j] * centred[j, t]
-            for t in range(n):
-                z = lines[0, t] + f[i, i] * centred[i, t]
-                out[t] += z * z
-        return
     for i in range(start, stop, 4):
         for step in range(4):
             for t in range(n):
@@ -88,6 +77,27 @@ def _from_distances(model: Any, stop: int, scratch: Any) -> float:
         centre(scratch.tile, model.means, j, stop, scratch.centred)
         factor = model.factor[min(j, len(model.factor) - 1)]
         _distance(scratch.centred, factor, model.offset[j], FIRST, stop, n, scratch.lines, logits[j])
+    return normalise(model.log_norm, logits)
+
+
+def _log_joint_narrow(model: Any, scratch: Any) -> float:
+    """The same, feature by feature."""
+    centred, line, d = scratch.centred, scratch.lines[0], model.means.shape[1]
+    logits, n = scratch.logits, scratch.logits.shape[1]
+    for j in range(len(logits)):
+        centre(scratch.tile, model.means, j, d, centred)
+        f, offset, out = model.factor[min(j, len(model.factor) - 1)], model.offset[j], logits[j]
+        for t in range(n):
+            out[t] = 0.0
+        for i in range(d):
+            for t in range(n):
+                line[t] = -offset[i]
+            for g in range(i):
+                for t in range(n):
+                    line[t] += f[i, g] * centred[g, t]
+            for t in range(n):
+                z = line[t] + f[i, i] * centred[i, t]
+                out[t] += z * z
     return normalise(model.log_norm, logits)
 
 
@@ -178,12 +188,6 @@ def scatter(centred: Array, share: Array, n: int, lines: Array, shift: Array, ou
     triangle (what falls above within blocks of four is right, too).
     """
     d = len(centred)
-    if d < 4:
-        for i in range(d):
-            shift[i] += _weigh(share, centred, i, n, lines, i)
-            for j in range(i + 1):
-                out[i, j] += dot(lines, i, centred, j, n)
-        return
     for i in range(0, d, 4):
         for step in range(4):
             shift[i + step] += _weigh(share, centred, i + step, n, lines, step)
@@ -204,6 +208,21 @@ def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
         scatter(scratch.centred, resp[j], n, scratch.lines, sums.shift[j], out)
 
 
+def _accumulate_narrow(model: Any, scratch: Any, sums: Any) -> None:
+    """The same, feature by feature."""
+    centred, lines, d = scratch.centred, scratch.lines, len(scratch.tile)
+    for j in range(len(scratch.resp)):
+        n = concentrate(model, scratch, j, sums.weight)
+        centre(scratch.tile, model.means, j, d, centred)
+        out = sums.scatter[min(j, len(sums.scatter) - 1)]
+        for i in range(d):
+            sums.shift[j, i] += _weigh(scratch.resp[j], centred, i, n, lines, i)
+            for g in range(i + 1):
+                out[i, g] += dot(lines, i, centred, g, n)
+
+
 LOG_JOINT[Triangular] = _log_joint
+LOG_JOINT[Triangular, Narrow] = _log_joint_narrow
 LOG_JOINT[Wide] = _log_joint_wide
 ACCUMULATE[Triangles] = _accumulate
+ACCUMULATE[Triangles, Narrow] = _accumulate_narrow
