@@ -116,6 +116,7 @@ def test_a_killed_worker_changes_no_bit(times: int, data: str, expected: Any) ->
             timer.join()  # it may come after the fit
 
 
+@pytest.mark.slow
 def test_all_workers_killed_under_nannies(two: Any, data: str, expected: Any) -> None:
     two.wait_for_workers(2, timeout=60)
     assert bits(fit(data, after(4, lambda: kill(two, 2)))) == expected
@@ -360,7 +361,8 @@ with Client(sys.argv[1], timeout=30) as client:
 """
 
 
-@pytest.mark.parametrize("n_passes", [20, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_passes", [20, 100])
 def test_the_drivers_memory_does_not_grow_with_passes(two: Any, n_passes: int) -> None:
     command = [sys.executable, "-c", DRIVER, two.scheduler.address, str(n_passes)]
     held = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout.split()

@@ -63,7 +63,7 @@ print(digest.hexdigest())
 @pytest.mark.parametrize(
     ("entries", "kinds"),
     [
-        ("posterior", "diag"),
+        pytest.param("posterior", "diag", marks=pytest.mark.slow),
         pytest.param("expectation moments posterior", "full tied diag", marks=pytest.mark.slow),
     ],
 )
