@@ -33,7 +33,7 @@ BENCHMARKS = {
     "machine": "--cells 16,16 --seconds 0.01 --size 512",
     "online": "published drift cost --seeds 1 --scale 0.01",
     "peers": None,
-    "scaling": "workers memory clusters --rows 100000 --repeats 3",
+    "scaling": "workers memory --rows 100000 --repeats 3",
     "scheduling": "--blocks 10 --repeats 1",
     "storage": "--shape 20000,16,16 --chunk-mib 0.25 --repeats 1",
     "track": "--scale 0.05 --history {folder}/history.jsonl",
