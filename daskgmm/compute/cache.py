@@ -31,10 +31,9 @@ def kept(engine: Engine, rows: Rows, wanted: bool = True) -> Iterator[Rows]:
         finally:
             shelf.room = 0
             shelf.blocks.clear()
-    elif rows.n_rows is not None and rows.lasting().total_bytes <= room:
+    elif rows.n_rows is not None and (lasting := rows.lasting()).total_bytes <= room:
         futures: list[Any] = []
         try:
-            lasting = rows.lasting()
             held = {name: _persisted(engine.client, part, futures) for name, part in lasting.columns.items()}
             yield replace(rows, x=_persisted(engine.client, rows.x, futures), columns={**rows.columns, **held})
         finally:

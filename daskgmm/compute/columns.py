@@ -37,14 +37,14 @@ class Column:
     ndim: int = 1
     once: bool = False
 
-    def open(self, value: Any, x: Source, name: str, fill_missing: bool) -> Source:
-        """The values as a source with a row for each row of ``x``, which the user calls ``name``."""
+    def open(self, value: Any, x: Source, fill_missing: bool) -> Source:
+        """The values as a source with a row for each row of ``x``."""
         source = as_source(value, Asked(self.title, fill_missing, ensure_2d=False))
         self.check(source, x.shape[0])
         return source
 
     def aligned(self, source: Source, x: Source, name: str) -> Source:
-        """Cut as ``x`` is, or paired with its blocks where a size is unknown."""
+        """Cut as ``x`` is, which the user calls ``name``, or paired with its blocks where a size is unknown."""
         if not math.isnan(source.shape[0] + x.shape[0]):
             return source.cut(x.chunks)
         if len(source.chunks) != len(x.chunks):
@@ -76,10 +76,10 @@ class Column:
 class Weights(Column):
     """One number >= 0 for each row, or one for all."""
 
-    def open(self, value: Any, x: Source, name: str, fill_missing: bool) -> Source:
+    def open(self, value: Any, x: Source, fill_missing: bool) -> Source:
         if isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0):
             return Constant.of(value, x.chunks)
-        return super().open(value, x, name, fill_missing)
+        return super().open(value, x, fill_missing)
 
     def values(self, found: Array, block: Block) -> Array:
         weight = np.asarray(found, dtype=np.float64)

@@ -212,9 +212,9 @@ class _Reader:
         x, *found = (reader(index, part) for reader, part in zip(self.readers, handed, strict=True))
         block = Block(np.asarray(x), index, None if self.offsets is None else int(self.offsets[index]))
         # A Dask array only promises its shape and chunks.
-        wanted = (self.chunks[index], self.n_features)
-        if block.x.shape not in (wanted, (len(block.x), wanted[1]) if math.isnan(wanted[0]) else wanted):
-            raise DataError(f"Block {index} has shape {block.x.shape}, expected {wanted}.")
+        n = self.chunks[index]
+        if block.x.shape != (len(block.x) if math.isnan(n) else n, self.n_features):
+            raise DataError(f"Block {index} has shape {block.x.shape}, expected {(n, self.n_features)}.")
         columns = {
             name: COLUMNS[name].values(values, block) for name, values in zip(self.names, found, strict=True)
         }
@@ -284,7 +284,7 @@ def as_rows(
     fill = missing_chunks == "fill"
     x = as_source(X, Asked(name, fill, ensure_2d=True))
     given = {key: value for key, value in columns.items() if value is not None}
-    opened = {key: COLUMNS[key].open(value, x, name, fill) for key, value in given.items()}
+    opened = {key: COLUMNS[key].open(value, x, fill) for key, value in given.items()}
     # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.
     widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))
     x = x.cut(x.plan(block_bytes * x.row_bytes // widest))

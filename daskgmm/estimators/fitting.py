@@ -81,10 +81,12 @@ class Fitting(BaseMixture):
             If a component of online EM died and was placed anew.
         """
         self._validate_params()
-        rows = self._stored(X, sample_weight)
+        last = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
+        rows = self._stored(X, sample_weight, last)
         recipe = self._recipe(rows.n_features)
         random = check_random_state(self.random_state).get_state(legacy=False)
-        self._follow(X, rows, partial(self._algorithm, recipe), State(random, runs=self._begun(rows, recipe)))
+        begun = State(random, runs=self._begun(rows, recipe, last))
+        self._follow(X, rows, partial(self._algorithm, recipe), begun, partial(self._identity, last))
         if self._unconverged and self._fitted.n_iter == self.max_iter > 0 and not self._fitted.converged:
             warnings.warn(self._unconverged, ConvergenceWarning, stacklevel=3)
         return self
@@ -93,8 +95,8 @@ class Fitting(BaseMixture):
     _algorithm: ClassVar[Callable[..., Iterator[State]]]  # of a recipe, an engine, rows and a state
 
     @abstractmethod
-    def _stored(self, X: Any, sample_weight: Any) -> Rows:
-        """The rows of a fit."""
+    def _stored(self, X: Any, sample_weight: Any, last: Fitted | None) -> Rows:
+        """The rows of a fit; ``last`` is what it goes on from, here and below."""
 
     def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
         """The settings, for rows of d features: what has the same name in a recipe, and more."""
@@ -103,7 +105,7 @@ class Fitting(BaseMixture):
         return kind(structure=structure, k=self.n_components, start=start, **same, **more)
 
     @abstractmethod
-    def _begun(self, rows: Rows, recipe: Any) -> tuple[Run, ...]:
+    def _begun(self, rows: Rows, recipe: Any, last: Fitted | None) -> tuple[Run, ...]:
         """The runs that a fit goes on with; none where a survey has to find their start."""
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -127,20 +129,21 @@ class Fitting(BaseMixture):
         rows: Rows,
         algorithm: Callable[[Engine, Rows, State], Iterator[State]],
         begun: State,
-        fit: bool = True,
+        identity: Callable[[], dict[str, Any]] | None = None,
     ) -> State:
         """Go through the states of an algorithm, told to whoever watches; the last of them.
 
-        Those of a ``fit`` are kept in the checkpoint; `_take` gets the last one, where an interrupt strikes, too.
+        Those of a fit, which has an ``identity``, are kept in the checkpoint; `_take` gets the last one, where an
+        interrupt strikes, too.
         """
         tell = teller(*([Verbose(self.verbose_interval)] if self.verbose else []))
         callbacks = _Callbacks(self, X) if hasattr(self, "_skl_callbacks") else None
         engine = replace(engine_for(rows), report=lambda done, total: tell(Blocks(done, total)))
         ends = sorted({0, rows.n_blocks // 2, rows.n_blocks - 1}) if rows.n_blocks else []
         kept = checkpoint.opened(
-            self.checkpoint if fit else None,
+            self.checkpoint if identity else None,
             State,
-            self._identity,
+            identity or dict,
             rows.layout,
             lambda: engine.each(rows, digest, ends),
             lambda line: tell(Message(line)),
@@ -156,12 +159,12 @@ class Fitting(BaseMixture):
                         if callbacks is not None and callbacks.reached(state):
                             break
             except KeyboardInterrupt:
-                if fit and any(run.moved for run in state.runs):
+                if identity and any(run.moved for run in state.runs):
                     self._take(state, rows)
                 raise
         # Numbers that the user hands on, or everybody's, go on from here.
         check_random_state(self.random_state).set_state(state.random)
-        if fit:
+        if identity:
             self._take(state, rows)
         return state
 
@@ -169,7 +172,7 @@ class Fitting(BaseMixture):
     def _take(self, state: State, rows: Rows) -> None:
         """Make what a fit of these rows found the fitted attributes."""
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self, last: Fitted | None) -> dict[str, Any]:
         """What makes this fit differ from another of the same rows: settings that change the result."""
         settings = {name: value for name, value in self.get_params().items() if name not in ELSEWHERE}
         for name in SMALL:
@@ -177,10 +180,8 @@ class Fitting(BaseMixture):
         # Other sources of random numbers are known by their state, which the checkpoint holds.
         seed = settings["random_state"]
         settings["random_state"] = int(seed) if isinstance(seed, Integral) else None
-        settings["warm_start"] = None
-        if self.warm_start and hasattr(self, "_fitted"):
-            last = self._fitted
-            settings["warm_start"] = values.digest((last.mixture, last.lower_bound, last.online))
+        begun = None if last is None else values.digest((last.mixture, last.lower_bound, last.online))
+        settings["warm_start"] = begun
         plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
         return {"estimator": type(self).__name__, **plain}
 

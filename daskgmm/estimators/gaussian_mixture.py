@@ -96,19 +96,19 @@ class GaussianMixture(Fitting):
         "tol, or check for degenerate data."
     )
 
-    def _stored(self, X: Any, sample_weight: Any) -> Rows:
+    def _stored(self, X: Any, sample_weight: Any, last: Fitted | None) -> Rows:
         starts = {"labels": self.labels_init, "responsibilities": self.responsibilities_init}
-        if self.warm_start and hasattr(self, "_fitted"):
+        if last is not None:
             starts = {}
         elif all(value is not None for value in starts.values()):
             raise ValueError("Give labels_init or responsibilities_init, not both.")
         return self._rows(X, weight=sample_weight, **starts)
 
-    def _begun(self, rows: Rows, recipe: Recipe) -> tuple[Run, ...]:
-        if not (self.warm_start and hasattr(self, "_fitted")):
+    def _begun(self, rows: Rows, recipe: Recipe, last: Fitted | None) -> tuple[Run, ...]:
+        if last is None:
             return ()
         self._check_shape(rows, "warm_start")
-        last, update = self._fitted, recipe.update(recipe.reg_covar)
+        update = recipe.update(recipe.reg_covar)
         return (recipe.run(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
 
     def _take(self, state: State, rows: Rows) -> None:

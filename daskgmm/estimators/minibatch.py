@@ -193,7 +193,7 @@ class MiniBatchGaussianMixture(Fitting):
 
     _algorithm = staticmethod(online)
 
-    def _stored(self, X: Any, sample_weight: Any) -> Rows:
+    def _stored(self, X: Any, sample_weight: Any, last: Fitted | None = None) -> Rows:
         """In blocks of which many fit in a window."""
         return finer(self._rows(X, weight=sample_weight), WINDOW_BLOCKS * parse_bytes(self.block_size))
 
@@ -203,10 +203,9 @@ class MiniBatchGaussianMixture(Fitting):
         window = WINDOW_BLOCKS * parse_bytes(self.block_size)
         return super()._recipe(d, kind, rule=rule, window_bytes=window, **more)
 
-    def _begun(self, rows: Rows, recipe: OnlineRecipe) -> tuple[Run, ...]:
+    def _begun(self, rows: Rows, recipe: OnlineRecipe, last: Fitted | None) -> tuple[Run, ...]:
         count = sample_size(self.n_components, rows.n_features)
-        resumes = self.warm_start and hasattr(self, "_fitted")
-        run = self._resumed(rows, recipe) if resumes else given(recipe, min(count, rows.n_rows or count))
+        run = self._resumed(rows, recipe) if last else given(recipe, min(count, rows.n_rows or count))
         return () if run is None else (Passes.begin(run, recipe),)
 
     def _take(self, state: State, rows: Rows) -> None:
@@ -217,8 +216,8 @@ class MiniBatchGaussianMixture(Fitting):
         self._fitted = Fitted.of(passes, state.n_passes, rows.feature_names, **told)
         self.__dict__.pop("_unseeded", None)
 
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "block_size": parse_bytes(self.block_size)}
+    def _identity(self, last: Fitted | None) -> dict[str, Any]:
+        return {**super()._identity(last), "block_size": parse_bytes(self.block_size)}
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.
@@ -324,7 +323,7 @@ class MiniBatchGaussianMixture(Fitting):
             check_random_state(self.random_state).get_state(legacy=False),
             runs=(Passes.begin(self._resumed(held, recipe), recipe),),
         )
-        (passes,) = self._follow(X, held, partial(online, recipe, span=span), begun, fit=False).runs
+        (passes,) = self._follow(X, held, partial(online, recipe, span=span), begun).runs
         assert isinstance(passes, Passes)
         bound = passes.lower_bound if np.isfinite(passes.lower_bound) else self.lower_bound_
         told: dict[str, Any] = {"online": passes.run, "next_row": last, "lower_bound": bound, "converged": False}

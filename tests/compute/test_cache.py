@@ -27,6 +27,7 @@ from daskgmm.compute.rows import Block, as_rows
 from daskgmm.compute.threads import READING, Threads
 from daskgmm.errors import DataError
 from daskgmm.fit.events import Event, Reached
+from tests.drivers import bits
 
 X = np.random.default_rng(0).normal(size=(1600, 4)) + 3 * (np.arange(1600) % 2)[:, None]
 CHUNK, PASSES = 100, 5
@@ -59,10 +60,6 @@ def fit(x: Any, limit: float | None, *listeners: Callable[[Event], None], **sett
     with dask.config.set({"daskgmm.memory-limit": size}), watching(*listeners):
         model.fit(x)
     return model
-
-
-def bits(model: GaussianMixture) -> tuple[Any, ...]:
-    return (model.means_.tobytes(), model.covariances_.tobytes(), model.lower_bounds_, model.n_passes_)
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
@@ -205,7 +202,7 @@ def test_reading_overlaps_and_few_compute_at_a_time() -> None:
 def client() -> Iterator[Any]:
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, memory_limit="500 MB", dashboard_address=":0"
+            n_workers=2, threads_per_worker=1, processes=True, memory_limit="1 GB", dashboard_address=":0"
         ) as cluster,
         Client(cluster, timeout=30, set_as_default=False) as client,
         client.as_current(),

@@ -26,6 +26,7 @@ from zarr.storage import LocalStore
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
 from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
 from daskgmm.fit.events import Listener
+from tests.drivers import bits
 from tests.listeners import SEEDED, At, stop
 
 RANDOM = np.random.default_rng(0)
@@ -37,10 +38,6 @@ pytestmark = [
     pytest.mark.timeout(120),
     pytest.mark.filterwarnings("ignore:Best performing initialization"),
 ]
-
-
-def bits(model: GaussianMixture) -> tuple[Any, ...]:
-    return (model.means_.tobytes(), model.covariances_.tobytes(), model.lower_bounds_, model.n_passes_)
 
 
 @pytest.fixture(scope="module")

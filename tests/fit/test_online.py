@@ -1,11 +1,5 @@
 """Online fits of stored rows: passes, and checkpoints from which a fit that was stopped anywhere goes on."""
 
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +19,7 @@ from daskgmm.fit.state import State
 from daskgmm.fit.survey import RowSample, Threshold
 from daskgmm.store.checkpoint import read
 from daskgmm.store.values import digest
+from tests.drivers import lives, start
 from tests.listeners import SEEDED, Heard, stop
 
 ROOT = str(Path(daskgmm.__file__).parents[1])
@@ -356,34 +351,12 @@ MiniBatchGaussianMixture(**settings, checkpoint=place).fit(x).save(out)
 LONG: dict[str, Any] = SETTINGS | {"max_iter": 8, "init_size": 2000}
 
 
-def start(*words: Any) -> subprocess.Popen[str]:
-    path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-c", PROGRAM.format(settings=LONG), *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": path, "DASK_DASKGMM__CHECKPOINT_INTERVAL": "10 ms"}
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env=environment)
-
-
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.timeout(600)
 def test_a_killed_driver_goes_on_to_the_same_bits(kills: int, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     whole = bits(fresh(**LONG).fit(chunked()))
-    moments = random.Random(0)
     place, out = tmp_path / "c", tmp_path / "out.npz"
-    killed = 0
-    while killed < kills:
-        with start(tmp_path / "x.npy", place, out) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(moments.uniform(0.0, 1.0))
-            running = process.poll() is None
-            process.send_signal(signal.SIGKILL)
-        if running and not out.exists():
-            killed += 1
-        else:  # too late: once more from the start
-            place.unlink(missing_ok=True)
-            out.unlink(missing_ok=True)
-            continue
-        if killed % 5 == 0 or killed == kills:  # a fit of several lives, to its end
-            assert bits(fresh(place, **LONG).fit(chunked())) == whole
-            place.unlink()
+    program, often = PROGRAM.format(settings=LONG), {"DASK_DASKGMM__CHECKPOINT_INTERVAL": "10 ms"}
+    for _ in lives(lambda: start(program, tmp_path / "x.npy", place, out, **often), kills, 1.0, place, out):
+        assert bits(fresh(place, **LONG).fit(chunked())) == whole

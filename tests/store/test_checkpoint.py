@@ -2,11 +2,6 @@
 
 import errno
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,6 @@ import numpy as np
 import pytest
 from dask.delayed import delayed
 
-import daskgmm
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
 from daskgmm.errors import CheckpointError, CollapseError
 from daskgmm.fit.run import EM
@@ -26,19 +20,14 @@ from daskgmm.model.update import Regularised
 from daskgmm.store import files
 from daskgmm.store.checkpoint import VERSION, Checkpoint, opened, read
 from daskgmm.store.values import digest
+from tests.drivers import bits, lives, start
 from tests.listeners import SEEDED, stop
 
-ROOT = str(Path(daskgmm.__file__).parents[1])
 RANDOM = np.random.default_rng(0)
 X = np.concatenate([RANDOM.normal(size=(300, 3)), RANDOM.normal(3.0, size=(300, 3))])
 SETTINGS: dict[str, Any] = {"n_components": 3, "random_state": 0, "tol": 1e-9, "max_iter": 12}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Best performing initialization")
-
-
-def bits(model: GaussianMixture) -> tuple[Any, ...]:
-    arrays = (model.weights_, model.means_, model.covariances_, model.precisions_cholesky_)
-    return (*(a.tobytes() for a in arrays), model.lower_bounds_, model.n_iter_, model.converged_, model.n_passes_)
 
 
 def fit(place: Any = None, x: Any = X, weight: Any = None, **settings: Any) -> GaussianMixture:
@@ -373,35 +362,14 @@ GaussianMixture(**settings, checkpoint=place).fit(np.load(data)).save(out)
 LONG: dict[str, Any] = SETTINGS | {"tol": 0.0, "max_iter": 150}
 
 
-def start(*words: Any) -> subprocess.Popen[str]:
-    path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-c", PROGRAM.format(settings=LONG), *map(str, words)]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
-
-
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.timeout(900)
 def test_a_killed_driver_goes_on_to_the_same_bits(kills: int, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     whole = bits(fit(**LONG))
-    moments = random.Random(0)
     place, out = tmp_path / "c", tmp_path / "out.npz"
-    killed = 0
-    while killed < kills:
-        with start(tmp_path / "x.npy", place, out) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(moments.uniform(0.0, 0.6))
-            running = process.poll() is None
-            process.send_signal(signal.SIGKILL)
-        if running and not out.exists():
-            killed += 1
-        else:  # too late: once more from the start
-            place.unlink(missing_ok=True)
-            out.unlink(missing_ok=True)
-            continue
-        if killed % 5 == 0 or killed == kills:  # a fit of several lives, to its end
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                assert bits(fit(place, **LONG)) == whole
-            place.unlink()
+    program = PROGRAM.format(settings=LONG)
+    for _ in lives(lambda: start(program, tmp_path / "x.npy", place, out), kills, 0.6, place, out):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert bits(fit(place, **LONG)) == whole

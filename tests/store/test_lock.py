@@ -25,6 +25,7 @@ from daskgmm.fit.state import State
 from daskgmm.store.checkpoint import read
 from daskgmm.store.files import locate
 from daskgmm.store.lock import Lease, locked
+from tests.drivers import bits, kill, start
 from tests.listeners import SEEDED, At, Heard
 from tests.store.bucket import Bucket
 
@@ -40,10 +41,6 @@ pytestmark = [
     pytest.mark.timeout(60),
     pytest.mark.filterwarnings("ignore:Best performing initialization"),
 ]
-
-
-def bits(model: GaussianMixture) -> tuple[Any, ...]:
-    return (model.means_.tobytes(), model.covariances_.tobytes(), model.lower_bounds_, model.n_passes_)
 
 
 @pytest.fixture(scope="module")
@@ -350,17 +347,10 @@ def test_a_killed_driver_goes_on_from_a_url_to_the_same_bits(kills: int, tmp_pat
     np.save(tmp_path / "x.npy", X)
     settings = SETTINGS | {"tol": 0.0, "max_iter": 400}
     place, out = f"bucket://{tmp_path}/c", tmp_path / "out.npz"
-    root = str(Path(daskgmm.__file__).parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, "DASK_DASKGMM__CHECKPOINT_LEASE": "0.3s"}
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "x.npy"), place, str(out), repr(settings)]
+    words = (tmp_path / "x.npy", place, out, repr(settings))
     moments, killed, held = random.Random(0), 0, 0
     while killed < kills:
-        with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env=environment) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(moments.uniform(0.3, 0.9))
-            process.send_signal(signal.SIGKILL)
+        kill(start(PROGRAM, *words, DASK_DASKGMM__CHECKPOINT_LEASE="0.3s"), moments.uniform(0.3, 0.9))
         if out.exists():  # too late: once more from the start
             out.unlink()
             (tmp_path / "c").unlink()

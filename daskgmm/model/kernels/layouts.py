@@ -166,13 +166,16 @@ def scratch_for(model: Any) -> Iterator[Scratch]:
 def log_joint(model: Any, scratch: Any) -> float:
     """``logits[j, t] + base = log(weight_j N(tile[:, t]; j))``, or less where that is negligible beside another.
 
-    Returns ``base``. By the class of ``model``.
+    Returns ``base``. By the classes of ``model`` and ``scratch``.
     """
     raise NotImplementedError
 
 
 def accumulate(model: Any, scratch: Any, sums: Any) -> None:
-    """Add one tile's sums, given ``resp[j, t]`` = weight times responsibility, which get lost. By ``sums``."""
+    """Add one tile's sums, given ``resp[j, t]`` = weight times responsibility, which get lost.
+
+    By the classes of ``sums`` and ``scratch``.
+    """
     raise NotImplementedError
 
 

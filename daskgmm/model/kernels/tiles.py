@@ -121,11 +121,16 @@ def concentrate(model: Any, scratch: Any, j: Any, weight: Any) -> int:
     raise NotImplementedError
 
 
-def _all_columns(model: Any, scratch: Any, j: Any, weight: Any) -> int:
+@inlined
+def _sum(line: Array) -> float:
     total = 0.0
-    for t in range(scratch.resp.shape[1]):
-        total += scratch.resp[j, t]
-    weight[j] += total
+    for t in range(len(line)):
+        total += line[t]
+    return total
+
+
+def _all_columns(model: Any, scratch: Any, j: Any, weight: Any) -> int:
+    weight[j] += _sum(scratch.resp[j])
     n: int = scratch.resp.shape[1]
     return n
 
@@ -133,9 +138,7 @@ def _all_columns(model: Any, scratch: Any, j: Any, weight: Any) -> int:
 def _listed_columns(model: Any, scratch: Any, j: Any, weight: Any) -> int:
     resp, index = scratch.resp, scratch.listed
     n: int = resp.shape[1]
-    total = 0.0
-    for t in range(n):
-        total += resp[j, t]
+    total = _sum(resp[j])
     weight[j] += total
     count = select(resp, j, resp.dtype.type(NEGLIGIBLE * total), index)
     if count == 0 or count == n:
