@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,16 @@ def clusters() -> Iterator[Callable[[int, bool], Any]]:
     for client in running.values():
         client.close(timeout=10)
         client.cluster.close(timeout=10)
+
+
+@cache
+def starts_processes(path: Path) -> bool:
+    """Whether the tests of a file do."""
+    return any(word in path.read_text("utf-8") for word in ("clusters", "LocalCluster", "subprocess", "Popen"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For ``-n``: a file stays in one process; all that start more of them in the same, as two would starve."""
+    for item in items:
+        group = "processes" if starts_processes(item.path) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

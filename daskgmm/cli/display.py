@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from daskgmm.fit.events import Blocks, Event, Message, Reached, Stage, standing, watching
+from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, standing, watching
 from daskgmm.fit.state import State
 
 HEADER = f"{'stage':<16}{'mean log-likelihood':>21}{'change':>12}{'seconds':>11}"
@@ -38,7 +38,7 @@ class Log:
         match event:
             case Message(text):
                 self.say(text)
-            case Reached(state) if not state.mid_pass:
+            case Reached(state) if not state.mid_pass or self.last is None:
                 self.reached(state)
 
     def say(self, line: str) -> None:
@@ -50,10 +50,10 @@ class Log:
         last, self.last = self.last, state
         if last is None:
             self.say(HEADER)
-        elif state.n_iter > last.n_iter:
-            if state.n_iter % self.interval == 0 or state.done:
+        elif last.runs:
+            if state.n_passes > last.n_passes and (state.n_iter % self.interval == 0 or state.done):
                 self._line(f"iteration {state.n_iter}", *_standing(state))
-        elif not last.runs:
+        else:
             self._line(last.stage)
         self.began = perf_counter()
 
@@ -67,7 +67,7 @@ class Terminal(Log):
 
     def __init__(self, bars: Bars, interval: int = 1) -> None:
         super().__init__(interval)
-        self.bars = bars
+        self.bars, self.stage = bars, ""
         self.bar = bars.add_task("", total=None, count="")
 
     def __call__(self, event: Event) -> None:
@@ -76,10 +76,12 @@ class Terminal(Log):
             case Stage("compiling"):
                 self.bars.update(self.bar, description="compiling")
             case Stage(name) if name != "done":
+                self.stage = name
                 self.bars.remove_task(self.bar)  # a reset would keep the number of blocks
                 self.bar = self.bars.add_task(name, total=None, count="")
-            case Blocks(done, total):
-                self.bars.update(self.bar, completed=done, total=total, count=f"block {done:,} of {total:,}")
+            case Progress(done, total):
+                count = f"block {done:,} of {total:,}"
+                self.bars.update(self.bar, description=self.stage, completed=done, total=total, count=count)
 
     def say(self, line: str) -> None:
         self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -142,7 +144,7 @@ def _standing(state: State) -> tuple[str, str, str]:
     live = sum(not run.done for run in runs)
     note = f"  {live}/{len(runs)} runs go on" if len(runs) > 1 else ""
     bound, change = standing(state)
-    if isnan(bound):
-        return "collapsed", "", note
+    if isnan(bound):  # or an online pass over rows that weigh nothing
+        return "collapsed" if any(run.failure for run in runs) else "", "", note
     # The first step of a fresh start has nothing to be compared with.
     return f"{bound:#.8g}", f"{change:.2e}" if isfinite(change) else "", note

@@ -83,24 +83,24 @@ def load_model(place: str) -> Model:
 
 def load_either(place: str) -> Model | tuple[dict[str, Any], State]:
     """A saved model; or what the fit of a checkpoint is of, and where it stands."""
+    damaged = f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged."
     try:
-        found = checkpoint.read(place, State)
+        if (found := checkpoint.read(place, State)) is not None:
+            return found
     except CheckpointError as error:
         if error.__cause__ is None:  # a checkpoint, but of another version
             raise
-        found = None  # a model, perhaps
+        if is_url(place):  # where no model is
+            raise DataError(damaged) from error
     except Exception as error:  # whatever a file system may raise
         raise DataError(f"{place} cannot be read: {error}") from error
-    if found is not None:
-        return found
     try:
-        return cast(Model, load(Path(place)))
-    except OSError as error:
-        raise DataError(f"The model {place} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        if error.__cause__ is None:  # a model, but of another version
-            raise DataError(str(error)) from error
-        raise DataError(f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged.") from error
+        return load_model(place)
+    except DataError as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError) and cause.__cause__ is not None:  # no sound one of another version
+            raise DataError(damaged) from error
+        raise
 
 
 def _read_npy(place: str, mmap_mode: Any = None) -> Array:

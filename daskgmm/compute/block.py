@@ -1,7 +1,6 @@
 """A block of rows with what goes with them, and where blocks stay between passes."""
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -59,11 +58,6 @@ class Shelf:
             self.room -= size * fits
         if fits:
             self.blocks[block.index] = block
-
-
-def differ(a: float, b: float) -> bool:
-    """Whether two numbers of rows are known and differ."""
-    return not math.isnan(a + b) and a != b
 
 
 def digest(block: Block) -> str:

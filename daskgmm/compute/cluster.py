@@ -64,7 +64,7 @@ class Cluster(Engine):
         self, graph: dict[Hashable, Any], keys: list[Hashable], blocks: Blocks, names: tuple[str, str, str]
     ) -> list[Any]:
         values = gather(self.client, graph, keys)
-        if self.report:
+        if self.report and names[1]:  # no blocks by themselves
             self.report(blocks.n_blocks, blocks.n_blocks)
         return values
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.compute.block import Block, differ
+from daskgmm.compute.block import Block
 from daskgmm.compute.sources import as_source
 from daskgmm.compute.sources.base import Asked, Source
 from daskgmm.compute.sources.memory import Constant
@@ -69,7 +69,7 @@ class Column:
         """Refuse a shape or type that cannot be used beside ``n`` rows."""
         if len(source.shape) != self.ndim:
             raise DataError(f"{self.title} should be {self.ndim}-dimensional, got shape {source.shape}.")
-        if differ(source.shape[0], n):
+        if not math.isnan(source.shape[0] + n) and source.shape[0] != n:
             raise DataError(f"{self.title}.shape == {source.shape}, expected {(n, *source.shape[1:])}!")
 
 

@@ -23,8 +23,6 @@ from daskgmm.compute.sources import as_source
 from daskgmm.compute.sources.base import Asked, Chunks, Source, feature_names, read_at
 from daskgmm.errors import DataError
 
-__all__ = ["Block", "Rows", "as_rows"]
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rows:
@@ -163,23 +161,9 @@ class Rows:
         return block
 
     def map(self, function: Callable[[Block], Array], *, dtype: DTypeLike, columns: int | None = None) -> da.Array:
-        """Map a function over the blocks, lazily.
+        """Map a function over the blocks, lazily: an array (n_rows,), or (n_rows, columns), with a chunk for each.
 
-        Parameters
-        ----------
-        function : callable
-            Maps a Block of n rows to an array of shape (n,), or (n, columns). The graph holds
-            it once, however many blocks there are.
-        dtype : dtype
-            Type of the function's values.
-        columns : int, optional
-            Number of columns the function returns; without it, the function returns one value
-            per row.
-
-        Returns
-        -------
-        dask.array.Array
-            Of shape (n_rows,) or (n_rows, columns), with one chunk per block.
+        The function maps a Block of n rows to an array (n,), or (n, columns). The graph holds it once.
         """
         # A fresh name each time: the content of a store may change under an unchanged address.
         name = f"daskgmm-{uuid.uuid4().hex}"
@@ -243,33 +227,17 @@ def as_rows(
 ) -> Rows:
     """Open any input as Rows, without reading chunked data.
 
-    Parameters
-    ----------
-    X : array-like of shape (n, d)
-        NumPy array, list, pandas, polars or Dask data frame, Dask array, ``zarr.Array``, path or
-        URL of one, or two-dimensional ``xarray.DataArray``, of real numbers.
-    block_size : int or str
-        Bytes of X, of what goes with its rows and of the answers, each, per block, at most; a stored chunk is
-        never split. Dask arrays keep their own row chunks.
-    missing_chunks : {"raise", "fill"}
-        What to do where a Zarr chunk is not in the store, or not in its shard.
-    nan_policy : {"raise", "omit"}
-        "omit" gives weight zero to each row that holds NaN; "raise" leaves the row as it is, for
-        the caller to refuse.
-    name : str
-        What to call X in messages.
-    answer_bytes : int
-        Bytes that a query will answer for each row.
-    **columns : array-likes of n rows, or None
-        What goes with the rows, by the names in `COLUMNS`, of any of these kinds, cut as X is. Where a number of
-        rows is unknown, both must have the same number of blocks, and their lengths are compared when a block is
-        read.
+    ``X`` (n, d), called ``name`` in messages, is of any kind that the estimators document, and so are the
+    ``columns``: what goes with the rows, by the names in `COLUMNS`, cut as X is. Where a number of rows is
+    unknown, both must have as many blocks, and their lengths are compared when a block is read. Values are
+    checked then, too. ``block_size`` limits the bytes of X, of each column and of the answers (``answer_bytes`` a
+    row) in a block; a stored chunk is never split, and Dask arrays keep their own. ``nan_policy="omit"`` gives
+    weight zero to each row that holds NaN.
 
     Raises
     ------
     DataError, ValueError, TypeError
-        Where an input cannot be used: shape, dtype, or number of rows. Values are checked when a
-        block is read.
+        Where an input cannot be used: shape, dtype, or number of rows.
     FileNotFoundError
         Where a path leads to no Zarr array.
     """
@@ -281,6 +249,10 @@ def as_rows(
         raise ValueError(
             f"block_size must be a number of bytes, at least 1, or a string such as '64 MiB'; got {block_size!r}."
         )
+    options = {"missing_chunks": (missing_chunks, "fill"), "nan_policy": (nan_policy, "omit")}
+    for title, (value, other) in options.items():
+        if value not in ("raise", other):
+            raise ValueError(f"{title} must be 'raise' or {other!r}, got {value!r}.")
     fill = missing_chunks == "fill"
     x = as_source(X, Asked(name, fill, ensure_2d=True))
     given = {key: value for key, value in columns.items() if value is not None}

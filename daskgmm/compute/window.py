@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from daskgmm._typing import Array
+from daskgmm.compute.block import Block
 from daskgmm.compute.engine import Engine
-from daskgmm.compute.rows import Block, Rows
+from daskgmm.compute.rows import Rows
 
 PART_BYTES = 16 * 2**20  # of rows, for each task of a mini-batch
 PARTS = 4  # tasks of a mini-batch, where there are blocks enough

@@ -25,9 +25,9 @@ from daskgmm.estimators.checks import check_mixture, read_start
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.estimators.persistence import load, save
-from daskgmm.fit.events import Blocks, Message, Reached, Stage, Verbose, teller
+from daskgmm.fit.events import Message, Progress, Reached, Stage, Verbose, teller
 from daskgmm.fit.recipe import Recipe
-from daskgmm.fit.run import Run, best
+from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 from daskgmm.model.kernels.compiling import while_compiling
 from daskgmm.model.mixture import Mixture
@@ -45,7 +45,7 @@ class Fitting(BaseMixture):
 
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit to stored rows: one pass for the survey, unless it is of no use, then up to ``max_iter``.
+        """Fit to stored rows: one pass for the survey, unless a run goes on, then up to ``max_iter``.
 
         Parameters
         ----------
@@ -84,8 +84,7 @@ class Fitting(BaseMixture):
         last = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
         rows = self._stored(X, sample_weight, last)
         recipe = self._recipe(rows.n_features)
-        random = check_random_state(self.random_state).get_state(legacy=False)
-        begun = State(random, runs=self._begun(rows, recipe, last))
+        begun = self._begun(rows, recipe, last)
         self._follow(X, rows, partial(self._algorithm, recipe), begun, partial(self._identity, last))
         if self._unconverged and self._fitted.n_iter == self.max_iter > 0 and not self._fitted.converged:
             warnings.warn(self._unconverged, ConvergenceWarning, stacklevel=3)
@@ -128,17 +127,21 @@ class Fitting(BaseMixture):
         X: Any,
         rows: Rows,
         algorithm: Callable[[Engine, Rows, State], Iterator[State]],
-        begun: State,
+        begun: tuple[Run, ...],
         identity: Callable[[], dict[str, Any]] | None = None,
     ) -> State:
-        """Go through the states of an algorithm, told to whoever watches; the last of them.
+        """Go through the states of an algorithm, from these runs on, told to whoever watches; the last state.
 
-        Those of a fit, which has an ``identity``, are kept in the checkpoint; `_take` gets the last one, where an
-        interrupt strikes, too.
+        Those of a fit, which has an ``identity``, are kept in the checkpoint and told to scikit-learn's callbacks.
+        `_take` gets the last one, where an interrupt strikes, too.
         """
+        random = check_random_state(self.random_state)
+        state = State(random.get_state(legacy=False), runs=begun)
+        random.random_sample()  # whoever draws from the same source meanwhile, another fit for one, draws others
+        drawn = values.digest(random.get_state(legacy=False))
         tell = teller(*([Verbose(self.verbose_interval)] if self.verbose else []))
-        callbacks = _Callbacks(self, X) if hasattr(self, "_skl_callbacks") else None
-        engine = replace(engine_for(rows), report=lambda done, total: tell(Blocks(done, total)))
+        callbacks = _Callbacks(self, X, rows) if identity and hasattr(self, "_skl_callbacks") else None
+        engine = replace(engine_for(rows), report=lambda done, total: tell(Progress(done, total)))
         ends = sorted({0, rows.n_blocks // 2, rows.n_blocks - 1}) if rows.n_blocks else []
         kept = checkpoint.opened(
             self.checkpoint if identity else None,
@@ -149,7 +152,7 @@ class Fitting(BaseMixture):
             lambda line: tell(Message(line)),
         )
         with while_compiling(lambda: tell(Stage("compiling"))), kept as record:
-            state = record.state or begun
+            state = record.state or state
             try:
                 with closing(algorithm(engine, rows, state)) as states:  # type: ignore[type-var]
                     for state in states:
@@ -159,18 +162,24 @@ class Fitting(BaseMixture):
                         if callbacks is not None and callbacks.reached(state):
                             break
             except KeyboardInterrupt:
-                if identity and any(run.moved for run in state.runs):
+                if identity and any(run.moved and run.failure is None for run in state.runs):
                     self._take(state, rows)
                 raise
-        # Numbers that the user hands on, or everybody's, go on from here.
-        check_random_state(self.random_state).set_state(state.random)
+        # Numbers that the user hands on, or everybody's, go on from here, unless others went on with them.
+        if values.digest(random.get_state(legacy=False)) == drawn:
+            random.set_state(state.random)
         if identity:
             self._take(state, rows)
         return state
 
     @abstractmethod
+    def _found(self, state: State, rows: Rows) -> Fitted:
+        """What a fit of these rows has found so far."""
+
     def _take(self, state: State, rows: Rows) -> None:
         """Make what a fit of these rows found the fitted attributes."""
+        self._fitted = self._found(state, rows)
+        self.__dict__.pop("_unseeded", None)
 
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
         """What makes this fit differ from another of the same rows: settings that change the result."""
@@ -243,7 +252,7 @@ class Fitting(BaseMixture):
         FileNotFoundError, ValueError
             If there is no such file, or it is no model that this version reads.
         """
-        model: Self = load(path, cls.__name__)
+        model: Self = load(path, cls)
         return model
 
 
@@ -254,8 +263,8 @@ class _Callbacks:
     returns True ends the fit there.
     """
 
-    def __init__(self, model: Any, X: Any) -> None:
-        self.model, self.asked = model, {"estimator": model, "X": X}
+    def __init__(self, model: Any, X: Any, rows: Rows) -> None:
+        self.model, self.rows, self.asked = model, rows, {"estimator": model, "X": X}
         self.root = model._init_callback_context(max_subtasks=None)
         self.root.call_on_fit_task_begin(**self.asked)
         self.task: Any = None
@@ -264,8 +273,7 @@ class _Callbacks:
         """Tell that the fit stands here; whether it is to end."""
         if not state.runs or state.mid_pass:
             return False
-        run = best(state.runs)
-        fitted = {"_fitted": Fitted.of(run, state.n_passes, None)}
+        fitted = {"_fitted": self.model._found(state, self.rows)}
         ended = False
         if self.task is not None:
             ended = self.task.call_on_fit_task_end(**self.asked, reconstruction_attributes=fitted)

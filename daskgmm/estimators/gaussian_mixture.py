@@ -111,8 +111,8 @@ class GaussianMixture(Fitting):
         update = recipe.update(recipe.reg_covar)
         return (recipe.run(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
 
-    def _take(self, state: State, rows: Rows) -> None:
-        self._fitted = Fitted.of(best(state.runs), state.n_passes, rows.feature_names)
+    def _found(self, state: State, rows: Rows) -> Fitted:
+        return Fitted.of(best(state.runs), state.n_passes, rows.feature_names)
 
     @classmethod
     def from_sklearn(cls, model: SklearnGaussianMixture) -> Self:

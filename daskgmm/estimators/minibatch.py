@@ -208,13 +208,12 @@ class MiniBatchGaussianMixture(Fitting):
         run = self._resumed(rows, recipe) if last else given(recipe, min(count, rows.n_rows or count))
         return () if run is None else (Passes.begin(run, recipe),)
 
-    def _take(self, state: State, rows: Rows) -> None:
+    def _found(self, state: State, rows: Rows) -> Fitted:
         (passes,) = state.runs
         assert isinstance(passes, Passes)
         # All rows count as learnt, as none is known not to be.
         told = {"online": passes.run, "next_row": rows.n_rows or 0}
-        self._fitted = Fitted.of(passes, state.n_passes, rows.feature_names, **told)
-        self.__dict__.pop("_unseeded", None)
+        return Fitted.of(passes, state.n_passes, rows.feature_names, **told)
 
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
         return {**super()._identity(last), "block_size": parse_bytes(self.block_size)}
@@ -314,15 +313,12 @@ class MiniBatchGaussianMixture(Fitting):
             raise DataError("To count what was learnt, X needs to know its number of rows: compute_chunk_sizes().")
         start = learnt if rows.start is None else rows.start
         first, last, step = slice(start, rows.stop, rows.step).indices(held.n_rows)
-        if step != 1 or min(first, last) < learnt:
+        if step != 1 or not learnt <= first <= last:
             raise DataError(
                 f"Rows {first}:{last}:{step} are not next: {learnt} were learnt, each is once, in turn."
             )
         span = Selection(first, last)
-        begun = State(
-            check_random_state(self.random_state).get_state(legacy=False),
-            runs=(Passes.begin(self._resumed(held, recipe), recipe),),
-        )
+        begun = (Passes.begin(self._resumed(held, recipe), recipe),)
         (passes,) = self._follow(X, held, partial(online, recipe, span=span), begun).runs
         assert isinstance(passes, Passes)
         bound = passes.lower_bound if np.isfinite(passes.lower_bound) else self.lower_bound_

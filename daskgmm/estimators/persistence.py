@@ -22,8 +22,8 @@ def save(model: Any, state: Fitted | Unseeded, path: str | Path) -> None:
     files.save(path, header, {"settings": settings, "fitted": state})
 
 
-def load(path: str | Path, name: str | None = None) -> Any:
-    """Read a model that ``save`` wrote, of any kind or of the kind of this name, bit for bit.
+def load(path: str | Path, kind: type[Any] | None = None) -> Any:
+    """Read a model that ``save`` wrote, of this class or of any of ours, bit for bit.
 
     Raises
     ------
@@ -31,9 +31,10 @@ def load(path: str | Path, name: str | None = None) -> Any:
         If there is no such file, or it is no such model, or of a version that this one does not read.
     """
     found, settings, state = read(path)
-    if found not in ESTIMATORS or found != (name or found):
-        raise ValueError(f"{path} holds a {found}, not a {name or ' or '.join(ESTIMATORS)}.")
-    model = ESTIMATORS[found](**settings)
+    known = ESTIMATORS if kind is None else {kind.__name__: kind}
+    if found not in known:
+        raise ValueError(f"{path} holds a {found}, not a {' or '.join(known)}.")
+    model = known[found](**settings)
     vars(model)["_fitted" if isinstance(state, Fitted) else "_unseeded"] = state
     return model
 

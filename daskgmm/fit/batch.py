@@ -4,8 +4,6 @@ import copy
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from daskgmm.compute.cache import kept
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
@@ -44,8 +42,7 @@ def batch(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Iterator[
 
 def _started(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Generator[State, None, State]:
     """After the survey, unless that is done, and after the runs are seeded; returns the last."""
-    random = np.random.RandomState()
-    random.set_state(state.random)
+    random = state.generator
     # Drawn aside: where all rows are in the sample, the same seed gives scikit-learn's own start.
     sample_seed = int(copy.deepcopy(random).randint(2**31))
     if state.survey is None:

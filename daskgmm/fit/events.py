@@ -35,7 +35,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Progress:
     """So many blocks of the pass under way are finished."""
 
     done: int
@@ -54,7 +54,7 @@ class Reached:
         return f"iteration {self.state.n_iter}{told}"
 
 
-Event: TypeAlias = Message | Stage | Blocks | Reached
+Event: TypeAlias = Message | Stage | Progress | Reached
 Listener: TypeAlias = Callable[[Event], None]
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("daskgmm-listeners", default=())
@@ -67,8 +67,9 @@ def watching(*listeners: Listener) -> Iterator[None]:
     Parameters
     ----------
     *listeners : callables
-        Each is called with every `Message`, `Stage`, `Blocks` and `Reached`, in turn: mostly in the thread of the
-        fit, with a `Stage` also in one that compiles. What a listener raises ends the fit.
+        Each is called with every `Message`, `Stage`, `Progress` and `Reached`, in turn: mostly in the thread of
+        the fit, with a `Stage` "compiling" in any that compiles meanwhile, for whatever fit or query. What a
+        listener raises ends the work of that thread.
 
     Examples
     --------
@@ -112,7 +113,7 @@ def teller(*more: Listener) -> Listener:
 def log(event: Event) -> None:
     """One line for each stage and iteration, at level INFO, under the name "daskgmm"."""
     match event:
-        case Stage("done") | Blocks():
+        case Stage("done") | Progress():
             return
         case Reached(state) if state.mid_pass or not state.n_iter:
             return
@@ -123,7 +124,8 @@ class Verbose:
     """Prints the stages, and a line for each run every ``interval`` iterations, as scikit-learn's ``verbose``."""
 
     def __init__(self, interval: int) -> None:
-        self.interval, self.iterations = interval, -1
+        self.interval = interval
+        self.passes: int | None = None  # before the last state that was told
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -131,10 +133,10 @@ class Verbose:
                 print(text)
             case Stage("survey" | "seeding" | "compiling" as name):
                 print(name)
-            case Reached(state) if not state.mid_pass:
-                if 0 <= self.iterations < state.n_iter:
+            case Reached(state) if not state.mid_pass or self.passes is None:
+                if state.runs and self.passes is not None and self.passes < state.n_passes:
                     self._runs(state.runs)
-                self.iterations = state.n_iter
+                self.passes = state.n_passes
 
     def _runs(self, runs: tuple[Run, ...]) -> None:
         for number, run in enumerate(runs):
@@ -150,5 +152,7 @@ def standing(state: State) -> tuple[float, float]:
     if not sound:
         return nan, nan
     leader = max(sound, key=lambda run: run.lower_bound)
+    if leader.n_iter < state.n_iter:  # it has come to rest
+        return leader.lower_bound, nan
     before = leader.trace[-2] if leader.n_iter > 1 else getattr(leader, "previous", nan)
     return leader.lower_bound, leader.lower_bound - before if isfinite(before) else nan

@@ -30,14 +30,11 @@ MIN_HELD, EVERY = 100, 10  # rows of the sample, below which none is held out; o
 
 @storable
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Where a pass stands: the windows behind it, and the rows of the next that were learnt."""
 
     window: int = 0
     row: int = 0
-
-
-START = Place()
 
 
 @storable
@@ -55,7 +52,7 @@ class Passes(Run):
     trace: tuple[float, ...] = ()
     score: float = -np.inf  # mean log-likelihood of the held-out rows after the last pass, or before the first
     converged: bool = False
-    place: Place = START  # how far the pass under way is
+    position: Position = Position()  # how far the pass under way is
     clock: float = 0.0  # weight of all rows before that pass
     total: float = 0.0  # sum of its rows' log-likelihoods so far
 
@@ -72,7 +69,7 @@ class Passes(Run):
 
     @property
     def moved(self) -> bool:
-        return bool(self.trace) or self.place != START
+        return bool(self.trace) or self.position != Position()
 
     @property
     def lower_bound(self) -> float:
@@ -97,7 +94,7 @@ class Passes(Run):
             trace=(*self.trace, mean),
             score=score,
             converged=self.held_out is not None and score - self.score < self.tol,
-            place=START,
+            position=Position(),
             clock=clock,
             total=0.0,
         )
@@ -122,8 +119,7 @@ def online(
         If values or weights are unfit.
     """
     yield state
-    random = np.random.RandomState()
-    random.set_state(state.random)
+    random = state.generator
     if not state.runs:
         state = yield from _started(recipe, engine, rows, state, random)
     while not state.done:
@@ -196,13 +192,13 @@ def visit(
 ) -> Iterator[Passes]:
     """Visit the rows of ``span`` that are not held out once, in mini-batches; the run after each.
 
-    The pass begins at its place: with the seed that belongs there, it goes on to the same bits.
+    The pass begins at its position: with the seed that belongs there, it goes on to the same bits.
     A mini-batch holds ``batch_size`` rows, or a share `GROWTH` of all rows before it, if that is more: later steps
     are small, and gain nothing from more frequent ones. It is drawn from all blocks of a window.
     """
     held_out = passes.held_out
     chosen = replace(span, out=() if held_out is None else tuple(held_out.position[held_out.chosen].tolist()))
-    begun, quiet = passes.place, replace(engine, report=None)
+    begun, quiet = passes.position, replace(engine, report=None)
     done = 0
     for number, blocks in enumerate(windows(rows, chosen, recipe.window_bytes, seed)):
         done += len(blocks)
@@ -215,7 +211,8 @@ def visit(
             last = window.n_rows if first + 1.5 * size > window.n_rows else first + size
             passes = step(quiet, window.batch(first, last), passes, rows)
             first = last
-            passes = replace(passes, place=Place(number, first) if first < window.n_rows else Place(number + 1))
+            here = Position(number, first) if first < window.n_rows else Position(number + 1)
+            passes = replace(passes, position=here)
             if engine.report:
                 engine.report(done, rows.n_blocks)
             yield passes

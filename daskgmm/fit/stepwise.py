@@ -137,10 +137,7 @@ class Stepwise(Run):
     def advance(self, found: Any) -> "Stepwise":
         """One step: blend the statistics, update the parameters, place dead components anew.
 
-        Parameters
-        ----------
-        found : (Statistics, float)
-            Of ``mixture`` on new rows, and the sum of their squared weights.
+        ``found`` are the statistics of ``mixture`` on new rows, and the sum of their squared weights.
 
         Raises
         ------

@@ -17,17 +17,9 @@ def moments(
 ) -> Statistics:
     """Statistics of rows ``x`` under given responsibilities, about their own weighted means.
 
-    Parameters
-    ----------
-    structure : Structure
-    x : (n, d) rows of any real dtype.
-    weight : (n,) row weights >= 0; None counts each row once.
-    start : (n,) labels below ``k``, or (n, k) responsibilities; None puts every row into component 0, which
-        makes the survey the one-component case.
-    k : number of components.
+    ``start`` are labels (n,) below ``k``, or responsibilities (n, k); None puts every row into component 0, which
+    makes the survey the one-component case. ``weight`` None counts each row once.
 
-    Notes
-    -----
     Two passes over rows in memory, the first for the means: a scatter about a far-away point would lose
     ``eps * distance**2 / σ**2``.
     """

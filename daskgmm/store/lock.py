@@ -142,8 +142,9 @@ class Lease:
             if self._own(found):  # a try that was taken to have failed
                 return
             if found is not None and watched is None:
-                watched, began, wait = found, monotonic(), max(wait, self._lasts(found))
-                self.tell(f"{self._owner(found)} may be writing {self.place}: watching it for {wait:g} s.")
+                owner, silent = _owner(found)
+                watched, began, wait = found, monotonic(), max(wait, silent)
+                self.tell(f"{owner} may be writing {self.place}: watching it for {wait:g} s.")
             if found is not None and found != watched:
                 raise self._refused(found)
             if monotonic() - began > wait:
@@ -189,19 +190,10 @@ class Lease:
                 self._put()
 
     def _put(self, **condition: str) -> None:
-        self.fs.pipe_file(self.path, self._content(), **condition)
-        self.put_at = time()
-
-    def _content(self) -> bytes:
         self.puts += 1
-        return json.dumps({**self.owner, "puts": self.puts, "seconds": self.duration}).encode()
-
-    @staticmethod
-    def _lasts(found: bytes) -> float:
-        """How long an owner may be silent."""
-        with suppress(ValueError, TypeError, KeyError):
-            return float(json.loads(found)["seconds"])
-        return 0.0
+        content = json.dumps({**self.owner, "puts": self.puts, "seconds": self.duration})
+        self.fs.pipe_file(self.path, content.encode(), **condition)
+        self.put_at = time()
 
     def _read(self) -> bytes | None:
         try:
@@ -214,12 +206,13 @@ class Lease:
         return found is not None and self.mark in found
 
     def _refused(self, found: bytes) -> CheckpointInUseError:
-        return CheckpointInUseError(f"{self._owner(found)} is writing the checkpoint {self.place}.")
+        return CheckpointInUseError(f"{_owner(found)[0]} is writing the checkpoint {self.place}.")
 
-    @staticmethod
-    def _owner(found: bytes) -> str:
-        try:
-            owner = json.loads(found)
-            return f"Another fit (process {owner['pid']} on {owner['host']})"
-        except (ValueError, TypeError, KeyError):
-            return "Another fit"
+
+def _owner(found: bytes) -> tuple[str, float]:
+    """Who has put an object, and for how many seconds they may be silent."""
+    try:
+        owner = json.loads(found)
+        return f"Another fit (process {owner['pid']} on {owner['host']})", float(owner.get("seconds", 0))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "Another fit", 0.0

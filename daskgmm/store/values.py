@@ -5,7 +5,7 @@ A class that is to be stored is a dataclass that is entered with `storable`; a n
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -32,7 +32,13 @@ def storable(kind: type[C]) -> type[C]:
     return kind
 
 
-for _kind in (Mixture, Statistics, *Covariance.__subclasses__(), *Update.__subclasses__()):
+def _below(base: type[Any]) -> Iterator[type[Any]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _below(kind)
+
+
+for _kind in (Mixture, Statistics, *_below(Covariance), *_below(Update)):
     storable(_kind)
 
 

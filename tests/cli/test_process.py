@@ -24,7 +24,7 @@ import daskgmm
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm.cli import main
 from daskgmm.cli.display import Terminal
-from daskgmm.fit.events import Blocks, Stage
+from daskgmm.fit.events import Progress, Stage
 
 Run = Callable[..., Result]
 
@@ -181,7 +181,7 @@ def test_the_bar_counts_blocks_and_starts_anew() -> None:
     bars = Bars(TextColumn("{task.description}|{task.fields[count]}|"), console=console)
     terminal = Terminal(bars)
     terminal(Stage("survey"))
-    terminal(Blocks(1, 7))
+    terminal(Progress(1, 7))
     bars.refresh()
     assert bars.tasks[0].percentage == pytest.approx(100 / 7)
     with bars:
@@ -193,8 +193,10 @@ def test_the_bar_counts_blocks_and_starts_anew() -> None:
     assert bar.fields["count"] == ""
     terminal(Stage("compiling"))  # within the pass
     assert [bar.description for bar in bars.tasks] == ["compiling"]
+    terminal(Progress(2, 7))
+    assert [bar.description for bar in bars.tasks] == ["pass 2"]
     terminal(Stage("done"))
-    assert [bar.description for bar in bars.tasks] == ["compiling"]
+    assert [bar.description for bar in bars.tasks] == ["pass 2"]
 
 
 def test_version_and_help_name_the_exit_codes(run: Run) -> None:

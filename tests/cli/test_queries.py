@@ -435,7 +435,12 @@ def test_info_of_a_checkpoint(run: Run, data: str, tmp_path: Path, online: tuple
 
 def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_text("nothing")
-    for name, message in (("no.npz", "is not a model"), ("none.npz", "No such file")):
-        result = run("info", tmp_path / name)
+    damaged = f"file://{tmp_path}/no.npz"
+    for place, message in (
+        (tmp_path / "no.npz", "is not a model"),
+        (f"local:{damaged.removeprefix('file:')}", "is not a model"),
+        (tmp_path / "none.npz", "No such file"),
+    ):
+        result = run("info", place)
         assert (result.exit_code, result.stdout) == (4, "")
         assert message in result.stderr

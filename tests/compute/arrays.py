@@ -14,7 +14,8 @@ import xarray as xr
 import zarr
 
 from daskgmm._typing import Array
-from daskgmm.compute.rows import Block, Rows
+from daskgmm.compute.block import Block
+from daskgmm.compute.rows import Rows
 
 dd = pytest.importorskip("dask.dataframe")
 

@@ -21,9 +21,10 @@ from distributed import Client, LocalCluster
 from zarr.storage import MemoryStore
 
 from daskgmm import GaussianMixture, watching
+from daskgmm.compute.block import Block
 from daskgmm.compute.cache import kept
 from daskgmm.compute.engines import engine_for
-from daskgmm.compute.rows import Block, as_rows
+from daskgmm.compute.rows import as_rows
 from daskgmm.compute.threads import READING, Threads
 from daskgmm.errors import DataError
 from daskgmm.fit.events import Event, Reached

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
+from daskgmm.compute.block import Block
 from daskgmm.compute.cluster import Cluster
-from daskgmm.compute.rows import Block, as_rows
+from daskgmm.compute.rows import as_rows
 from daskgmm.compute.window import Selection, Window
 from daskgmm.errors import ClusterLostError
 

@@ -23,9 +23,10 @@ from threadpoolctl import threadpool_limits
 
 from daskgmm import GaussianMixture
 from daskgmm._typing import Array
+from daskgmm.compute.block import Block
 from daskgmm.compute.cluster import Cluster
 from daskgmm.compute.engine import Bundle, Engine
-from daskgmm.compute.rows import Block, Rows, as_rows
+from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.compute.sources.base import Chunks, Source
 from daskgmm.compute.threads import Plain, Threads
 from daskgmm.compute.window import Selection, Window
@@ -412,6 +413,14 @@ def fail(block: Block) -> Expression:
 
 
 @pytest.mark.timeout(60)
+def test_single_blocks_are_no_pass(clusters: Any) -> None:
+    told: list[tuple[int, int]] = []
+    engines: list[Any] = [partial(Cluster, client=clusters(1, False)), *LOCAL.values()]
+    for engine in engines:
+        engine(report=lambda *a: told.append(a)).each(rows_of(8), Named(), [0, 7])
+    assert told == []
+
+
 def test_a_failed_pass_is_never_reported_done(clusters: Any) -> None:
     engines: dict[str, Callable[..., Engine]] = {**LOCAL, "cluster": partial(Cluster, client=clusters(1, False))}
     for engine in engines.values():

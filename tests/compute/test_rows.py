@@ -16,7 +16,8 @@ from dask.local import get_sync
 from numpy.typing import DTypeLike
 
 from daskgmm._typing import Array
-from daskgmm.compute.rows import Block, as_rows
+from daskgmm.compute.block import Block
+from daskgmm.compute.rows import as_rows
 from tests.compute.arrays import (
     IN_MEMORY,
     KINDS,
@@ -119,6 +120,12 @@ def test_rows_pickle(kind: str, tmp_path: Path) -> None:
 def test_block_size_must_be_bytes(block_size: Any) -> None:
     with pytest.raises(ValueError, match="block_size must be a number of bytes"):
         as_rows(VALUES, block_size=block_size)
+
+
+@pytest.mark.parametrize("option", ["missing_chunks", "nan_policy"])
+def test_options_must_be_known(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be 'raise' or .*, got 'fil'"):
+        as_rows(np.zeros((3, 2)), **dict.fromkeys((option,), "fil"))  # type: ignore[arg-type]
 
 
 def test_block_size_as_text_and_number_agree() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.callback import ProgressBar
 
@@ -95,6 +96,30 @@ def test_a_hook_gets_the_rows_and_a_copy_that_is_fitted_so_far() -> None:
     # The trace has the bound of the parameters before each step.
     np.testing.assert_allclose(note.scores[:3], model.lower_bounds_[1:], rtol=1e-13)
     np.testing.assert_allclose(note.scores[3:], [model.score(X)] * 2, rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", [GaussianMixture, MiniBatchGaussianMixture])
+def test_the_copy_knows_what_the_model_will(kind: type[Any]) -> None:
+    class Names(Note):
+        def on_fit_task_end(self, estimator: Any, context: Any, *, fitted_estimator: Any = None) -> bool:
+            attributes = {name for name in dir(fitted_estimator) if name.endswith("_") and name[0] != "_"}
+            seen.append((attributes, list(fitted_estimator.feature_names_in_)))
+            return False
+
+    seen: list[tuple[set[str], list[str]]] = []
+    model = fit(Names(), kind, pd.DataFrame(X, columns=["a", "b"]))
+    assert seen[-1][1] == ["a", "b"]
+    for found, _ in seen:
+        assert found == {name for name in dir(model) if name.endswith("_") and name[0] != "_"}
+
+
+def test_more_rows_are_no_fit_to_be_told() -> None:
+    note = Note()
+    model = fit(note, MiniBatchGaussianMixture)
+    before = list(note.told)
+    model.extend(np.concatenate([X, X]))
+    assert note.told == before
+    assert model.n_samples_seen_ > len(X)
 
 
 def test_a_hook_that_raises_ends_the_fit_and_its_callback_is_torn_down() -> None:

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
 from daskgmm import DataError, GaussianMixture, watching
-from daskgmm.fit.events import Blocks, Reached, Stage
+from daskgmm.fit.events import Event, Progress, Reached, Stage
 from tests.listeners import Heard
 from tests.strategies import kinds
 from tests.structures import KINDS, matrices, n_parameters
@@ -122,6 +122,50 @@ def test_a_random_state_object_is_used_up() -> None:
     assert not np.array_equal(a.means_, b.means_)
 
 
+@pytest.mark.parametrize("bits", ["MT19937", "PCG64", "Philox"])
+def test_random_numbers_of_any_generator(bits: str) -> None:
+    a, b = (
+        GaussianMixture(K, init_params="random", random_state=np.random.RandomState(getattr(np.random, bits)(5)))
+        for _ in range(2)
+    )
+    assert a.fit(X).means_.tobytes() == b.fit(X).means_.tobytes()
+    left, right = a.random_state, b.random_state
+    assert left.random_sample() == right.random_sample()
+
+
+def test_numbers_that_others_drew_meanwhile_are_not_drawn_again() -> None:
+    random, drawn = np.random.RandomState(0), []
+    with watching(lambda event: drawn.append(random.random_sample())):
+        GaussianMixture(K, init_params="random", random_state=random).fit(X)
+    drawn += random.random_sample(len(drawn)).tolist()
+    assert len(set(drawn)) == len(drawn)
+
+
+@quiet
+def test_fits_at_the_same_time_start_from_different_numbers() -> None:
+    random = np.random.RandomState(0)
+    inner: list[Any] = []
+
+    def fit(**more: Any) -> Any:
+        return GaussianMixture(K, init_params="random", random_state=random, max_iter=1, **more).fit(X)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stage) and event.name == "survey" and not inner:
+            inner.append(None)
+            inner.append(fit().means_)
+
+    with watching(listen):
+        outer = fit()
+    assert not np.array_equal(outer.means_, inner[1])
+
+
+def test_a_fit_that_draws_nothing_leaves_the_numbers() -> None:
+    random, untouched = np.random.RandomState(0), np.random.RandomState(0)
+    model = GaussianMixture(K, random_state=0).fit(X)
+    model.set_params(random_state=random, warm_start=True).fit(X)
+    assert random.random_sample() == untouched.random_sample()
+
+
 # Weights
 
 
@@ -215,7 +259,7 @@ def test_progress_is_told_in_order() -> None:
             told.append([run.n_iter for run in event.state.runs])
         elif event != Stage("compiling"):
             told.append(event)
-    passed = [Blocks(1, 2), Blocks(2, 2)]
+    passed = [Progress(1, 2), Progress(2, 2)]
     survey = [[], Stage("survey"), *passed, [], Stage("seeding"), [0]]
     assert told == [*survey, Stage("pass 2"), *passed, [1], Stage("pass 3"), *passed, [2], Stage("done")]
 

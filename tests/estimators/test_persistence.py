@@ -209,6 +209,19 @@ def test_another_estimator_is_refused(saved: Path) -> None:
     refused(saved, "holds a Mixture, not a GaussianMixture or MiniBatchGaussianMixture")
 
 
+def test_a_class_of_the_users_own_reads_what_it_wrote(tmp_path: Path) -> None:
+    class Own(GaussianMixture):
+        pass
+
+    model = Own(2, random_state=0).fit(X)
+    model.save(tmp_path / "own.npz")
+    loaded = Own.load(tmp_path / "own.npz")
+    assert type(loaded) is Own
+    assert loaded.means_.tobytes() == model.means_.tobytes()
+    with pytest.raises(ValueError, match="holds a Own, not a GaussianMixture"):
+        GaussianMixture.load(tmp_path / "own.npz")
+
+
 def test_a_header_that_lacks_an_entry_is_refused(saved: Path) -> None:
     header, arrays = taken_apart(saved)
     assert {"format", "version", "estimator"} < set(header)

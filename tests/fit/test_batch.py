@@ -20,7 +20,7 @@ from daskgmm.fit.recipe import SAMPLE_BYTES, OnlineRecipe, Recipe, sample_size
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import StepRule
 from daskgmm.model.structure import FULL, STRUCTURES
-from daskgmm.store.values import digest
+from daskgmm.store.values import digest, pack
 from tests.listeners import Heard, stop
 
 X = np.concatenate(
@@ -119,12 +119,13 @@ def test_the_first_state_is_the_one_given_and_a_finished_fit_reads_nothing(fit: 
 
 
 def test_a_state_does_not_grow_with_the_rows() -> None:
-    def nbytes(x: Any) -> int:
+    def stored(x: Any) -> int:
         *_, last = batch(recipe(), Threads(), as_rows(x), begun())
-        assert last.survey is None
-        return sum(run.nbytes for run in last.runs)
+        arrays: dict[str, Any] = {}
+        pack(last, arrays, "state")
+        return sum(array.size for array in arrays.values())
 
-    assert nbytes(X) == nbytes(np.tile(X, (20, 1)))
+    assert stored(X) == stored(np.tile(X, (20, 1)))
 
 
 def test_whoever_consumes_the_states_changes_no_bit(tmp_path: Path) -> None:

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
 
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
+from daskgmm.cli.display import Log
 from daskgmm.errors import CollapseError
-from daskgmm.fit.events import Blocks, Event, Message, Reached, Stage, Verbose, standing
+from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, Verbose, standing
 from daskgmm.fit.online import Passes
 from daskgmm.fit.run import EM
 from daskgmm.fit.state import State
@@ -45,7 +47,7 @@ def plain(events: Iterable[Event]) -> list[Any]:
                 continue
             case Stage(name) | Message(name):
                 told.append(name)
-            case Blocks(done, total):
+            case Progress(done, total):
                 told.append((done, total))
             case Reached(state):
                 told.append([run.n_iter for run in state.runs])
@@ -75,7 +77,7 @@ def test_an_online_fit_is_told_in_order() -> None:
     ]  # each once, though it goes on
     states = heard.states
     runs = [state.runs[0] for state in states if state.mid_pass]
-    learnt = [run.place.row for run in runs if isinstance(run, Passes)]
+    learnt = [run.position.row for run in runs if isinstance(run, Passes)]
     assert learnt == [50, 100, 150, 200, 250, 0]  # the last ends the window
     assert [state.mid_pass for state in states] == [False] * 3 + [True] * 6 + [False]
     assert [state.n_passes for state in states] == [0, *[1] * 8, 2]
@@ -95,10 +97,34 @@ def test_compiling_is_told(tmp_path: Path) -> None:
     heard = Heard()
     with watching(At(SEEDED, lambda: (module.twice(21), module.twice(1.5))), heard):
         fit()
-    told = [event for event in heard.events if not isinstance(event, Blocks)]
+    told = [event for event in heard.events if not isinstance(event, Progress)]
     place = told.index(Stage("compiling"))
     assert heard.events.count(Stage("compiling")) == 1  # though two things were, in turn
     assert plain(told[:place]) == [[], "survey", [], "seeding"]
+
+
+def test_a_pass_that_was_begun_before_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings: dict[str, Any] = {"batch_size": 50, "random_state": 0, "max_iter": 1, "checkpoint": tmp_path / "c"}
+    with (
+        dask.config.set({"daskgmm.checkpoint-interval": "0 s"}),
+        pytest.raises(KeyboardInterrupt),
+        watching(stop(5)),
+    ):
+        MiniBatchGaussianMixture(2, **settings).fit(X)
+    log, heard = Log(), Heard()
+    with watching(log, heard):
+        MiniBatchGaussianMixture(2, **settings, verbose=1).fit(X)
+    assert heard.states[0].mid_pass
+    told, logged = capsys.readouterr()
+    assert told.count("iteration 1: mean log-likelihood") == logged.count("iteration 1") == 1
+
+
+def test_a_run_that_came_to_rest_changes_no_more() -> None:
+    run = EM(draw_mixture("full"), Regularised(), 1e-3, 9)
+    runs = (replace(run, trace=(-3.0, -1.0), converged=True), replace(run, trace=(-4.0, -3.0, -2.0)))
+    bound, change = standing(State({}, runs=runs))
+    assert bound == -1.0
+    assert change != change
 
 
 def test_nothing_is_printed_by_default(capfd: pytest.CaptureFixture[str]) -> None:
@@ -201,8 +227,8 @@ def test_verbose_tells_how_runs_end(capsys: pytest.CaptureFixture[str]) -> None:
         replace(run, trace=(-4.0,) * 3),  # not yet at an iteration that is told
     )
     verbose = Verbose(2)
-    for runs in ((run,), ends):
-        verbose(Reached(State({}, runs=runs)))
+    for passes, runs in enumerate([(run,), ends]):
+        verbose(Reached(State({}, n_passes=passes, runs=runs)))
     assert capsys.readouterr().out.splitlines() == [
         "  run 0, iteration 4: mean log-likelihood -2.000000",
         "  run 1, iteration 2: mean log-likelihood -3.000000 converged",

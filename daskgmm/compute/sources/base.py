@@ -118,17 +118,7 @@ def library(value: Any, known: Collection[str | None]) -> str | None:
 
 
 def feature_names(X: Any) -> Array | None:
-    """Column names of a data frame.
-
-    Parameters
-    ----------
-    X : any input
-        The rows as the user passed them.
-
-    Returns
-    -------
-    ndarray of str objects, or None
-        The names where X is a pandas, polars or Dask data frame and every name is a string.
+    """Column names, str objects, of a pandas, polars or Dask data frame; None where they are no strings.
 
     Raises
     ------

@@ -16,18 +16,7 @@ Location: TypeAlias = str | os.PathLike[str]
 def open_array(
     location: Location, asked: Asked | None = None, storage_options: Mapping[str, Any] | None = None
 ) -> Any:
-    """Open a Zarr array for reading.
-
-    Parameters
-    ----------
-    location : str or path
-        Path or fsspec URL of one array, formats 2 and 3.
-    storage_options : mapping, optional
-        Options for the file system behind a URL.
-
-    Returns
-    -------
-    zarr.Array
+    """The Zarr array, of format 2 or 3, at a path or URL, to read; the options are for the URL's file system.
 
     Raises
     ------

@@ -75,7 +75,8 @@ class _Compilations(event.Listener):
     tell: Callable[[], None]
 
     def on_start(self, event: Any) -> None:
-        if isinstance(event.data["dispatcher"]._cache, _FolderCache):  # no helper
+        # No helper, and nothing of others: loops that Numba lifts out of a user's function have no cache at all.
+        if isinstance(getattr(event.data["dispatcher"], "_cache", None), _FolderCache):
             self.tell()
 
     def on_end(self, event: Any) -> None:

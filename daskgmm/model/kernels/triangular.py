@@ -222,7 +222,7 @@ def _accumulate_narrow(model: Any, scratch: Any, sums: Any) -> None:
 
 
 LOG_JOINT[Triangular] = _log_joint
-LOG_JOINT[Triangular, Narrow] = LOG_JOINT[Wide, Narrow] = _log_joint_narrow
+LOG_JOINT[Triangular, Narrow] = _log_joint_narrow
 LOG_JOINT[Wide] = _log_joint_wide
 ACCUMULATE[Triangles] = _accumulate
 ACCUMULATE[Triangles, Narrow] = _accumulate_narrow

@@ -77,6 +77,22 @@ def test_compiled_anew_or_read_from_the_cache_gives_the_same_bits(
     assert found[0] == found[1]
 
 
+def test_code_of_others_may_be_compiled_while_a_fit_is_watched() -> None:
+    """Loops that Numba lifts out of a function have no cache to tell them by."""
+
+    def looping(n: int) -> tuple[int, object]:
+        total = 0
+        for i in range(n):
+            total += i
+        return total, object()
+
+    told: list[None] = []
+    with compiling.while_compiling(lambda: told.append(None)):
+        lifted: Any = numba.jit(forceobj=True, looplift=True)(looping)
+        assert lifted(4)[0] == 6
+    assert told == []
+
+
 def test_all_compiled_code_is_an_entry_point_that_is_kept_or_inlined() -> None:
     names = [f"{kernels.__name__}.{module.name}" for module in iter_modules([str(FOLDER)])]
     found: set[Any] = {
