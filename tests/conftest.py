@@ -79,9 +79,9 @@ def reads() -> Iterator[type[Reads]]:
         yield Reads
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def clusters() -> Iterator[Callable[[int, bool], Any]]:
-    """Clients of small local clusters by (workers, processes), each started at most once."""
+    """Clients of small local clusters by (workers, processes), each started once; idle ones take time, too."""
     from distributed import Client, LocalCluster
 
     running: dict[tuple[int, bool], Any] = {}
@@ -106,7 +106,7 @@ def clusters() -> Iterator[Callable[[int, bool], Any]]:
 @cache
 def starts_processes(path: Path) -> bool:
     """Whether the tests of a file do."""
-    return any(word in path.read_text("utf-8") for word in ("clusters", "LocalCluster", "subprocess", "Popen"))
+    return any(word in path.read_text("utf-8") for word in ("clusters:", "LocalCluster", "subprocess", "Popen"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
