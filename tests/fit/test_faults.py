@@ -147,6 +147,7 @@ def test_the_chaos_plugin_of_distributed_changes_no_bit(mode: Any, data: str, ex
     pytest.fail("five clusters in turn lost all their workers for good")
 
 
+@pytest.mark.slow
 def test_the_chaos_plugin_that_ends_nannies_too_is_an_error(data: str) -> None:
     with cluster() as client, dask.config.set(SHORT):
         client.register_plugin(KillWorker(delay="1 s", mode="sys.exit"))
@@ -311,6 +312,7 @@ def test_bad_data_is_not_tried_again(tmp_path: Path) -> None:
     assert Flaky.reads == 1
 
 
+@pytest.mark.slow
 def test_a_fit_inside_a_task(two: Any, data: str, expected: Any) -> None:
     def job() -> Any:
         with worker_client():
@@ -327,6 +329,7 @@ def test_a_client_that_is_nobodys_default(data: str, expected: Any) -> None:
     assert {name for name in names if name.startswith("daskgmm-")} >= {"daskgmm-together", "daskgmm-examine"}
 
 
+@pytest.mark.slow
 def test_an_adaptive_cluster_that_begins_with_no_worker(data: str, expected: Any) -> None:
     with cluster(workers=0) as client:
         client.cluster.adapt(minimum=0, maximum=2, interval="100ms")
