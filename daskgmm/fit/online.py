@@ -77,6 +77,10 @@ class Passes(Run):
         return self.trace[-1] if self.trace else self.run.bound
 
     @property
+    def nbytes(self) -> int:  # of the parameters that learn: the published ones are an M-step away
+        return self.run.nbytes
+
+    @property
     def task(self) -> Learn:
         return self.run.task
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -125,7 +125,7 @@ class Matrices(Covariance):
 
     @staticmethod
     def completed(lower: Array) -> Array:
-        whole: Array = np.where(np.tri(lower.shape[-1], dtype=bool), lower, np.swapaxes(lower, 1, 2))
+        whole: Array = np.where(_below(lower.shape[-1]), lower, np.swapaxes(lower, 1, 2))
         return whole
 
     @staticmethod
@@ -237,6 +237,12 @@ class Axes(Covariance):
         offset = factor * (means - near)
         log_norm = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
         return layouts.Axes(near, factor.astype(dtype, order="C"), offset.astype(dtype), log_norm)
+
+
+@cache
+def _below(d: int) -> Array:
+    """Where a matrix has its lower triangle; kept, as small blocks would spend a third of their time on it."""
+    return np.tri(d, dtype=bool)
 
 
 def _times(factor: Array, vectors: Array) -> Array:
