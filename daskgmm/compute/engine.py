@@ -86,15 +86,10 @@ class Blocks(Protocol):
 class Engine(ABC):
     """Runs passes: `Threads` or `Cluster`, which hand tasks to a scheduler, or `Plain`.
 
-    Parameters
-    ----------
-    span : int, optional
-        Blocks per task, a power of two; the blocks of one task are read in turn, never together. Without it,
-        enough that scheduling costs little, and few enough that every thread has its share of the tasks. Rows
-        whose blocks come out of a Dask graph have one block per task all the same: a task's inputs are all there
-        before it begins.
-    report : callable, optional
-        Is told of the blocks that are done.
+    ``span`` is the number of blocks per task, a power of two; the blocks of one task are read in turn, never
+    together. Without it, they are enough that scheduling costs little, and few enough that every thread has its
+    share of the tasks. Rows whose blocks come out of a Dask graph have one block per task all the same: a task's
+    inputs are all there before it begins.
     """
 
     span: int | None = None

@@ -232,14 +232,8 @@ def as_rows(
     unknown, both must have as many blocks, and their lengths are compared when a block is read. Values are
     checked then, too. ``block_size`` limits the bytes of X, of each column and of the answers (``answer_bytes`` a
     row) in a block; a stored chunk is never split, and Dask arrays keep their own. ``nan_policy="omit"`` gives
-    weight zero to each row that holds NaN.
-
-    Raises
-    ------
-    DataError, ValueError, TypeError
-        Where an input cannot be used: shape, dtype, or number of rows.
-    FileNotFoundError
-        Where a path leads to no Zarr array.
+    weight zero to each row that holds NaN. An input whose shape, dtype or number of rows cannot be used is a
+    DataError, ValueError or TypeError, a path that leads to no Zarr array a FileNotFoundError.
     """
     try:
         block_bytes = int(parse_bytes(block_size))

@@ -18,12 +18,7 @@ def open_array(
 ) -> Any:
     """The Zarr array, of format 2 or 3, at a path or URL, to read; the options are for the URL's file system.
 
-    Raises
-    ------
-    FileNotFoundError
-        Where no Zarr array is there.
-    DataError
-        Where a group is there; the message lists its two-dimensional arrays.
+    `FileNotFoundError` where there is none; `DataError` where a group is, with its two-dimensional arrays.
     """
     place = os.fspath(location)
     if "://" not in place:

@@ -16,7 +16,9 @@ from numba.extending import overload
 from daskgmm._typing import Array
 from daskgmm.model.kernels.compiling import INLINED, LINE, TILE
 
-# From here on it pays to list the rows that matter to a component; at twice as many, half the features first.
+# From here on the rows that matter to a component are listed: as fast where all do, .6 of the time where 16
+# components lie 16 standard deviations apart. At twice as many, half the features come first: with 48, 1.2 of the
+# time at distances of 8, .66 at 32.
 MANY_FEATURES = 24
 REAL, COUNT = np.dtype(np.float64), np.dtype(np.int64)
 
