@@ -50,8 +50,9 @@ class Reached:
 
     def __str__(self) -> str:
         bound, change = standing(self.state)
-        told = "" if bound != bound else f": mean log-likelihood {bound:.8g}, change {change:.2e}"
-        return f"iteration {self.state.n_iter}{told}"
+        told = "" if bound != bound else f": mean log-likelihood {bound:.8g}"
+        changed = "" if change != change else f", change {change:.2e}"
+        return f"iteration {self.state.n_iter}{told}{changed}"
 
 
 Event: TypeAlias = Message | Stage | Progress | Reached

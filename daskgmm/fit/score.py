@@ -14,7 +14,7 @@ class Score:
     log_likelihood : float
         In nats.
     entropy : float
-        Of the responsibilities, in nats; 0 unless it was asked for.
+        Of the responsibilities, in nats; NaN unless it was asked for, and so is ``icl``.
     total_weight : float
     n_parameters : int
         Of the mixture.

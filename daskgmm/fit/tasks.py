@@ -119,7 +119,7 @@ def _check_start(name: str, given: Array, k: int, block: Block) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Rate:
-    """Maps a block to its `Score`; the entropy is 0 unless asked for."""
+    """Maps a block to its `Score`; the entropy is NaN unless asked for."""
 
     mixture: Mixture
     entropy: bool = False
@@ -131,7 +131,7 @@ class Rate:
             refuse(block)
         total = float(len(x)) if weight is None else float(weight.sum())
         log_likelihood = _weighted_sum(density, weight)
-        entropy = _weighted_sum(self.mixture.entropies(x), weight) if self.entropy else 0.0
+        entropy = _weighted_sum(self.mixture.entropies(x), weight) if self.entropy else np.nan
         return Score(log_likelihood, entropy, total, self.mixture.n_parameters)
 
 
