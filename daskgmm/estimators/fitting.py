@@ -1,5 +1,6 @@
 """What all estimators that fit have in common: checkpoints, warm starts, whoever watches, and files."""
 
+import pickle
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -133,12 +134,12 @@ class Fitting(BaseMixture):
         """Go through the states of an algorithm, from these runs on, told to whoever watches; the last state.
 
         Those of a fit, which has an ``identity``, are kept in the checkpoint and told to scikit-learn's callbacks.
-        `_take` gets the last one, where an interrupt strikes, too.
+        The last one is fitted, where an interrupt strikes, too.
         """
         random = check_random_state(self.random_state)
         state = State(random.get_state(legacy=False), runs=begun)
         random.random_sample()  # whoever draws from the same source meanwhile, another fit for one, draws others
-        drawn = values.digest(random.get_state(legacy=False))
+        drawn = pickle.dumps(random.get_state(legacy=False))
         tell = teller(*([Verbose(self.verbose_interval)] if self.verbose else []))
         callbacks = _Callbacks(self, X, rows) if identity and hasattr(self, "_skl_callbacks") else None
         engine = replace(engine_for(rows), report=lambda done, total: tell(Progress(done, total)))
@@ -163,23 +164,19 @@ class Fitting(BaseMixture):
                             break
             except KeyboardInterrupt:
                 if identity and any(run.moved and run.failure is None for run in state.runs):
-                    self._take(state, rows)
+                    self._fitted = self._found(state, rows)
                 raise
         # Numbers that the user hands on, or everybody's, go on from here, unless others went on with them.
-        if values.digest(random.get_state(legacy=False)) == drawn:
+        if pickle.dumps(random.get_state(legacy=False)) == drawn:
             random.set_state(state.random)
         if identity:
-            self._take(state, rows)
+            self._fitted = self._found(state, rows)
+            self.__dict__.pop("_unseeded", None)
         return state
 
     @abstractmethod
     def _found(self, state: State, rows: Rows) -> Fitted:
         """What a fit of these rows has found so far."""
-
-    def _take(self, state: State, rows: Rows) -> None:
-        """Make what a fit of these rows found the fitted attributes."""
-        self._fitted = self._found(state, rows)
-        self.__dict__.pop("_unseeded", None)
 
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
         """What makes this fit differ from another of the same rows: settings that change the result."""

@@ -4,13 +4,15 @@ import copy
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from daskgmm.compute.cache import kept
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import too_few
 from daskgmm.fit.starts import MORE_BYTES, MORE_ROWS, seed
-from daskgmm.fit.state import State
+from daskgmm.fit.state import GENERATORS, State
 from daskgmm.fit.survey import Survey, Threshold
 from daskgmm.fit.sweep import groups, sweep
 from daskgmm.fit.tasks import Examine
@@ -42,7 +44,8 @@ def batch(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Iterator[
 
 def _started(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Generator[State, None, State]:
     """After the survey, unless that is done, and after the runs are seeded; returns the last."""
-    random = state.generator
+    random = np.random.RandomState(GENERATORS[state.random["bit_generator"]]())
+    random.set_state(state.random)
     # Drawn aside: where all rows are in the sample, the same seed gives scikit-learn's own start.
     sample_seed = int(copy.deepcopy(random).randint(2**31))
     if state.survey is None:

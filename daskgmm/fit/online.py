@@ -15,7 +15,7 @@ from daskgmm.fit.batch import survey
 from daskgmm.fit.recipe import OnlineRecipe, sample_size
 from daskgmm.fit.run import Run
 from daskgmm.fit.starts import polished
-from daskgmm.fit.state import State
+from daskgmm.fit.state import GENERATORS, State
 from daskgmm.fit.stepwise import BAD_SCALE, Stepwise
 from daskgmm.fit.survey import RowSample, Survey
 from daskgmm.fit.sweep import sweep
@@ -123,7 +123,8 @@ def online(
         If values or weights are unfit.
     """
     yield state
-    random = state.generator
+    random = np.random.RandomState(GENERATORS[state.random["bit_generator"]]())
+    random.set_state(state.random)
     if not state.runs:
         state = yield from _started(recipe, engine, rows, state, random)
     while not state.done:

@@ -9,6 +9,7 @@ from daskgmm.fit.run import Run
 from daskgmm.fit.survey import Survey
 from daskgmm.store.values import storable
 
+# Of random numbers, by the name that a state of theirs has.
 GENERATORS = {name: getattr(np.random, name) for name in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")}
 
 
@@ -22,13 +23,6 @@ class State:
     survey: Survey | None = None  # what the first pass found, until the runs have begun
     runs: tuple[Run, ...] = ()  # what passes advance; empty until seeded
     mid_pass: bool = False  # whether a pass is under way, so that the next states are not far
-
-    @property
-    def generator(self) -> np.random.RandomState:
-        """The random numbers that come next."""
-        found = np.random.RandomState(GENERATORS[self.random["bit_generator"]]())
-        found.set_state(self.random)
-        return found
 
     @property
     def done(self) -> bool:

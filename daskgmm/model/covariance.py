@@ -239,10 +239,8 @@ class Axes(Covariance):
         return layouts.Axes(near, factor.astype(dtype, order="C"), offset.astype(dtype), log_norm)
 
 
-@cache
-def _below(d: int) -> Array:
-    """Where a matrix has its lower triangle; kept, as small blocks would spend a third of their time on it."""
-    return np.tri(d, dtype=bool)
+# Where a matrix of d rows has its lower triangle; kept, as small blocks would spend a third of their time on it.
+_below = cache(partial(np.tri, dtype=bool))
 
 
 def _times(factor: Array, vectors: Array) -> Array:
