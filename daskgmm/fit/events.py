@@ -122,7 +122,7 @@ def log(event: Event) -> None:
 
 
 class Verbose:
-    """Prints the stages, and a line for each run every ``interval`` iterations, as scikit-learn's ``verbose``."""
+    """Prints the stages, and a line for each run every ``interval`` iterations."""
 
     def __init__(self, interval: int) -> None:
         self.interval = interval

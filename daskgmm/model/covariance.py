@@ -125,7 +125,7 @@ class Matrices(Covariance):
 
     @staticmethod
     def completed(lower: Array) -> Array:
-        whole: Array = np.where(_below(lower.shape[-1]), lower, np.swapaxes(lower, 1, 2))
+        whole: Array = np.where(_lower(lower.shape[-1]), lower, np.swapaxes(lower, 1, 2))
         return whole
 
     @staticmethod
@@ -240,7 +240,7 @@ class Axes(Covariance):
 
 
 # Where a matrix of d rows has its lower triangle; kept, as small blocks would spend a third of their time on it.
-_below = cache(partial(np.tri, dtype=bool))
+_lower = cache(partial(np.tri, dtype=bool))
 
 
 def _times(factor: Array, vectors: Array) -> Array:

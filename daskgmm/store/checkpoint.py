@@ -86,10 +86,10 @@ def opened(
     """Where to keep states: with the one to go on from, if ``place`` has one.
 
     ``place`` None keeps them in memory alone. ``kind`` is the class of the states. ``settings`` and ``layout``
-    give those of this fit and of its rows, by name, as JSON; ``digests`` gives hashes of some of the rows. These
-    are asked for only where the fit is not finished: a finished one is returned without a look at the rows. Nor
-    are rows of another layout looked at, which need not be there. ``tell`` gets a sentence where the fit goes on
-    from a file, or waits for one.
+    give those of this fit and of its rows, by name, as JSON. ``digests`` gives hashes of some of the rows. It is
+    called only where the fit is not finished: a finished one is returned without a look at the rows. Nor are rows
+    of another layout looked at, which need not be there. ``tell`` gets a sentence where the fit goes on from a
+    file, or waits for one.
 
     Raises
     ------

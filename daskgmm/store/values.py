@@ -32,13 +32,13 @@ def storable(kind: type[C]) -> type[C]:
     return kind
 
 
-def _below(base: type[Any]) -> Iterator[type[Any]]:
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
     for kind in base.__subclasses__():
         yield kind
-        yield from _below(kind)
+        yield from _subclasses(kind)
 
 
-for _kind in (Mixture, Statistics, *_below(Covariance), *_below(Update)):
+for _kind in (Mixture, Statistics, *_subclasses(Covariance), *_subclasses(Update)):
     storable(_kind)
 
 

@@ -435,10 +435,9 @@ def test_info_of_a_checkpoint(run: Run, data: str, tmp_path: Path, online: tuple
 
 def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_text("nothing")
-    damaged = f"file://{tmp_path}/no.npz"
     for place, message in (
         (tmp_path / "no.npz", "is not a model"),
-        (f"local:{damaged.removeprefix('file:')}", "is not a model"),
+        (f"local://{tmp_path}/no.npz", "is not a model"),
         (tmp_path / "none.npz", "No such file"),
     ):
         result = run("info", place)
