@@ -26,8 +26,16 @@ class CheckpointError(DataError):
     """A checkpoint of other data or settings, or a damaged one."""
 
 
-class CheckpointInUseError(CheckpointError):
+class InUseError(DataError):
+    """Another process is writing the same output; once that has ended, the same call may go on."""
+
+
+class CheckpointInUseError(CheckpointError, InUseError):
     """Another fit is writing the checkpoint; once that has ended, the same fit goes on from it."""
+
+
+class OutputError(ValueError):
+    """An output that cannot be written, or not without loss of something else."""
 
 
 class ClusterLostError(RuntimeError):

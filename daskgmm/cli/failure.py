@@ -13,7 +13,7 @@ from typing import Any
 import click
 from sklearn.exceptions import ConvergenceWarning
 
-from daskgmm.errors import CheckpointInUseError, ClusterLostError, DataError
+from daskgmm.errors import ClusterLostError, DataError, InUseError, OutputError
 
 NOT_CONVERGED = 3  # the others are of exceptions; 2 is click's own
 
@@ -25,14 +25,14 @@ Exit codes:
   3  not converged; the model is written
   4  bad data: an input that is missing, unreadable or unfit; a checkpoint of
      another fit
-  5  interrupted, the cluster was lost, or another fit writes the checkpoint:
-     with --checkpoint, run it again
+  5  interrupted, the cluster was lost, or another process writes the
+     checkpoint or OUT: with --checkpoint, run it again
 
 An output appears under its name only once it is whole.
 """
 
 VERBOSE = "daskgmm.verbose"
-CHECKPOINT = "daskgmm.checkpoint"
+HINT = "daskgmm.hint"  # how to go on where a command is stopped
 
 
 class Unexpected(click.ClickException):
@@ -66,11 +66,13 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            raise Interrupted(f"Interrupted.{_resumable(ctx)}") from None
+            raise Interrupted(f"Interrupted. {ctx.meta.get(HINT, '')}".rstrip()) from None
         except ClusterLostError as error:
-            raise Interrupted(f"{error}{_resumable(ctx)}") from error
-        except CheckpointInUseError as error:
+            raise Interrupted(f"{error} {ctx.meta.get(HINT, '')}".rstrip()) from error
+        except InUseError as error:
             raise Interrupted(f"{error} Wait until it has ended, or name another.") from error
+        except OutputError as error:
+            raise click.UsageError(str(error)) from error
         except (DataError, FileNotFoundError) as error:
             raise BadData(str(error)) from error
         except Exception as error:
@@ -80,11 +82,6 @@ class Commands(click.Group):
             else:
                 told += "\nRun again with --verbose to see where."
             raise Unexpected(told) from error
-
-
-def _resumable(ctx: click.Context) -> str:
-    place = ctx.meta.get(CHECKPOINT)
-    return f" The same command goes on from {place}." if place else ""
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """``daskgmm fit``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -7,7 +9,7 @@ import click
 from sklearn.utils._param_validation import InvalidParameterError
 
 from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import CHECKPOINT, EXIT_CODES, NOT_CONVERGED
+from daskgmm.cli.failure import EXIT_CODES, HINT, NOT_CONVERGED
 from daskgmm.errors import DataError
 from daskgmm.estimators.checks import check_settings
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
@@ -59,30 +61,48 @@ def fit(
     where = {name: settings.pop(name) for name in cluster.NAMES}
     given = {name: value for name, value in settings.items() if value is not None}
     _check(given, warm_start, online)
-    output.check_file(out, overwrite)
-    rowwise = [given.get(name) for name in ROWWISE]
-    places = inputs.Places.of(storage, data, weights, *rowwise, *(given.get(name) for name in SMALL))
-    x = places.open(inputs.join(data, array))
-    given |= {name: places.whole(given[name]) for name in SMALL if name in given}
-    given |= {name: places.rowwise(given[name]) for name in ROWWISE if name in given}
-    model = _estimator(given, warm_start, online, x.shape)
-
-    ctx = click.get_current_context()
-    ctx.meta[CHECKPOINT] = model.checkpoint
-    began = perf_counter()
-    with cluster.running(**where) as place, display.fitting(verbose, verbose_interval):
-        if place:
-            click.echo(place, err=True)
-        model.fit(x, sample_weight=places.rowwise(weights))
-    seconds = perf_counter() - began
-    # A warm start and a checkpoint are of this command, not of the model.
-    model.set_params(warm_start=False, checkpoint=None).save(out)
+    place = inputs.join(data, array)
+    read = [place, weights, *(given.get(name) for name in (*ROWWISE, *SMALL))]
+    places = inputs.Places.of(storage, *read)
+    output.refuse_overlaps([out, given.get("checkpoint")], read, places.storage)
+    with output.model_file(out, overwrite):
+        x = places.open(place)
+        given |= {name: places.whole(given[name]) for name in SMALL if name in given}
+        given |= {name: places.rowwise(given[name]) for name in ROWWISE if name in given}
+        model = _estimator(given, warm_start, online, x.shape)
+        began = perf_counter()
+        with cluster.running(**where) as workers, display.fitting(verbose, verbose_interval), _kept(model, out):
+            if workers:
+                click.echo(workers, err=True)
+            model.fit(x, sample_weight=places.rowwise(weights))
+        seconds = perf_counter() - began
+        # A warm start and a checkpoint are of this command, not of the model.
+        model.set_params(warm_start=False, checkpoint=None).save(out)
     output.show(_result(model, out, x.shape[0], seconds), as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
         elsewhere = " and another --checkpoint" if given.get("checkpoint") else ""
         click.echo(f"{told}To go on: --warm-start {out}{elsewhere}", err=True)
         raise click.exceptions.Exit(NOT_CONVERGED)
+
+
+@contextmanager
+def _kept(model: inputs.Model, out: str) -> Iterator[None]:
+    """Where a fit is stopped, say how to go on: from its checkpoint, or from the best model so far, now saved."""
+    before = getattr(model, "mixture_", None)
+    stopped = click.get_current_context().meta
+    stopped[HINT] = f"The same command goes on from {model.checkpoint}."
+    try:
+        yield
+    except BaseException:
+        if model.checkpoint is None:
+            stopped[HINT] = "With --checkpoint the same command would go on where it was stopped."
+            if getattr(model, "mixture_", None) is not before:
+                best = output.keep(model.set_params(warm_start=False), out)
+                stopped[HINT] = (
+                    f"The best model so far is in {best}: --warm-start goes on from it. {stopped[HINT]}"
+                )
+        raise
 
 
 def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:

@@ -3,21 +3,20 @@
 import json
 import math
 import os
-import shutil
 import textwrap
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import accumulate
+from itertools import accumulate, combinations, count, product
 from typing import Any
 
 import click
-import zarr
-from zarr.core.sync import sync
-from zarr.errors import NodeNotFoundError
 
-from daskgmm.cli.inputs import FILE_URL, Model, is_url
+from daskgmm.cli.inputs import Model
+from daskgmm.errors import DataError, InUseError
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+from daskgmm.store.aside import aside, check_writable
+from daskgmm.store.lock import locked
+from daskgmm.store.places import Options, locate, overlap
 
 Result = Mapping[str, Any]
 
@@ -46,124 +45,57 @@ def learnt(model: Model) -> Result:
     }
 
 
-def check_file(out: str, overwrite: bool) -> None:
-    """Refuse, before any work, a file name that cannot be written."""
+@contextmanager
+def model_file(out: str, overwrite: bool) -> Iterator[None]:
+    """Be the only writer of a model; refuses, before any work, a file name that cannot be written."""
     if "://" in out:
         raise click.UsageError(f"--out {out}: a model is written to a local file, not to a URL.")
     if os.path.isdir(out):
         raise click.UsageError(f"--out {out} is a directory.")
-    _check_free(out, overwrite)
+    if os.path.lexists(out) and not os.path.isfile(out):
+        raise click.UsageError(f"--out {out} is no regular file.")
+    check_writable(out)
+    with locked(out, note, None, "output", InUseError):
+        if os.path.lexists(out) and not overwrite:
+            raise click.UsageError(f"{out} exists; --overwrite replaces it.")
+        yield
 
 
-def check_array(out: str, overwrite: bool, options: Any, *inputs: str) -> None:
-    """Refuse, before any work, a place where no array can be written without loss."""
-    for place in inputs:
-        if _within(out, place) or _within(place, out):
-            raise click.UsageError(f"--out {out} overlaps with the input {place}.")
-    if is_url(out):
-        _check_url(out, overwrite, options)
-        return
-    _check_free(out, overwrite)
-    # Whatever else is there is not ours to remove: a group, a folder of other files.
-    for place in (_local(out), _partial(out)):
-        if os.path.lexists(place) and not _is_array(place):
-            raise click.UsageError(f"{place} is in the way: it is no Zarr array, and stays.")
-
-
-@contextmanager
-def new_array(out: str, options: Any, **layout: Any) -> Iterator[Any]:
-    """A Zarr array that is found at ``out`` once the block ends well, and not at all if it fails.
-
-    On a local file system it grows as ``OUT.partial`` and is renamed. On a URL its attribute
-    ``complete`` becomes true at the end.
-    """
-    place = out if is_url(out) else _partial(out)
-    array = None
+def refuse_overlaps(outputs: Iterable[str | None], inputs: Iterable[str | None], options: Options = None) -> None:
+    """Refuse an output that is an input or another output, or lies in one, whatever they are called."""
+    written, read = ([place for place in places if place is not None] for places in (outputs, inputs))
+    if "" in written:
+        raise click.UsageError("--out needs a name.")
     try:
-        array = zarr.create_array(
-            place,
-            attributes={"complete": False},
-            config={"write_empty_chunks": True},  # a chunk that is missing was never written
-            storage_options=options,
-            overwrite=True,  # what was there has been checked
-            **layout,
-        )
-        yield array
-        array.attrs["complete"] = True
-        if not is_url(out):
-            _replace(place, _local(out))
-    except BaseException:
-        with suppress(Exception):  # the first failure is the one to tell
-            if not is_url(out):
-                shutil.rmtree(place, ignore_errors=True)
-            elif array is not None:
-                sync(array.store_path.delete_dir())
-        raise
+        for out in written:
+            locate(out, options)
+    except DataError as error:
+        raise click.UsageError(str(error)) from error
+    for out, other in (*product(written, read), *combinations(written, 2)):
+        if overlap(out, other, options):
+            what = "input" if other in read else "output"
+            raise click.UsageError(f"{out} overlaps with the {what} {other}.")
+
+
+def keep(model: Model, out: str) -> str:
+    """Save what a fit has reached beside ``out``, under a name that is free; the name."""
+    root, ending = os.path.splitext(out)
+    for number in count(1):
+        place = f"{root}.interrupted{'' if number == 1 else f'-{number}'}{ending}"
+        with suppress(FileExistsError), aside(place, replace=False) as new:
+            model.save(new)
+            break
+    return place
+
+
+def note(line: str) -> None:
+    """Tell something on standard error."""
+    click.echo(line, err=True)
 
 
 def chunk_rows(blocks: tuple[int, ...]) -> int:
     """Rows of the largest equal chunks of which no two blocks share one."""
     return math.gcd(*list(accumulate(blocks))[:-1]) or max(sum(blocks), 1)
-
-
-def _check_free(out: str, overwrite: bool) -> None:
-    place = _local(out)
-    folder = os.path.dirname(place)
-    if os.path.lexists(place) and not overwrite:
-        raise click.UsageError(f"{out} exists; --overwrite replaces it.")
-    if not os.path.isdir(folder):
-        raise click.UsageError(f"--out {out}: there is no folder {folder}.")
-    if not os.access(folder, os.W_OK):
-        raise click.UsageError(f"--out {out}: the folder {folder} is not writable.")
-
-
-def _check_url(out: str, overwrite: bool, options: Any) -> None:
-    try:
-        node = zarr.open(out, mode="r", storage_options=options)
-    except (FileNotFoundError, NodeNotFoundError):
-        return
-    except Exception as error:  # whatever a file system may raise
-        raise click.UsageError(f"--out {out}: {error}") from error
-    if isinstance(node, zarr.Group):
-        raise click.UsageError(f"{out} is in the way: it is a Zarr group, and stays.")
-    if not overwrite:
-        raise click.UsageError(f"{out} exists; --overwrite replaces it.")
-
-
-def _is_array(place: str) -> bool:
-    with suppress(Exception):  # a file, a folder of anything
-        return isinstance(zarr.open(place, mode="r"), zarr.Array)
-    return False
-
-
-def _local(place: str) -> str:
-    """Absolute path. What a symbolic link leads to is replaced, not the link."""
-    return os.path.realpath(place.removeprefix(FILE_URL))
-
-
-def _partial(out: str) -> str:
-    return f"{_local(out)}.partial"
-
-
-def _within(place: str, other: str) -> bool:
-    """Whether ``place`` is ``other`` or lies inside it."""
-    a, b = (p.rstrip("/") if is_url(p) else _local(p) for p in (place, other))
-    return a == b or a.startswith(b + "/")
-
-
-def _replace(aside: str, place: str) -> None:
-    """Rename a folder; one that was there goes only once the new one has its name."""
-    if not os.path.lexists(place):
-        os.rename(aside, place)
-        return
-    old = f"{place}.{uuid.uuid4().hex[:8]}.old"
-    os.rename(place, old)
-    try:
-        os.rename(aside, place)
-    except BaseException:
-        os.rename(old, place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _finite(value: Any) -> Any:

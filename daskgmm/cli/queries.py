@@ -18,6 +18,7 @@ from daskgmm.cli.failure import EXIT_CODES
 from daskgmm.fit.online import Passes
 from daskgmm.fit.run import best
 from daskgmm.fit.state import State
+from daskgmm.store.arrays import Claim, claimed
 
 
 @click.command(epilog=EXIT_CODES)
@@ -47,28 +48,34 @@ def predict(
     Labels are int64, and -1 for rows left out by --nan-policy omit; probabilities are float64,
     and NaN for those. Blocks are made smaller where the answers take more bytes than the rows.
 
-    OUT grows as OUT.partial. On a URL it grows in place, --overwrite removes the old array first,
-    and the attribute "complete" of OUT becomes true at the end.
+    OUT grows beside its place, and gets its name at the end, in one step. On a URL it grows in place,
+    --overwrite removes the old array first, and the attribute "complete" of OUT becomes true at the end.
+    Only an array is ever replaced, and never a folder or prefix with anything else in it.
     """
     place = inputs.join(data, array)
     places = inputs.Places.of(storage, data, out)
-    output.check_array(out, overwrite, places.options(out), place, model)
-    mixture = _model(model, reading)
-    x = places.open(place)
+    output.refuse_overlaps([out], [place, model], places.storage)
+    with claimed(out, places.options(out), overwrite, output.note) as claim:
+        result = _written(claim, _model(model, reading), places.open(place), proba)
+    output.show(result, as_json)
+
+
+def _written(claim: Claim, mixture: inputs.Model, x: Any, proba: bool) -> dict[str, Any]:
+    """Write the answers for all rows, block by block; what is to be told of that."""
     began = perf_counter()
     answers = mixture.predict_proba(x) if proba else mixture.predict(x)
     rows = output.chunk_rows(answers.chunks[0])
     layout = {"shape": answers.shape, "chunks": (rows, *answers.shape[1:]), "dtype": answers.dtype}
     fill = np.nan if proba else -1
     with (
-        output.new_array(out, places.options(out), fill_value=fill, **layout) as target,
+        claim.new(fill_value=fill, **layout) as target,
         _own_threads(),
         display.one_pass("predict"),
     ):
         # No lock: no chunk is written by two tasks.
         da.store(answers, target, lock=False)
-    result = {
-        "out": out,
+    return {
+        "out": claim.place,
         "content": "probabilities" if proba else "labels",
         "n_rows": x.shape[0],
         "n_components": mixture.n_components,
@@ -76,7 +83,6 @@ def predict(
         "chunks": list(layout["chunks"]),
         "seconds": round(perf_counter() - began, 3),
     }
-    output.show(result, as_json)
 
 
 @click.command(epilog=EXIT_CODES)

@@ -61,16 +61,18 @@ def update(
     MODEL comes from "fit --online", or from "update". It knows the next row of DATA, so rows that it
     has learnt are never learnt twice: to repeat a command changes nothing.
     """
-    output.check_file(out, overwrite)
+    place = inputs.join(data, array)
     places = inputs.Places.of(storage, data, weights)
-    learner = _learner(model, {name: value for name, value in reading.items() if value is not None})
-    x = places.open(inputs.join(data, array))
-    first, last = _pending(rows, learner.next_row_, x.shape[0], data)
-    began = perf_counter()
-    if first < last:
-        with display.fitting(verbose, 1):
-            learner.extend(x, places.rowwise(weights), slice(first, last))
-    learner.save(out)
+    output.refuse_overlaps([out], [place, weights], places.storage)
+    with output.model_file(out, overwrite):
+        learner = _learner(model, {name: value for name, value in reading.items() if value is not None})
+        x = places.open(place)
+        first, last = _pending(rows, learner.next_row_, x.shape[0], data)
+        began = perf_counter()
+        if first < last:
+            with display.fitting(verbose, 1):
+                learner.extend(x, places.rowwise(weights), slice(first, last))
+        learner.save(out)
     result = {
         "out": out,
         "first_row": first,

@@ -20,7 +20,7 @@ from daskgmm.compute.block import array_digest, digest
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
-from daskgmm.errors import DataError
+from daskgmm.errors import ClusterLostError, DataError
 from daskgmm.estimators.base import BaseMixture
 from daskgmm.estimators.checks import check_mixture, read_start
 from daskgmm.estimators.fitted import Fitted
@@ -71,7 +71,7 @@ class Fitting(BaseMixture):
             A `DataError`: the checkpoint is of another fit, damaged, or in use.
         FileNotFoundError
             If a path holds no Zarr array, or the checkpoint's folder does not exist.
-        KeyboardInterrupt
+        KeyboardInterrupt, ClusterLostError
             After the best parameters so far have become the fitted attributes.
 
         Warns
@@ -162,7 +162,7 @@ class Fitting(BaseMixture):
                             tell(event)
                         if callbacks is not None and callbacks.reached(state):
                             break
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, ClusterLostError):
                 if identity and any(run.moved and run.failure is None for run in state.runs):
                     self._fitted = self._found(state, rows)
                 raise

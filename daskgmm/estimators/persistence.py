@@ -1,5 +1,6 @@
 """Models in files: the settings of an estimator, and what its fit left."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from daskgmm.estimators import format1
 from daskgmm.estimators.fitted import Fitted, Unseeded
 from daskgmm.estimators.parameters import ESTIMATORS, SMALL
 from daskgmm.store import files
+from daskgmm.store.aside import clear
 
 FORMAT, VERSION = "daskgmm", 2
 
@@ -19,6 +21,7 @@ def save(model: Any, state: Fitted | Unseeded, path: str | Path) -> None:
     starts = {name: getattr(model, name, None) for name in SMALL}
     settings |= {name: np.asarray(start, np.float64) for name, start in starts.items() if start is not None}
     header = {"format": FORMAT, "version": VERSION, "estimator": type(model).__name__}
+    clear(os.fspath(path))
     files.save(path, header, {"settings": settings, "fitted": state})
 
 

@@ -11,15 +11,14 @@ from typing import Any
 import dask
 from dask.utils import parse_timedelta
 
-from daskgmm.errors import CheckpointError
+from daskgmm.errors import CheckpointError, DataError
 from daskgmm.store import files
 from daskgmm.store.lock import locked
+from daskgmm.store.places import Place, locate
 
 FORMAT, VERSION = "daskgmm checkpoint", 2
 
 INTERVAL = "60 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-interval`
-
-Place = str | os.PathLike[str]
 
 
 class Record:
@@ -102,6 +101,10 @@ def opened(
     if place is None:
         yield Record()
         return
+    try:
+        locate(place)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
     with ExitStack() as stack:
         check = stack.enter_context(locked(place, tell))
         found, plan = read(place, kind), layout()

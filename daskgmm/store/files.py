@@ -4,28 +4,15 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm._typing import Array
-from daskgmm.errors import CheckpointError
+from daskgmm.store.aside import aside
+from daskgmm.store.places import locate
 from daskgmm.store.values import pack, unpack
-
-
-def locate(place: str | os.PathLike[str]) -> tuple[Any, str]:
-    """File system and path of a local path or an fsspec URL; `CheckpointError` where there is no such system."""
-    name = os.fspath(place)
-    if "://" not in name:
-        return LocalFileSystem(), os.path.abspath(name)
-    try:
-        fs, path = fsspec.core.url_to_fs(name)
-    except (ImportError, ValueError) as error:  # not installed, or not known
-        raise CheckpointError(f"{name} cannot be reached: {error}") from error
-    return fs, path
 
 
 def save(place: str | os.PathLike[str], header: Mapping[str, Any], value: Any) -> None:
@@ -43,17 +30,10 @@ def save(place: str | os.PathLike[str], header: Mapping[str, Any], value: Any) -
         except Exception as error:  # each store has its own, for what the network does
             raise OSError(f"{type(error).__name__}: {error}") from error
         return
-    aside = Path(f"{path}.partial")
-    try:
-        with aside.open("wb") as file:
-            _write(file, told, arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    _sync_folder(aside.parent)
+    with aside(path) as new, open(new, "wb") as file:
+        _write(file, told, arrays)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write(file: Any, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
@@ -77,13 +57,3 @@ def parse(content: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
 def value_of(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Any:
     """The value that `save` was given."""
     return unpack(header["value"], arrays)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself last, where the system lets a folder be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

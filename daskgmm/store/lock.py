@@ -1,4 +1,4 @@
-"""One writer for a checkpoint: a second fit on the same place is refused."""
+"""One writer for a checkpoint or an output: a second one on the same place is refused."""
 
 import json
 import os
@@ -16,38 +16,50 @@ import dask
 from dask.utils import parse_timedelta
 from fsspec.implementations.local import LocalFileSystem
 
-from daskgmm.errors import CheckpointError, CheckpointInUseError
-from daskgmm.store.files import locate
-
-if sys.platform != "win32":
-    import fcntl
+from daskgmm.errors import CheckpointInUseError, DataError, InUseError
+from daskgmm.store.aside import beside, clear, flocked
+from daskgmm.store.places import Options, Place, locate
 
 LEASE = "30 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-lease`
+LONGEST = 3600.0  # seconds that any owner is given: what an object says of itself is not trusted further
+MOST_BYTES = 4096  # of an object that is read
 
 
 @contextmanager
-def locked(place: str | os.PathLike[str], tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def locked(
+    place: Place,
+    tell: Callable[[str], None],
+    options: Options = None,
+    what: str = "checkpoint",
+    refusal: type[InUseError] = CheckpointInUseError,
+) -> Iterator[Callable[[], None]]:
     """Be the only writer of ``place``; what is to be called before each write. ``tell`` gets what it waits for.
 
-    A local file has a lock beside it, which the kernel frees when a process dies. On a URL it is a `Lease`.
+    A local file has a lock beside it, ``PLACE.daskgmm-lock``, which the kernel frees when a process dies. On a URL
+    it is a `Lease`. ``what`` is the word for the place in messages, ``options`` are those of a URL's file system.
 
     Raises
     ------
-    CheckpointInUseError
-        If another fit writes it; from the call, if another has taken over since.
+    InUseError
+        A ``refusal``, if another writes it; from the call, if another has taken over since.
     FileNotFoundError
         If the folder does not exist.
     """
-    fs, path = locate(place)
+    fs, path = locate(place, options)
     if not isinstance(fs, LocalFileSystem):
-        with Lease(fs, path, os.fspath(place), tell) as lease:
+        with Lease(fs, path, os.fspath(place), tell, what, refusal) as lease:
             yield lease.check
         return
+    path = os.path.realpath(path)
     if not Path(path).parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {Path(path).parent} for the checkpoint.")
-    lock = f"{path}.lock"
-    handle = None if sys.platform == "win32" else _take(lock, path)
+        raise FileNotFoundError(f"There is no folder {Path(path).parent} for the {what}.")
+    lock = beside(path, "lock")
     try:
+        handle = None if sys.platform == "win32" else _take(lock)
+    except BlockingIOError:
+        raise refusal(f"Another process is writing the {what} {path}.") from None
+    try:
+        clear(path)
         yield lambda: None
     finally:
         if handle is not None:
@@ -55,20 +67,19 @@ def locked(place: str | os.PathLike[str], tell: Callable[[str], None]) -> Iterat
             os.close(handle)
 
 
-def _take(lock: str, path: str) -> int | None:
+def _take(lock: str) -> int | None:
     """Handle of the lock; None where nothing can be written, as then nobody writes."""
     while True:
         try:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError:  # the first write will tell
             return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise CheckpointInUseError(f"Another fit is writing the checkpoint {path}.") from None
-        except OSError:  # a file system without locks
+        held = flocked(handle)
+        if held is None:  # a file system without locks
             return handle
+        if not held:
+            os.close(handle)
+            raise BlockingIOError
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(lock)):
                 return handle
@@ -76,21 +87,30 @@ def _take(lock: str, path: str) -> int | None:
 
 
 class Lease:
-    """The object PATH.lock, which says who writes PATH, and is put anew while they live.
+    """The object PATH.daskgmm-lock, which says who writes PATH, and is put anew while they live.
 
     An object store knows neither locks nor whether a process is alive. So the object is put on the condition
     that there is none, and then anew three times within the time of the lease, which it names. Whoever finds one
-    watches it for that time, or for their own if that is longer: if it changes, its owner lives; if not, its owner
-    is dead, and it is taken over. A process that was only stopped, and wakes up later, finds another's name in it,
-    or none, and writes no more; what it was about to write as it was stopped may still come.
+    watches it for that time, an hour at most, or for their own if that is longer: if it changes, its owner lives;
+    if not, its owner is dead, and it is taken over. A process that was only stopped, and wakes up later, finds
+    another's name in it, or none, and writes no more; what it was about to write as it was stopped may still come.
 
     Where the store knows no conditions, two fits that begin at the same moment may both go on, until the first
     write of one. Every state that either of them writes is whole, and of the same fit.
     """
 
-    def __init__(self, fs: Any, path: str, place: str, tell: Callable[[str], None] = lambda line: None) -> None:
-        self.fs, self.path, self.place, self.tell = fs, f"{path}.lock", place, tell
-        self.duration = float(parse_timedelta(dask.config.get("daskgmm.checkpoint-lease", LEASE)))
+    def __init__(
+        self,
+        fs: Any,
+        path: str,
+        place: str,
+        tell: Callable[[str], None] = lambda line: None,
+        what: str = "checkpoint",
+        refusal: type[InUseError] = CheckpointInUseError,
+    ) -> None:
+        self.fs, self.path, self.tell = fs, f"{path}.daskgmm-lock", tell
+        self.place, self.refusal = f"the {what} {place}", refusal
+        self.duration = min(LONGEST, float(parse_timedelta(dask.config.get("daskgmm.checkpoint-lease", LEASE))))
         self.owner = {"host": socket.gethostname(), "pid": os.getpid(), "lease": uuid4().hex}
         self.mark = str(self.owner["lease"]).encode()
         self.puts, self.put_at = 0, time()
@@ -125,9 +145,9 @@ class Lease:
         if found is not None and not self._own(found):
             raise self._refused(found)
         if found is None and self._overdue:  # another may have taken over, and be done
-            raise CheckpointInUseError(
-                f"{self.path} is gone, and this fit has not put it anew for {self.duration:g} s: another may have "
-                f"written the checkpoint {self.place}. Fit again to go on from it."
+            raise self.refusal(
+                f"{self.path} is gone, and was not put anew for {self.duration:g} s: another process may have "
+                f"written {self.place}. Run again to go on from there."
             )
 
     @property
@@ -149,7 +169,7 @@ class Lease:
                 raise self._refused(found)
             if monotonic() - began > wait:
                 if found is None:
-                    raise CheckpointError(f"{self.path} can be neither made nor read.")
+                    raise DataError(f"{self.path} can be neither made nor read.")
                 self._put()
                 self.ended.wait(self.duration / 10)  # others may have waited for the same one
                 if (last := self._read()) is not None and not self._own(last):
@@ -166,7 +186,7 @@ class Lease:
         except FileExistsError:
             return False
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"There is no place for the checkpoint {self.place}: {error}") from error
+            raise FileNotFoundError(f"There is no place for {self.place}: {error}") from error
         except Exception:  # a store that takes no conditions, or cannot be written
             if self._seen():
                 return False
@@ -197,7 +217,7 @@ class Lease:
 
     def _read(self) -> bytes | None:
         try:
-            found: bytes = self.fs.cat_file(self.path)
+            found: bytes = self.fs.cat_file(self.path, start=0, end=MOST_BYTES)
         except FileNotFoundError:
             return None
         return found
@@ -205,14 +225,16 @@ class Lease:
     def _own(self, found: bytes | None) -> bool:
         return found is not None and self.mark in found
 
-    def _refused(self, found: bytes) -> CheckpointInUseError:
-        return CheckpointInUseError(f"{_owner(found)[0]} is writing the checkpoint {self.place}.")
+    def _refused(self, found: bytes) -> InUseError:
+        return self.refusal(f"{_owner(found)[0]} is writing {self.place}.")
 
 
 def _owner(found: bytes) -> tuple[str, float]:
     """Who has put an object, and for how many seconds they may be silent."""
     try:
         owner = json.loads(found)
-        return f"Another fit (process {owner['pid']} on {owner['host']})", float(owner.get("seconds", 0))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return "Another fit", 0.0
+        silent = float(owner.get("seconds", 0))
+        who = f"Another writer (process {int(owner['pid'])} on {str(owner['host'])[:80]})"
+        return who, min(silent, LONGEST) if silent > 0 else 0.0
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return "Another writer", 0.0

@@ -215,7 +215,7 @@ def test_a_checkpoint_in_use_is_to_be_tried_again(run: Run, data: str, out: Path
         GaussianMixture(3, checkpoint=place).fit(data)
     (result,) = results
     assert result.exit_code == 5
-    assert f"Another fit is writing the checkpoint {place}. Wait until it has ended" in result.stderr
+    assert f"Another process is writing the checkpoint {place}. Wait until it has ended" in result.stderr
     assert not out.exists()
     assert run("fit", data, "-k", 3, "--out", out, "--checkpoint", place).exit_code == 0
 

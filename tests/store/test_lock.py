@@ -20,11 +20,11 @@ import pytest
 
 import daskgmm
 from daskgmm import GaussianMixture, watching
-from daskgmm.errors import CheckpointError, CheckpointInUseError
+from daskgmm.errors import CheckpointError, CheckpointInUseError, DataError
 from daskgmm.fit.state import State
 from daskgmm.store.checkpoint import read
-from daskgmm.store.files import locate
 from daskgmm.store.lock import Lease, locked
+from daskgmm.store.places import locate
 from tests.drivers import bits, kill, start
 from tests.listeners import SEEDED, At, Heard
 from tests.store.bucket import Bucket
@@ -97,7 +97,7 @@ def assert_one_writer(place: str, expected: Any) -> None:
         assert bits(fit(place)) == expected
     (line,) = told
     assert line.endswith(f" writing the checkpoint {place}.")
-    assert content(f"{place}.lock") is None
+    assert content(f"{place}.daskgmm-lock") is None
     assert bits(fit(place)) == expected  # it is free
 
 
@@ -117,13 +117,13 @@ def test_a_lock_that_its_holder_has_just_removed_is_none(tmp_path: Path, monkeyp
     def late(handle: int, how: int) -> None:
         calls[0] += 1
         if calls[0] == 1:
-            os.unlink(f"{place}.lock")
+            os.unlink(f"{place}.daskgmm-lock")
         flock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
     with locked(place, print):
         assert calls[0] == 2
-        with pytest.raises(CheckpointInUseError, match="Another fit is writing"), locked(place, print):
+        with pytest.raises(CheckpointInUseError, match="Another process is writing"), locked(place, print):
             pass
     assert list(tmp_path.iterdir()) == []
 
@@ -140,7 +140,7 @@ def test_a_place_without_locks_holds_a_checkpoint_all_the_same(
         raise OSError(errno.ENOLCK, "No locks available")
 
     def unwritable(path: Any, *arguments: Any, **options: Any) -> int:
-        if str(path).endswith(".lock"):
+        if str(path).endswith(".daskgmm-lock"):
             raise PermissionError(errno.EACCES, "Permission denied")
         return opening(path, *arguments, **options)
 
@@ -164,7 +164,7 @@ with locked({str(tmp_path / "c")!r}, print):
     environment = {**os.environ, "PYTHONPATH": str(Path(daskgmm.__file__).parents[1])}
     died = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert (died.stdout, died.returncode) == ("taken\n", -signal.SIGKILL)
-    assert (tmp_path / "c.lock").exists()
+    assert (tmp_path / "c.daskgmm-lock").exists()
     with locked(tmp_path / "c", print):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -211,20 +211,20 @@ def test_the_writer_is_named(url: str) -> None:
 
 def test_a_lease_that_nobody_renews_runs_out(url: str, expected: Any) -> None:
     fit(f"{url}2", max_iter=0)  # the folder is there
-    put(f"{url}.lock", owner("a machine that is gone"))
+    put(f"{url}.daskgmm-lock", owner("a machine that is gone"))
     heard = Heard()
     with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), watching(heard):
         assert bits(fit(url)) == expected
-    assert content(f"{url}.lock") is None
-    who = "Another fit (process 7 on a machine that is gone)"
-    assert str(heard.events[0]).startswith(f"{who} may be writing {url}: watching it for 0.")
+    assert content(f"{url}.daskgmm-lock") is None
+    who = "Another writer (process 7 on a machine that is gone)"
+    assert str(heard.events[0]).startswith(f"{who} may be writing the checkpoint {url}: watching it for 0.")
 
 
 def test_a_fit_that_another_took_over_from_writes_no_more(url: str) -> None:
     before = []
 
     def slept() -> None:
-        put(f"{url}.lock", owner("elsewhere"))
+        put(f"{url}.daskgmm-lock", owner("elsewhere"))
         before.append(content(url))
 
     model = GaussianMixture(**SETTINGS, checkpoint=url)
@@ -233,27 +233,27 @@ def test_a_fit_that_another_took_over_from_writes_no_more(url: str) -> None:
         model.fit(X)
     assert not hasattr(model, "means_")
     assert content(url) == before[0]
-    assert content(f"{url}.lock") == owner("elsewhere")  # still theirs
+    assert content(f"{url}.daskgmm-lock") == owner("elsewhere")  # still theirs
 
 
 def test_a_lease_that_was_taken_over_is_not_put_anew(tmp_path: Path) -> None:
     fs, path = locate(f"bucket://{tmp_path}/c")
     with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), Lease(fs, path, path) as held:
-        fs.pipe_file(f"{path}.lock", owner("elsewhere"))
+        fs.pipe_file(f"{path}.daskgmm-lock", owner("elsewhere"))
         held.thread.join(30)
         assert not held.thread.is_alive()
-        assert fs.cat_file(f"{path}.lock") == owner("elsewhere")
+        assert fs.cat_file(f"{path}.daskgmm-lock") == owner("elsewhere")
 
 
 def test_a_fit_that_slept_while_another_took_over_and_ended_writes_no_more(tmp_path: Path) -> None:
     fs, path = locate(f"bucket://{tmp_path}/c")
     with Lease(fs, path, path) as held:
         held.put_at -= 3  # the lease is for two seconds
-        fs.rm_file(f"{path}.lock")
-        with pytest.raises(CheckpointError, match="another may have written the checkpoint"):
+        fs.rm_file(f"{path}.daskgmm-lock")
+        with pytest.raises(CheckpointError, match="another process may have written the checkpoint"):
             held.check()
         held.thread.join(30)  # it puts no lock anew
-        assert not fs.exists(f"{path}.lock")
+        assert not fs.exists(f"{path}.daskgmm-lock")
 
 
 def test_the_longer_of_two_leases_counts(tmp_path: Path) -> None:
@@ -279,24 +279,24 @@ def test_a_store_that_ignores_conditions_does_not_lose_its_writer(
 def test_a_lock_that_can_be_neither_made_nor_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(*_: Any) -> bytes:
+    def read(*_: Any, **__: Any) -> bytes:
         raise FileNotFoundError
 
     monkeypatch.setattr(Bucket, "cat_file", read)
     fs, path = locate(f"bucket://{tmp_path}/c")
-    (tmp_path / "c.lock").write_bytes(b"")
-    with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), pytest.raises(CheckpointError, match="neither"):
+    (tmp_path / "c.daskgmm-lock").write_bytes(b"")
+    with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), pytest.raises(DataError, match="neither"):
         Lease(fs, path, path).__enter__()
 
 
 def test_a_lease_is_put_anew_where_it_was_removed(tmp_path: Path) -> None:
     fs, path = locate(f"bucket://{tmp_path}/c")
     with dask.config.set({"daskgmm.checkpoint-lease": "0.2 s"}), Lease(fs, path, path) as held:
-        fs.rm_file(f"{path}.lock")
+        fs.rm_file(f"{path}.daskgmm-lock")
         held.check()
-        while not fs.exists(f"{path}.lock"):  # under the time limit of the test
+        while not fs.exists(f"{path}.daskgmm-lock"):  # under the time limit of the test
             time.sleep(0.01)
-        assert held.mark in fs.cat_file(f"{path}.lock")
+        assert held.mark in fs.cat_file(f"{path}.daskgmm-lock")
 
 
 def test_a_store_that_is_away_is_a_warning(tmp_path: Path, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +356,7 @@ def test_a_killed_driver_goes_on_from_a_url_to_the_same_bits(kills: int, tmp_pat
             (tmp_path / "c").unlink()
             continue
         killed += 1
-        held += (tmp_path / "c.lock").exists()
+        held += (tmp_path / "c.daskgmm-lock").exists()
     assert held
     with dask.config.set({"daskgmm.checkpoint-lease": "0.3 s"}):
         again = fit(place, **settings)
