@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import dask
 import fsspec
 import numpy as np
 import pytest
 import zarr
 from click.testing import Result
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, watching
 from daskgmm.errors import CheckpointError, InUseError
 from daskgmm.store.lock import Lease, locked
 from tests.cli.test_process import start
@@ -130,8 +131,6 @@ def test_a_lease_has_one_holder_and_is_gone_at_the_end(store: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def short_lease() -> Iterator[None]:
-    import dask
-
     with dask.config.set({"daskgmm.checkpoint-lease": "0.6 s"}):
         yield
 
@@ -139,23 +138,19 @@ def short_lease() -> Iterator[None]:
 def test_a_fit_goes_on_from_its_checkpoint(store: Any, values: Any) -> None:
     url = "s3://bucket/here/c.ck"
 
-    def model(most: int) -> GaussianMixture:
-        return GaussianMixture(3, random_state=0, tol=0, max_iter=5, checkpoint=url)
+    def model(k: int = 3, checkpoint: str | None = url) -> GaussianMixture:
+        return GaussianMixture(k, random_state=0, tol=10, max_iter=5, checkpoint=checkpoint)
 
     def stop(event: Any) -> None:
-        if getattr(getattr(event, "state", None), "n_iter", 0) == 2:
+        if getattr(getattr(event, "state", None), "n_passes", 0) == 1:
             raise KeyboardInterrupt
 
-    import daskgmm
-
-    with daskgmm.watching(stop), pytest.raises(KeyboardInterrupt):
-        model(5).fit(values)
+    with watching(stop), pytest.raises(KeyboardInterrupt):
+        model().fit(values)
     assert keys(store) == {"c.ck"}
-    found = model(5).fit(values)
-    expected = GaussianMixture(3, random_state=0, tol=0, max_iter=5).fit(values)
-    np.testing.assert_array_equal(found.means_, expected.means_)
-    with pytest.raises(CheckpointError):
-        GaussianMixture(2, random_state=0, checkpoint=url).fit(values)
+    np.testing.assert_array_equal(model().fit(values).means_, model(checkpoint=None).fit(values).means_)
+    with pytest.raises(CheckpointError, match="another fit"):
+        model(2).fit(values)
 
 
 @pytest.mark.slow
