@@ -1,5 +1,7 @@
 """Where a command's passes run: threads of this process, or the workers of a Dask scheduler."""
 
+import atexit
+import gc
 import inspect
 import json
 import signal
@@ -85,6 +87,8 @@ def running(
                 cluster = LocalCluster(n_workers=local, threads_per_worker=1, dashboard_address=":0")
             stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))
+            # As a process ends, Python looks for garbage in all that Numba made: for longer than Dask waits.
+            client.run(atexit.register, gc.freeze)
         elif scheduler is not None or scheduler_file is not None:
             client = stack.enter_context(_connected(scheduler, scheduler_file, tls))
         else:

@@ -7,7 +7,7 @@ import click
 from sklearn.utils._param_validation import InvalidParameterError
 
 from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import CHECKPOINT, EXIT_CODES, NOT_CONVERGED
+from daskgmm.cli.failure import CHECKPOINT, EXIT_CODES, NOT_CONVERGED, say
 from daskgmm.errors import DataError
 from daskgmm.estimators.checks import check_settings
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
@@ -72,7 +72,7 @@ def fit(
     began = perf_counter()
     with cluster.running(**where) as place, display.fitting(verbose, verbose_interval):
         if place:
-            click.echo(place, err=True)
+            say(place)
         model.fit(x, sample_weight=places.rowwise(weights))
     seconds = perf_counter() - began
     # A warm start and a checkpoint are of this command, not of the model.
@@ -80,8 +80,8 @@ def fit(
     output.show(_result(model, out, x.shape[0], seconds), as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
-        elsewhere = " and another --checkpoint" if given.get("checkpoint") else ""
-        click.echo(f"{told}To go on: --warm-start {out}{elsewhere}", err=True)
+        further = "the same --checkpoint and a larger --max-iter"
+        say(f"{told}To go on: {further if given.get('checkpoint') else f'--warm-start {out}'}")
         raise click.exceptions.Exit(NOT_CONVERGED)
 
 

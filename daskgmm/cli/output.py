@@ -17,6 +17,7 @@ from zarr.core.sync import sync
 from zarr.errors import NodeNotFoundError
 
 from daskgmm.cli.inputs import FILE_URL, Model, is_url
+from daskgmm.errors import printable
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 
 Result = Mapping[str, Any]
@@ -174,7 +175,7 @@ def _finite(value: Any) -> Any:
 
 def _lines(value: Any, width: int) -> list[str]:
     if isinstance(value, dict):
-        value = [f"{name}={_text(entry)}" for name, entry in value.items()]
+        value = [f"{printable(str(name))}={_text(entry)}" for name, entry in value.items()]
     if isinstance(value, list):
         return textwrap.wrap(", ".join(map(_text, value)), width, break_long_words=False) or ["-"]
     # An output path may be long, and is copied: never broken.
@@ -189,4 +190,4 @@ def _text(value: Any) -> str:
             return "yes" if value else "no"
         case float():
             return f"{value:.4g}" if math.isfinite(value) else "-"
-    return str(value)
+    return printable(str(value))
