@@ -8,8 +8,9 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import CHECKPOINT, EXIT_CODES, NOT_CONVERGED, say
+from daskgmm.compute.sources.base import check_layout
 from daskgmm.errors import DataError
-from daskgmm.estimators.checks import check_settings
+from daskgmm.estimators.checks import check_settings, start_shapes
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import ROWWISE, SMALL
@@ -60,11 +61,10 @@ def fit(
     given = {name: value for name, value in settings.items() if value is not None}
     _check(given, warm_start, online)
     output.check_file(out, overwrite)
-    rowwise = [given.get(name) for name in ROWWISE]
-    places = inputs.Places.of(storage, data, weights, *rowwise, *(given.get(name) for name in SMALL))
+    places = inputs.Places.of(storage, data, weights, *(given.get(name) for name in (*ROWWISE, *SMALL)))
     x = places.open(inputs.join(data, array))
-    given |= {name: places.whole(given[name]) for name in SMALL if name in given}
-    given |= {name: places.rowwise(given[name]) for name in ROWWISE if name in given}
+    given |= _starts(given, places, x)
+    weight = places.rowwise(weights, x.shape[:1])
     model = _estimator(given, warm_start, online, x.shape)
 
     ctx = click.get_current_context()
@@ -73,7 +73,7 @@ def fit(
     with cluster.running(**where) as place, display.fitting(verbose, verbose_interval):
         if place:
             say(place)
-        model.fit(x, sample_weight=places.rowwise(weights))
+        model.fit(x, sample_weight=weight)
     seconds = perf_counter() - began
     # A warm start and a checkpoint are of this command, not of the model.
     model.set_params(warm_start=False, checkpoint=None).save(out)
@@ -98,6 +98,18 @@ def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:
         raise click.UsageError(f"--{option} has no meaning beside --warm-start.")
     if all(name in given for name in ROWWISE):
         raise click.UsageError("Give --labels-init or --responsibilities-init, not both.")
+
+
+def _starts(given: dict[str, Any], places: inputs.Places, x: Any) -> dict[str, Any]:
+    """The arrays to start from: small ones read, those that go with the rows opened."""
+    named = [name for name in (*SMALL, *ROWWISE) if name in given]
+    if not named:
+        return {}
+    check_layout(x, ensure_2d=True)
+    (n, d), k = x.shape, given["n_components"]
+    shapes = start_shapes(k, d, given.get("covariance_type", GaussianMixture.covariance_type))
+    shapes |= {"labels_init": (n,), "responsibilities_init": (n, k)}
+    return {name: (places.whole if name in SMALL else places.rowwise)(given[name], shapes[name]) for name in named}
 
 
 def _estimator(

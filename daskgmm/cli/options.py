@@ -46,7 +46,10 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
         key, equals, text = value.partition("=")
         if not key or not equals:
             raise click.BadParameter(f"{value!r} is not of the form KEY=VALUE.", ctx, param)
-        pairs.append((key, _literal(text)))
+        try:
+            pairs.append((key, _literal(text)))
+        except RecursionError:
+            raise click.BadParameter(f"The value of {key!r} is nested too deeply.", ctx, param) from None
     return tuple(pairs)
 
 
@@ -55,7 +58,7 @@ def _literal(text: str) -> Any:
         return CONSTANTS[text]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or a number of too many digits
         return text
 
 

@@ -109,7 +109,7 @@ def score(
     x = places.open(inputs.join(data, array))
     began = perf_counter()
     with display.one_pass("score"):
-        found = mixture.evaluate(x, places.rowwise(weights), entropy=icl)
+        found = mixture.evaluate(x, places.rowwise(weights, x.shape[:1]), entropy=icl)
     result = {
         "log_likelihood": found.mean,
         "n_rows": x.shape[0],

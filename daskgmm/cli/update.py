@@ -69,7 +69,7 @@ def update(
     began = perf_counter()
     if first < last:
         with display.fitting(verbose, 1):
-            learner.extend(x, places.rowwise(weights), slice(first, last))
+            learner.extend(x, places.rowwise(weights, x.shape[:1]), slice(first, last))
     learner.save(out)
     result = {
         "out": out,
