@@ -51,5 +51,9 @@ class WorkersKilledError(ClusterLostError):
     """Workers died each time they tried the same blocks: most often these need more memory than they have."""
 
 
+class UnfitWorkersError(ClusterLostError):
+    """Workers, or the scheduler, cannot import this package."""
+
+
 class BlockTooLargeError(ValueError):
     """A block of rows that does not fit in the memory of a worker."""

@@ -54,6 +54,11 @@ def check(printed: str, name: str) -> None:
     assert all(part in printed for part in re.split(r"\\n|\\r", shown(name)))
 
 
+def rows(folder: Path) -> None:
+    array = zarr.create_array(str(folder / "x.zarr"), shape=(40, 2), dtype="f8")
+    array[:] = np.random.default_rng(0).normal(size=(40, 2))
+
+
 def in_a_group(run: Run, folder: Path, name: str) -> Result:
     group = zarr.open_group(str(folder / "group.zarr"), mode="w")
     group.create_array(name.replace("/", "|"), shape=(4, 2), dtype="f8")
@@ -65,7 +70,7 @@ def in_a_path(run: Run, folder: Path, name: str) -> Result:
 
 
 def in_an_output(run: Run, folder: Path, name: str) -> Result:
-    zarr.save_array(str(folder / "x.zarr"), np.zeros((4, 2)))
+    rows(folder)
     return run("fit", folder / "x.zarr", "-k", 2, "--out", folder / name / "out.npz")
 
 
@@ -77,13 +82,13 @@ def in_a_warning(run: Run, folder: Path, name: str) -> Result:
     def warn(_: Any) -> None:
         warnings.warn(f"The rows of {name} are odd.", stacklevel=1)
 
-    zarr.save_array(str(folder / "x.zarr"), np.random.default_rng(0).normal(size=(40, 2)))
+    rows(folder)
     with watching(warn):
         return run("fit", folder / "x.zarr", "-k", 1, "--out", folder / "out.npz")
 
 
 def in_a_traceback(run: Run, folder: Path, name: str) -> Result:
-    zarr.save_array(str(folder / "x.zarr"), np.random.default_rng(0).normal(size=(40, 2)))
+    rows(folder)
     odd = type("Odd", (Exception,), {"__str__": lambda self: name})
     with watching(stop(1, odd)):
         return run("fit", folder / "x.zarr", "-k", 1, "--out", folder / "out.npz", "--verbose")
