@@ -89,13 +89,13 @@ def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:
     """Refuse options that do not go together."""
     known = (MiniBatchGaussianMixture if online else GaussianMixture)._get_param_names()
     if clash := [name for name in given if name not in known]:
-        option = clash[0].replace("_", "-")
-        raise click.UsageError(f"--{option} has no meaning {'with' if online else 'without'} --online.")
+        raise click.UsageError(
+            f"{options.name(clash[0])} has no meaning {'with' if online else 'without'} --online."
+        )
     if warm_start is None and "n_components" not in given:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     if clash := [name for name in STARTS if warm_start is not None and name in given]:
-        option = clash[0].replace("_", "-")
-        raise click.UsageError(f"--{option} has no meaning beside --warm-start.")
+        raise click.UsageError(f"{options.name(clash[0])} has no meaning beside --warm-start.")
     if all(name in given for name in ROWWISE):
         raise click.UsageError("Give --labels-init or --responsibilities-init, not both.")
 

@@ -175,9 +175,11 @@ def _finite(value: Any) -> Any:
 
 def _lines(value: Any, width: int) -> list[str]:
     if isinstance(value, dict):
-        value = [f"{printable(str(name))}={_text(entry)}" for name, entry in value.items()]
+        # Settings are copied: not rounded.
+        value = [f"{printable(name)}={repr(e) if isinstance(e, float) else _text(e)}" for name, e in value.items()]
     if isinstance(value, list):
-        return textwrap.wrap(", ".join(map(_text, value)), width, break_long_words=False) or ["-"]
+        whole = {"break_long_words": False, "break_on_hyphens": False}
+        return textwrap.wrap(", ".join(map(_text, value)), width, **whole) or ["-"]
     # An output path may be long, and is copied: never broken.
     return [f"{value:.10g}" if isinstance(value, float) and math.isfinite(value) else _text(value)]
 

@@ -163,6 +163,7 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
     sound = [run for run in state.runs if run.n_iter and run.failure is None]
     leader = best(sound) if sound else None
     seen = [run.run.n_rows for run in state.runs if isinstance(run, Passes)]
+    given, rows = options.asked(identity)
     return {
         "estimator": identity["estimator"],
         "n_components": identity["n_components"],
@@ -175,6 +176,8 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
         "n_iter": leader.n_iter if leader else 0,
         "log_likelihood": leader.lower_bound if leader else None,
         **({"n_samples_seen": seen[0]} if seen else {}),
+        "options": given,
+        "data": rows,
     }
 
 

@@ -114,7 +114,7 @@ def test_the_dashboard(
     """Its address is told once, or why there is none."""
     for name in cluster.DASHBOARDS:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    bare = {"distributed.scheduler.http.routes": []}
+    bare: dict[str, Any] = {"distributed.scheduler.http.routes": []}
     with dask.config.set(bare), LocalCluster(n_workers=0, dashboard_address=None) as workers:
         if shown:
             monkeypatch.setitem(sys.modules, shown, sys)
