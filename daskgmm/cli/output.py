@@ -178,8 +178,8 @@ def _lines(value: Any, width: int) -> list[str]:
         # Settings are copied: not rounded.
         value = [f"{printable(name)}={repr(e) if isinstance(e, float) else _text(e)}" for name, e in value.items()]
     if isinstance(value, list):
-        whole = {"break_long_words": False, "break_on_hyphens": False}
-        return textwrap.wrap(", ".join(map(_text, value)), width, **whole) or ["-"]
+        joined = ", ".join(map(_text, value))
+        return textwrap.wrap(joined, width, break_long_words=False, break_on_hyphens=False) or ["-"]
     # An output path may be long, and is copied: never broken.
     return [f"{value:.10g}" if isinstance(value, float) and math.isfinite(value) else _text(value)]
 
