@@ -1,8 +1,21 @@
 """What can be wrong with data, as types; every one is a ``ValueError``, as in scikit-learn."""
 
 
+def printable(text: str, keep: str = "") -> str:
+    """``text`` that a terminal shows and does not obey: escapes for what is not printable, except to ``keep``.
+
+    Names in stores and models are others' text, with control characters and changes of direction, if they like.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
 class DataError(ValueError):
     """Rows, weights or starts that cannot be fitted or scored."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
 
 class CollapseError(DataError):
@@ -44,6 +57,10 @@ class ClusterLostError(RuntimeError):
 
 class WorkersKilledError(ClusterLostError):
     """Workers died each time they tried the same blocks: most often these need more memory than they have."""
+
+
+class UnfitWorkersError(ClusterLostError):
+    """Workers, or the scheduler, cannot import this package."""
 
 
 class BlockTooLargeError(ValueError):

@@ -1,11 +1,13 @@
 """Where a command's passes run: threads of this process, or the workers of a Dask scheduler."""
 
+import atexit
+import gc
 import inspect
 import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from distributed.security import Security
 
 from daskgmm.cli.failure import handled
 from daskgmm.cli.options import Decorator, together
-from daskgmm.compute.cluster import workers
+from daskgmm.compute.cluster import check_package, workers
 from daskgmm.errors import ClusterLostError
 
 
@@ -85,14 +87,32 @@ def running(
                 cluster = LocalCluster(n_workers=local, threads_per_worker=1, dashboard_address=":0")
             stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster, set_as_default=False))
+            # As a process ends, Python looks for garbage in all that Numba made: for longer than Dask waits.
+            client.run(atexit.register, gc.freeze)
         elif scheduler is not None or scheduler_file is not None:
             client = stack.enter_context(_connected(scheduler, scheduler_file, tls))
         else:
             yield ""
             return
         stack.enter_context(client.as_current())
+        check_package(client)
         found = workers(client).values()
-        yield f"Workers: {len(found)}, threads: {sum(worker['nthreads'] for worker in found)}."
+        yield f"Workers: {len(found)}, threads: {sum(worker['nthreads'] for worker in found)}.{_dashboard(client)}"
+
+
+# What a scheduler has imported that shows a dashboard, and one that cannot.
+DASHBOARDS = ("distributed.dashboard.scheduler", "distributed.http.scheduler.missing_bokeh")
+
+
+def _dashboard(client: Client) -> str:
+    """Where the dashboard is, or why there is none; nothing for a scheduler that was asked for none."""
+    with suppress(Exception):  # it may let nobody ask
+        shows, cannot = client.run_on_scheduler(eval, f"[m in __import__('sys').modules for m in {DASHBOARDS}]")
+        if shows:
+            return f" Dashboard: {client.dashboard_link}"
+        if cannot:
+            return " No dashboard: the scheduler needs bokeh for it (pip install bokeh)."
+    return ""
 
 
 def _check(places: list[Any], tls: bool, timeouts: bool) -> None:

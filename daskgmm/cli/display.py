@@ -8,12 +8,12 @@ from math import isfinite, isnan
 from time import perf_counter
 from typing import Any
 
-import click
 from dask.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from daskgmm.cli.failure import plain, say
 from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, standing, watching
 from daskgmm.fit.state import State
 
@@ -23,7 +23,7 @@ HEADER = f"{'stage':<16}{'mean log-likelihood':>21}{'change':>12}{'seconds':>11}
 def quiet(event: Event) -> None:
     """Only how the fit begins, where that is not as usual."""
     if isinstance(event, Message):
-        click.echo(event.text, err=True)
+        say(event.text)
 
 
 class Log:
@@ -43,7 +43,7 @@ class Log:
 
     def say(self, line: str) -> None:
         """Write one line."""
-        click.echo(line, err=True)
+        say(line)
 
     def reached(self, state: State) -> None:
         """Tell of the stage that has just ended."""
@@ -84,7 +84,7 @@ class Terminal(Log):
                 self.bars.update(self.bar, description=self.stage, completed=done, total=total, count=count)
 
     def say(self, line: str) -> None:
-        self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.bars.console.print(plain(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class Tasks(Callback):

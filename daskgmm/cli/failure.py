@@ -1,6 +1,7 @@
 """How a command ends: exit codes, and what is said on standard error."""
 
 import atexit
+import gc
 import logging
 import signal
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import click
 from sklearn.exceptions import ConvergenceWarning
 
-from daskgmm.errors import ClusterLostError, DataError, InUseError, OutputError
+from daskgmm.errors import ClusterLostError, DataError, InUseError, OutputError, printable
 
 NOT_CONVERGED = 3  # the others are of exceptions; 2 is click's own
 
@@ -53,12 +54,31 @@ class Interrupted(click.ClickException):
     exit_code = 5
 
 
+def plain(text: str) -> str:
+    """A message as it may be printed: nothing in it steers a terminal, and no line of it passes for another."""
+    return printable(text, keep="\n\t").rstrip().replace("\n", "\n  ")
+
+
+def say(text: str) -> None:
+    """Print a message on standard error."""
+    click.echo(plain(text), err=True)
+
+
 class Commands(click.Group):
     """Turns whatever ends a command into a message and an exit code, under any parent command."""
 
     def invoke(self, ctx: click.Context) -> Any:
         # Reads that an error leaves under way are dropped as the process ends: asyncio would call that one more.
         atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
+        # Else Python ends with a search for garbage in all that Numba made, which takes a second.
+        atexit.register(gc.freeze)
+        try:
+            return self._answered(ctx)
+        except click.ClickException as error:
+            vars(error).update(message=plain(error.message))
+            raise
+
+    def _answered(self, ctx: click.Context) -> Any:
         try:
             # Batch systems send SIGTERM.
             with handled(signal.SIGTERM, signal.default_int_handler), _plain_warnings():
@@ -78,7 +98,7 @@ class Commands(click.Group):
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             if ctx.meta.get(VERBOSE):
-                click.echo(traceback.format_exc(), err=True, nl=False)
+                say(traceback.format_exc())
             else:
                 told += "\nRun again with --verbose to see where."
             raise Unexpected(told) from error
@@ -105,7 +125,7 @@ def _plain_warnings() -> Iterator[None]:
             yield
         finally:
             for message in dict.fromkeys(str(w.message) for w in seen if not _is_outcome(w)):
-                click.echo(f"Warning: {message}", err=True)
+                say(f"Warning: {message}")
 
 
 def _is_outcome(warning: warnings.WarningMessage) -> bool:

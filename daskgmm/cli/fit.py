@@ -9,9 +9,10 @@ import click
 from sklearn.utils._param_validation import InvalidParameterError
 
 from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES, HINT, NOT_CONVERGED
+from daskgmm.cli.failure import EXIT_CODES, HINT, NOT_CONVERGED, say
+from daskgmm.compute.sources.base import check_layout
 from daskgmm.errors import DataError
-from daskgmm.estimators.checks import check_settings
+from daskgmm.estimators.checks import check_settings, start_shapes
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import ROWWISE, SMALL
@@ -67,22 +68,22 @@ def fit(
     output.refuse_overlaps([out, given.get("checkpoint")], read, places.storage)
     with output.model_file(out, overwrite):
         x = places.open(place)
-        given |= {name: places.whole(given[name]) for name in SMALL if name in given}
-        given |= {name: places.rowwise(given[name]) for name in ROWWISE if name in given}
+        given |= _starts(given, places, x)
+        weight = places.rowwise(weights, x.shape[:1])
         model = _estimator(given, warm_start, online, x.shape)
         began = perf_counter()
         with cluster.running(**where) as workers, display.fitting(verbose, verbose_interval), _kept(model, out):
             if workers:
-                click.echo(workers, err=True)
-            model.fit(x, sample_weight=places.rowwise(weights))
+                say(workers)
+            model.fit(x, sample_weight=weight)
         seconds = perf_counter() - began
         # A warm start and a checkpoint are of this command, not of the model.
         model.set_params(warm_start=False, checkpoint=None).save(out)
     output.show(_result(model, out, x.shape[0], seconds), as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
-        elsewhere = " and another --checkpoint" if given.get("checkpoint") else ""
-        click.echo(f"{told}To go on: --warm-start {out}{elsewhere}", err=True)
+        further = "the same --checkpoint and a larger --max-iter"
+        say(f"{told}To go on: {further if given.get('checkpoint') else f'--warm-start {out}'}")
         raise click.exceptions.Exit(NOT_CONVERGED)
 
 
@@ -109,15 +110,27 @@ def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:
     """Refuse options that do not go together."""
     known = (MiniBatchGaussianMixture if online else GaussianMixture)._get_param_names()
     if clash := [name for name in given if name not in known]:
-        option = clash[0].replace("_", "-")
-        raise click.UsageError(f"--{option} has no meaning {'with' if online else 'without'} --online.")
+        raise click.UsageError(
+            f"{options.name(clash[0])} has no meaning {'with' if online else 'without'} --online."
+        )
     if warm_start is None and "n_components" not in given:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     if clash := [name for name in STARTS if warm_start is not None and name in given]:
-        option = clash[0].replace("_", "-")
-        raise click.UsageError(f"--{option} has no meaning beside --warm-start.")
+        raise click.UsageError(f"{options.name(clash[0])} has no meaning beside --warm-start.")
     if all(name in given for name in ROWWISE):
         raise click.UsageError("Give --labels-init or --responsibilities-init, not both.")
+
+
+def _starts(given: dict[str, Any], places: inputs.Places, x: Any) -> dict[str, Any]:
+    """The arrays to start from: small ones read, those that go with the rows opened."""
+    named = [name for name in (*SMALL, *ROWWISE) if name in given]
+    if not named:
+        return {}
+    check_layout(x, ensure_2d=True)
+    (n, d), k = x.shape, given["n_components"]
+    shapes = start_shapes(k, d, given.get("covariance_type", GaussianMixture.covariance_type))
+    shapes |= {"labels_init": (n,), "responsibilities_init": (n, k)}
+    return {name: (places.whole if name in SMALL else places.rowwise)(given[name], shapes[name]) for name in named}
 
 
 def _estimator(

@@ -1,5 +1,7 @@
 """Open what a command reads; whatever is wrong with it is a `DataError`."""
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from daskgmm.fit.state import State
 from daskgmm.store import checkpoint
 
 FILE_URL = "file://"
+LARGE = 2**20  # values of a chunk, which a small array may have whatever its own size
 
 Model = GaussianMixture | MiniBatchGaussianMixture
 
@@ -50,15 +53,28 @@ class Places:
             raise DataError(f"{place} cannot be opened: {error}") from error
         return array
 
-    def rowwise(self, place: str | None) -> Any:
-        """Values that go with the rows, not yet read: a ``.npy`` file or a Zarr array."""
-        if place is None or not place.endswith(".npy"):
-            return place if place is None else self.open(place)
-        return _read_npy(place, mmap_mode="r")
+    def rowwise(self, place: str | None, shape: tuple[int, ...]) -> Any:
+        """Values that go with the rows, not yet read: a ``.npy`` file or a Zarr array of this shape."""
+        if place is None:
+            return None
+        values = _mapped(place) if place.endswith(".npy") else self.open(place)
+        if values.shape != shape:
+            raise DataError(f"{place} has shape {values.shape}, expected {shape}: a value for each row.")
+        return values
 
-    def whole(self, place: str) -> Array:
-        """A small array: a ``.npy`` file or a Zarr array."""
-        return _read_npy(place) if place.endswith(".npy") else np.asarray(self.open(place)[...])
+    def whole(self, place: str, shape: tuple[int, ...]) -> Array:
+        """A small array of this shape: a ``.npy`` file or a Zarr array. No more is read than is wanted."""
+        values = _mapped(place) if place.endswith(".npy") else self.open(place)
+        if values.shape != shape or np.dtype(values.dtype).kind not in "biuf":
+            found = f"{values.dtype} of shape {values.shape}"
+            raise click.UsageError(f"{place} holds {found}, and has to hold numbers, of shape {shape}.")
+        stored: Any = getattr(values, "shards", None) or getattr(values, "chunks", shape)
+        if math.prod(stored) > max(LARGE, math.prod(shape)):
+            raise click.UsageError(f"{place} has chunks of shape {stored}, too large to read {shape} from.")
+        try:
+            return np.array(values[...])
+        except Exception as error:  # whatever a file system or a damaged store may raise
+            raise DataError(f"{place} cannot be read: {error}") from error
 
 
 def is_url(place: str) -> bool:
@@ -103,11 +119,14 @@ def load_either(place: str) -> Model | tuple[dict[str, Any], State]:
         raise
 
 
-def _read_npy(place: str, mmap_mode: Any = None) -> Array:
+def _mapped(place: str) -> Array:
+    """The array in a ``.npy`` file, of which nothing but the header is read."""
+    if not os.path.exists(place):
+        raise FileNotFoundError(f"There is no file {place}.")
+    if not os.path.isfile(place):  # to open a pipe may take for ever
+        raise DataError(f"{place} is no file.")
     try:
-        values: Array = np.load(place, mmap_mode=mmap_mode, allow_pickle=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {place}.") from None
-    except (OSError, ValueError, EOFError) as error:
+        values: Array = np.load(place, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, OverflowError, EOFError) as error:
         raise DataError(f"{place} cannot be read as .npy: {error}") from error
     return values

@@ -1,7 +1,7 @@
 """Options that commands share, and one for each parameter of the estimator."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from numbers import Integral
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from daskgmm.cli.failure import VERBOSE
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+from daskgmm.estimators.parameters import SMALL
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
@@ -24,6 +25,7 @@ BATCH, ONLINE = (
 # What has another name or meaning here, or none.
 APART = ("n_components", "random_state", "warm_start", "acceleration", "verbose", "verbose_interval")
 READING = ("block_size", "nan_policy", "missing_chunks")
+DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
 
 
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -46,7 +48,10 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
         key, equals, text = value.partition("=")
         if not key or not equals:
             raise click.BadParameter(f"{value!r} is not of the form KEY=VALUE.", ctx, param)
-        pairs.append((key, _literal(text)))
+        try:
+            pairs.append((key, _literal(text)))
+        except RecursionError:
+            raise click.BadParameter(f"The value of {key!r} is nested too deeply.", ctx, param) from None
     return tuple(pairs)
 
 
@@ -55,7 +60,7 @@ def _literal(text: str) -> Any:
         return CONSTANTS[text]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or a number of too many digits
         return text
 
 
@@ -108,6 +113,25 @@ def _verbose(help: str) -> Decorator[Any]:
 def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
     ctx.meta[VERBOSE] = value
     return value
+
+
+def name(parameter: str) -> str:
+    """The option for a parameter of the estimators."""
+    return "--seed" if parameter == "random_state" else f"--{parameter.replace('_', '-')}"
+
+
+def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that go on from a checkpoint, as far as they are given, and what the rows have to be."""
+    online = identity["estimator"] == MiniBatchGaussianMixture.__name__
+    given: dict[str, Any] = {"--online": True} if online else {}
+    rest = {parameter: value for parameter, value in identity.items() if value is not None}
+    del rest["estimator"]
+    for parameter in (BATCH | ONLINE).keys() & rest.keys():
+        value = rest.pop(parameter)
+        given[name(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
+    if rest.pop("omit_nan", False):
+        given["--nan-policy"] = "omit"
+    return dict(sorted(given.items())), rest
 
 
 data = click.argument("data", metavar="DATA")

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
+from daskgmm.cli.failure import say
 from daskgmm.cli.inputs import Model
-from daskgmm.errors import DataError, InUseError
+from daskgmm.errors import DataError, InUseError, printable
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.store.aside import aside, check_writable
 from daskgmm.store.lock import locked
@@ -55,7 +56,7 @@ def model_file(out: str, overwrite: bool) -> Iterator[None]:
     if os.path.lexists(out) and not os.path.isfile(out):
         raise click.UsageError(f"--out {out} is no regular file.")
     check_writable(out)
-    with locked(out, note, None, "output", InUseError):
+    with locked(out, say, None, "output", InUseError):
         if os.path.lexists(out) and not overwrite:
             raise click.UsageError(f"{out} exists; --overwrite replaces it.")
         yield
@@ -88,11 +89,6 @@ def keep(model: Model, out: str) -> str:
     return place
 
 
-def note(line: str) -> None:
-    """Tell something on standard error."""
-    click.echo(line, err=True)
-
-
 def chunk_rows(blocks: tuple[int, ...]) -> int:
     """Rows of the largest equal chunks of which no two blocks share one."""
     return math.gcd(*list(accumulate(blocks))[:-1]) or max(sum(blocks), 1)
@@ -106,9 +102,11 @@ def _finite(value: Any) -> Any:
 
 def _lines(value: Any, width: int) -> list[str]:
     if isinstance(value, dict):
-        value = [f"{name}={_text(entry)}" for name, entry in value.items()]
+        # Settings are copied: not rounded.
+        value = [f"{printable(name)}={repr(e) if isinstance(e, float) else _text(e)}" for name, e in value.items()]
     if isinstance(value, list):
-        return textwrap.wrap(", ".join(map(_text, value)), width, break_long_words=False) or ["-"]
+        joined = ", ".join(map(_text, value))
+        return textwrap.wrap(joined, width, break_long_words=False, break_on_hyphens=False) or ["-"]
     # An output path may be long, and is copied: never broken.
     return [f"{value:.10g}" if isinstance(value, float) and math.isfinite(value) else _text(value)]
 
@@ -121,4 +119,4 @@ def _text(value: Any) -> str:
             return "yes" if value else "no"
         case float():
             return f"{value:.4g}" if math.isfinite(value) else "-"
-    return str(value)
+    return printable(str(value))

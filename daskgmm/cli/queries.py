@@ -14,7 +14,7 @@ from dask.base import get_scheduler
 from dask.system import CPU_COUNT
 
 from daskgmm.cli import display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES
+from daskgmm.cli.failure import EXIT_CODES, say
 from daskgmm.fit.online import Passes
 from daskgmm.fit.run import best
 from daskgmm.fit.state import State
@@ -55,7 +55,7 @@ def predict(
     place = inputs.join(data, array)
     places = inputs.Places.of(storage, data, out)
     output.refuse_overlaps([out], [place, model], places.storage)
-    with claimed(out, places.options(out), overwrite, output.note) as claim:
+    with claimed(out, places.options(out), overwrite, say) as claim:
         result = _written(claim, _model(model, reading), places.open(place), proba)
     output.show(result, as_json)
 
@@ -115,7 +115,7 @@ def score(
     x = places.open(inputs.join(data, array))
     began = perf_counter()
     with display.one_pass("score"):
-        found = mixture.evaluate(x, places.rowwise(weights), entropy=icl)
+        found = mixture.evaluate(x, places.rowwise(weights, x.shape[:1]), entropy=icl)
     result = {
         "log_likelihood": found.mean,
         "n_rows": x.shape[0],
@@ -169,6 +169,7 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
     sound = [run for run in state.runs if run.n_iter and run.failure is None]
     leader = best(sound) if sound else None
     seen = [run.run.n_rows for run in state.runs if isinstance(run, Passes)]
+    given, rows = options.asked(identity)
     return {
         "estimator": identity["estimator"],
         "n_components": identity["n_components"],
@@ -181,6 +182,8 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
         "n_iter": leader.n_iter if leader else 0,
         "log_likelihood": leader.lower_bound if leader else None,
         **({"n_samples_seen": seen[0]} if seen else {}),
+        "options": given,
+        "data": rows,
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from daskgmm.cli import display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES
+from daskgmm.cli.failure import EXIT_CODES, say
 from daskgmm.errors import DataError
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 
@@ -71,7 +71,7 @@ def update(
         began = perf_counter()
         if first < last:
             with display.fitting(verbose, 1):
-                learner.extend(x, places.rowwise(weights), slice(first, last))
+                learner.extend(x, places.rowwise(weights, x.shape[:1]), slice(first, last))
         learner.save(out)
     result = {
         "out": out,
@@ -107,12 +107,12 @@ def _pending(rows: Span, learnt: int, n: int, data: str) -> tuple[int, int]:
     if max(last, first) > n:
         raise DataError(f"{data} has {n} rows, and row {max(last, first)} is asked for.")
     if rows == (None, None) and learnt:
-        click.echo(f"Beginning at row {learnt}: as many were learnt already, of this store or another.", err=True)
+        say(f"Beginning at row {learnt}: as many were learnt already, of this store or another.")
     if first < learnt:
-        click.echo(f"Rows {first} to {min(last, learnt)} were learnt already, and are left out.", err=True)
+        say(f"Rows {first} to {min(last, learnt)} were learnt already, and are left out.")
     if learnt < first < last:
-        click.echo(f"Rows {learnt} to {first} are passed over.", err=True)
+        say(f"Rows {learnt} to {first} are passed over.")
     first = max(first, learnt)
     if first >= last:
-        click.echo("There is nothing new to learn.", err=True)
+        say("There is nothing new to learn.")
     return first, max(first, last)

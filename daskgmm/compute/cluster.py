@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -19,12 +20,20 @@ from distributed.scheduler import KilledWorker
 
 from daskgmm.compute.engine import Blocks, Engine
 from daskgmm.compute.rows import Rows
-from daskgmm.errors import BlockTooLargeError, ClusterLostError, DataError, WorkersKilledError
+from daskgmm.errors import (
+    BlockTooLargeError,
+    ClusterLostError,
+    DataError,
+    UnfitWorkersError,
+    WorkersKilledError,
+)
 
 # Limits to waits, in the configuration under daskgmm.timeouts.
 TIMEOUTS = {"no-workers": "5 minutes", "scheduler": "1 minute"}
 POLL = 1.0  # seconds between looks at a cluster that has not answered yet
 HOLDS = 0.8  # of its memory: from there on a worker pauses (distributed.worker.memory.pause)
+PATIENCE = 10.0  # seconds for workers to say whether they can import this package
+VERSION = "__import__('daskgmm').__version__"  # evaluated there: a function of ours could not be unpickled
 KEEPS = 0.5  # of the workers' memory: rows that stay between passes
 
 
@@ -94,6 +103,7 @@ def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list
                 client.scheduler_comm.recent_message_log.clear()
         return list(values)
     except KilledWorker as error:
+        check_package(client)
         raise WorkersKilledError(
             f"{error.allowed_failures + 1} workers in turn died on the task {error.task}; the last was "
             f"{error.last_worker.address}. Most often a block needs more memory than the worker has: use a "
@@ -167,7 +177,8 @@ def _last_seen(client: distributed.Client, seen: float) -> float:
     if time.monotonic() - seen > limit:
         raise ClusterLostError(
             f"The scheduler {_address(client)} has had no worker for {limit:g} s (daskgmm.timeouts.no-workers). "
-            "Start some, and fit again."
+            "Start some, and fit again. Where those that were there have ended by themselves, see their log: they "
+            "may lack daskgmm."
         )
     return seen
 
@@ -184,8 +195,47 @@ def _address(client: distributed.Client) -> str:
     return str(client.scheduler.address) if client.scheduler else "?"
 
 
+def check_package(client: distributed.Client) -> None:
+    """Refuse workers and schedulers that cannot import this package, and warn of other versions.
+
+    Such a worker would end at its first task, without a word to us. One that does not answer is left to its tasks.
+    """
+
+    async def ask() -> dict[str, Any]:
+        found = await client.run(eval, VERSION, on_error="return")
+        try:
+            return {**found, "the scheduler": await client.run_on_scheduler(eval, VERSION)}
+        except Exception as error:
+            return {**found, "the scheduler": error}
+
+    found: dict[str, Any] = {}
+    with suppress(OSError, TimeoutError):
+        found = client.sync(ask, callback_timeout=PATIENCE)
+    own = eval(VERSION)
+    if lacking := {who: error for who, error in found.items() if isinstance(error, ImportError)}:
+        first, why = next(iter(lacking.items()))
+        raise UnfitWorkersError(
+            f"daskgmm cannot be imported on {_listed(lacking)}. {first} says: {type(why).__name__}: {why}.\n"
+            f"Install daskgmm {own} wherever the cluster runs, with the libraries that it has here."
+        )
+    if others := {who: version for who, version in found.items() if isinstance(version, str) and version != own}:
+        told = ", ".join(sorted(set(others.values())))
+        warnings.warn(
+            f"daskgmm is {own} here, and {told} on {_listed(others)}. What differs may end the fit, or "
+            "alter its result.",
+            stacklevel=2,
+        )
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    """Some names, and how many more there are."""
+    more = len(names) - 3
+    return ", ".join([*names][:3]) + (f" and {more} more" if more > 0 else "")
+
+
 def check_fit(client: distributed.Client, rows: Rows) -> None:
-    """Refuse what workers can never do: read this process's memory, hold a block larger than their own."""
+    """Refuse what workers can never do: import what is not there, read our memory, hold more than their own."""
+    check_package(client)
     if not _address(client).startswith("inproc"):
         for title in [title for title, source in rows.sources.items() if source.in_driver]:
             raise DataError(

@@ -26,6 +26,15 @@ def check_settings(model: Any, d: int | None) -> None:
         read_start(model, d)
 
 
+def start_shapes(k: int, d: int, covariance_type: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of ``weights_init``, ``means_init`` and ``precisions_init``."""
+    return {
+        "weights_init": (k,),
+        "means_init": (k, d),
+        "precisions_init": STRUCTURES[covariance_type].shape(k, d),
+    }
+
+
 def read_start(model: Any, d: int) -> Start:
     """The start in an estimator's ``weights_init``, ``means_init`` and ``precisions_init``."""
     k, kind = model.n_components, model.covariance_type

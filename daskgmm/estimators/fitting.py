@@ -20,7 +20,7 @@ from daskgmm.compute.block import array_digest, digest
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
-from daskgmm.errors import ClusterLostError, DataError
+from daskgmm.errors import ClusterLostError, DataError, printable
 from daskgmm.estimators.base import BaseMixture
 from daskgmm.estimators.checks import check_mixture, read_start
 from daskgmm.estimators.fitted import Fitted
@@ -150,7 +150,7 @@ class Fitting(BaseMixture):
             identity or dict,
             rows.layout,
             lambda: engine.each(rows, digest, ends),
-            lambda line: tell(Message(line)),
+            lambda line: tell(Message(printable(line))),
         )
         with while_compiling(lambda: tell(Stage("compiling"))), kept as record:
             state = record.state or state

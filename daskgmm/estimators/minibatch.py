@@ -17,7 +17,7 @@ from daskgmm.compute.window import Selection, finer
 from daskgmm.errors import DataError
 from daskgmm.estimators.fitted import Attribute, Fitted, StreamAttribute, Unseeded, names_of
 from daskgmm.estimators.fitting import Fitting
-from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
+from daskgmm.estimators.parameters import INIT_PARAMS, SMALL, at_least, estimator, parameter, real
 from daskgmm.fit.online import Passes, online
 from daskgmm.fit.recipe import OnlineRecipe, Recipe, sample_size
 from daskgmm.fit.run import Run
@@ -216,7 +216,10 @@ class MiniBatchGaussianMixture(Fitting):
         return Fitted.of(passes, state.n_passes, rows.feature_names, **told)
 
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
-        return {**super()._identity(last), "block_size": parse_bytes(self.block_size)}
+        told = {**super()._identity(last), "block_size": parse_bytes(self.block_size)}
+        if last is None and self.max_iter > 1 and any(told[name] is None for name in SMALL):
+            told["held out"] = "a tenth of the sample"  # neither the start nor the passes see it
+        return told
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.

@@ -131,10 +131,13 @@ class Parameters:
         [str, os.PathLike, None],
         """Path or fsspec URL of a file that holds where the fit stands after every pass. `fit` goes on from a file
         of the same data and settings, with the result of a fit that was never stopped; from a finished one it
-        returns without reading the rows. It is refused where shape, block plan or settings differ, or, in an
-        unfinished fit, the values of the first, middle or last block. Where ``random_state`` is no integer, the
-        file's own goes on. While another fit writes it, it is refused, too. On a URL a fit that was killed counts
-        as writing for another 30 s (``daskgmm.checkpoint-lease`` in Dask's configuration): `fit` waits for so
+        returns without reading the rows. With a larger ``max_iter`` or a smaller ``tol`` it goes on further, as if
+        that had been asked for from the start, except that a start stays that "subsample" found with the old
+        ``tol``. It is refused where shape, block plan or other settings differ, or, in an unfinished fit, the
+        values of the first, middle or last block; and where an online fit of one pass is to make more, for which
+        it has held no rows out. Where ``random_state`` is no integer, the file's own goes on. While another fit
+        writes it, it is refused, too. On a URL a fit that was killed counts as writing for another 30 s
+        (``daskgmm.checkpoint-lease`` in Dask's configuration): `fit` waits for so
         long, and goes on.""",
     )
     verbose: int = parameter(0, ["verbose"], "Whether to print what the fit does.")

@@ -51,6 +51,7 @@ class Passes(Run):
     held_out: RowSample | None = None  # rows that neither start nor passes see
     trace: tuple[float, ...] = ()
     score: float = -np.inf  # mean log-likelihood of the held-out rows after the last pass, or before the first
+    gain: float = np.inf  # what the last pass added to that
     converged: bool = False
     position: Position = Position()  # how far the pass under way is
     clock: float = 0.0  # weight of all rows before that pass
@@ -93,15 +94,21 @@ class Passes(Run):
         """After the last row of a pass."""
         score, clock = _score(self.run.published, self.held_out), self.run.clock
         mean = self.total / (clock - self.clock) if clock > self.clock else np.nan
-        return replace(
+        after = replace(
             self,
             trace=(*self.trace, mean),
             score=score,
-            converged=self.held_out is not None and score - self.score < self.tol,
+            gain=score - self.score,
             position=Position(),
             clock=clock,
             total=0.0,
         )
+        return replace(after, converged=after.at_rest)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the last pass added less than ``tol`` to the score."""
+        return self.held_out is not None and self.gain < self.tol
 
 
 def _score(mixture: Mixture, held_out: RowSample | None) -> float:

@@ -20,6 +20,7 @@ class Run(ABC):
     """What passes advance: `EM`, `Stepwise`, `Passes`, or what wraps one of them."""
 
     mixture: Mixture  # the parameters so far
+    tol: float  # it comes to rest once what is watched changes by less
     trace: tuple[float, ...] = ()  # what is watched, such as the mean log-likelihood, once for each iteration
     max_iter: int
     previous: float = -np.inf  # what the first entry of the trace is compared with; −inf for a fresh start
@@ -34,6 +35,17 @@ class Run(ABC):
     @abstractmethod
     def advance(self, found: Any) -> Self:
         """The run after its task has found this on all rows of a pass."""
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether its last iteration changed what is watched by less than ``tol``."""
+        before = self.trace[-2] if len(self.trace) > 1 else self.previous
+        return bool(self.trace) and abs(self.trace[-1] - before) < self.tol
+
+    def under(self, **settings: Any) -> Self:
+        """The run with another ``tol`` or ``max_iter``: where it goes on longer, as if they had been so before."""
+        run = replace(self, **settings)  # type: ignore[type-var]
+        return replace(run, converged=run.at_rest)  # type: ignore[type-var]
 
     @property
     def n_iter(self) -> int:

@@ -1,6 +1,6 @@
 """Where a fit stands, as a frozen value: what an iterator of states gives, and what a checkpoint holds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,3 +42,7 @@ class State:
         if self.runs:
             return f"pass {self.n_passes + 1}"
         return "survey" if self.survey is None else "seeding"
+
+    def under(self, **settings: Any) -> "State":
+        """The same with another ``tol`` or ``max_iter`` of its runs."""
+        return replace(self, runs=tuple(run.under(**settings) for run in self.runs))

@@ -1,6 +1,7 @@
 """Checkpoints: where a fit stands after each pass, in one file from which the same fit goes on."""
 
 import json
+import operator
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +19,17 @@ from daskgmm.store.places import Place, locate
 
 FORMAT, VERSION = "daskgmm checkpoint", 2
 
+# Settings that say when a fit ends. One goes on as long as, or longer than, that of the file asked for.
+FURTHER: dict[str, Callable[[Any, Any], bool]] = {"max_iter": operator.le, "tol": operator.ge}
+
 INTERVAL = "60 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-interval`
 
 
 class Record:
-    """The last state of a fit, for whoever goes on from it: it knows ``done``, ``mid_pass`` and ``n_passes``."""
+    """The last state of a fit, for whoever goes on from it.
+
+    It knows ``done``, ``mid_pass``, ``n_passes``, and the same state ``under`` other settings of `FURTHER`.
+    """
 
     state: Any = None
 
@@ -110,12 +117,16 @@ def opened(
         found, plan = read(place, kind), layout()
         checkpoint = Checkpoint(place, {**settings(), **plan}, check)
         here = checkpoint.identity
-        if found is None or not (found[1].done or any(_differs(found[0], here, name) for name in plan)):
+        if found is None:
             here["digests"] = digests()
-        if found is not None:
-            there, checkpoint.state = found
+        else:
+            there, before = found
+            state = _under(before, there, here)
+            if not ((before.done and state.done) or any(_differs(there, here, name) for name in plan)):
+                here["digests"] = digests()
             _compare(place, there, here)
-            checkpoint.written = state = checkpoint.state
+            here.setdefault("digests", there.get("digests"))
+            checkpoint.state, checkpoint.written = state, before
             what = "is finished" if state.done else "goes on"
             tell(f"The fit {what}, from {os.fspath(place)}; passes over the rows so far: {state.n_passes}.")
         # An interrupt may have struck in the middle of a write.
@@ -172,5 +183,16 @@ def _compare(place: Place, there: Mapping[str, Any], here: Mapping[str, Any]) ->
         )
 
 
+def _under(state: Any, there: Mapping[str, Any], here: Mapping[str, Any]) -> Any:
+    """The state as it stands with the settings of this fit, where those of `FURTHER` are others."""
+    others = {name: here[name] for name in FURTHER if name in here and there.get(name) != here[name]}
+    return state.under(**others) if others else state
+
+
 def _differs(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool:
-    return name not in there or bool(there[name] != here[name])
+    """Whether a fit cannot go on with this value of ours."""
+    agree: Callable[[Any, Any], bool] = FURTHER.get(name, operator.eq)
+    try:
+        return name not in there or not agree(there[name], here[name])
+    except TypeError:  # in a damaged file
+        return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,10 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from click.testing import Result
+from distributed import Client, LocalCluster
 
 from daskgmm import GaussianMixture
+from daskgmm.cli import cluster
+from daskgmm.compute.cluster import check_package
+from daskgmm.errors import UnfitWorkersError
 
 Run = Callable[..., Result]
 Certificates = Callable[[str], tuple[str, ...]]
@@ -69,11 +75,85 @@ def test_a_scheduler_file_and_an_address(
     assert same(out, threads)
 
 
+# As a worker's process ends, after all that was asked for later: how many objects it need not look through.
+LAST = """
+import atexit, gc
+atexit.register(lambda: open({place!r}, "a").write(f"{{gc.get_freeze_count()}} "))
+"""
+
+
 def test_local_workers(run: Run, data: str, tmp_path: Path, threads: Path) -> None:
-    out = tmp_path / "out.npz"
-    result = run("fit", data, *SETTINGS, "--out", out, "--local", 2)
-    assert (result.exit_code, result.stderr) == (0, "Workers: 2, threads: 2.\n")
+    """They say how many they are, and end without a search for garbage that outlasts Dask's patience."""
+    out, ends = tmp_path / "out.npz", tmp_path / "ends"
+    with dask.config.set({"distributed.worker.preload": [LAST.format(place=str(ends))]}):
+        result = run("fit", data, *SETTINGS, "--out", out, "--local", 2)
+    assert result.exit_code == 0, result.stderr
+    assert re.fullmatch(
+        r"Workers: 2, threads: 2\. (Dashboard: http://\S+|No dashboard: .* bokeh .*)\n", result.stderr
+    )
     assert same(out, threads)
+    counts = [int(count) for count in ends.read_text().split()]
+    assert min(counts) > 100_000
+
+
+@pytest.mark.filterwarnings("ignore:Port 8787")
+@pytest.mark.parametrize(
+    ("shown", "told"),
+    [
+        (cluster.DASHBOARDS[0], "Workers: 0, threads: 0. Dashboard: http://127.0.0.1:"),
+        (
+            cluster.DASHBOARDS[1],
+            "Workers: 0, threads: 0. No dashboard: the scheduler needs bokeh",
+        ),
+        ("", "Workers: 0, threads: 0.\n"),
+    ],
+)
+def test_the_dashboard(
+    run: Run, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str, told: str
+) -> None:
+    """Its address is told once, or why there is none."""
+    for name in cluster.DASHBOARDS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    bare: dict[str, Any] = {"distributed.scheduler.http.routes": []}
+    with dask.config.set(bare), LocalCluster(n_workers=0, dashboard_address=None) as workers:
+        if shown:
+            monkeypatch.setitem(sys.modules, shown, sys)
+        words = ("--scheduler", workers.scheduler_address, "--no-workers-timeout", "100 ms")
+        result = run("fit", data, *SETTINGS, "--out", tmp_path / "out.npz", *words)
+    assert result.exit_code == 5
+    assert result.stderr.startswith(told)
+    assert result.stderr.count("ashboard") == bool(shown)
+
+
+def pretending(daskgmm: str) -> LocalCluster:
+    """A worker in a process of its own, where this is imported as the package."""
+    script = f"import sys, types; sys.modules['daskgmm'] = {daskgmm}"
+    return LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", preload=script)
+
+
+def test_a_worker_without_the_package(run: Run, data: str, tmp_path: Path) -> None:
+    """It is named at once: it would end at its first task, and the fit wait for others."""
+    with pretending("None") as workers, Client(workers, set_as_default=False) as client:
+        words = ("--out", tmp_path / "out.npz", "--scheduler", workers.scheduler_address)
+        result = run("fit", data, *SETTINGS, *words)
+        (address,) = client.scheduler_info()["workers"]
+        with client.as_current(), pytest.raises(UnfitWorkersError, match=address):
+            GaussianMixture(2).fit(data)
+    assert result.exit_code == 5
+    first, second = result.stderr.splitlines()
+    assert first.startswith(
+        f"Error: daskgmm cannot be imported on {address}. {address} says: ModuleNotFoundError: "
+    )
+    assert "Install daskgmm" in second
+
+
+def test_a_worker_with_another_version() -> None:
+    with (
+        pretending("types.SimpleNamespace(__version__='0.0.7')") as workers,
+        Client(workers, set_as_default=False) as client,
+        pytest.warns(UserWarning, match=r"daskgmm is \S+ here, and 0\.0\.7 on tcp://"),
+    ):
+        check_package(client)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from daskgmm import GaussianMixture, watching
 from daskgmm._typing import Array
 from daskgmm.cli import main
 from daskgmm.fit.events import Event, Reached
+from tests.listeners import Heard
 
 Run = Callable[..., Result]
 Write = Callable[..., str]
@@ -265,6 +270,7 @@ USAGE: dict[str, tuple[tuple[object, ...], str]] = {
     "warm means": (("--means-init", "x", "--warm-start", "m"), "--means-init has no meaning"),
     "no url": (("-k", 2, "--storage-option", "anon=true"), "there is none"),
     "no pair": (("-k", 2, "--storage-option", "anon"), "KEY=VALUE"),
+    "deep": (("-k", 2, "--storage-option", "a=" + "[" * 100_000), "nested too deeply"),
     "unknown": (("-k", 2, "--speed", "high"), "No such option"),
     "out url": (("-k", 2, "--out", "memory://out.npz"), "not to a URL"),
     "out folder": (("-k", 2, "--out", "."), "is a directory"),
@@ -280,6 +286,76 @@ def test_wrong_usage_is_exit_code_2(run: Run, data: str, out: Path, tmp_path: Pa
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
     assert untouched(tmp_path, before)
+
+
+def npy(place: Path, shape: tuple[int, ...], dtype: str = "<f8") -> str:
+    """A file that declares an array of this shape, and holds none of it."""
+    with place.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    with suppress(OSError):  # where the file system can hold it: a hole
+        os.truncate(place, place.stat().st_size + math.prod(shape) * 8)
+    return str(place)
+
+
+def zarray(place: Path, shape: tuple[int, ...], chunks: tuple[int, ...]) -> str:
+    """A store that declares an array, and holds none of it."""
+    zarr.create_array(str(place), shape=shape, chunks=chunks, dtype="f8")
+    return str(place)
+
+
+HUGE = 10**12
+DECLARED: dict[str, tuple[str, Callable[[Path], str]]] = {
+    "npy": ("means", lambda place: npy(place, (HUGE,))),
+    "wide npy": ("means", lambda place: npy(place, (2, HUGE))),
+    "other npy": ("means", lambda place: npy(place, (2, 4))),
+    "strings": ("weights", lambda place: npy(place, (2,), "<U2")),
+    "zarr": ("precisions", lambda place: zarray(place, (HUGE,), (250,))),
+    "other zarr": ("precisions", lambda place: zarray(place, (2, 3), (2, 3))),
+    "chunks": ("weights", lambda place: zarray(place, (2,), (HUGE,))),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("case", DECLARED)
+def test_a_start_of_another_shape_is_wrong_usage_before_it_is_read(
+    run: Run, data: str, out: Path, tmp_path: Path, case: str
+) -> None:
+    name, make = DECLARED[case]
+    place = make(tmp_path / ("start.npy" if "npy" in case or case == "strings" else "start.zarr"))
+    tracemalloc.start()
+    try:
+        result = run("fit", data, "-k", 2, f"--{name}-init", place, "--out", out)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (result.exit_code, result.stdout, peak < 2**26) == (2, "", True), result.stderr
+    assert place in result.stderr
+    assert "of shape (2," in result.stderr or "too large to read (2,)" in result.stderr
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("option", "shape"),
+    [("weights", (649,)), ("weights", (HUGE,)), ("labels-init", (650, 2)), ("responsibilities-init", (650, 3))],
+)
+@pytest.mark.parametrize("make", [npy, lambda place, shape: zarray(place, shape, shape)])
+def test_values_of_another_length_are_told_before_the_fit(
+    run: Run, data: str, out: Path, tmp_path: Path, option: str, shape: tuple[int, ...], make: Any
+) -> None:
+    place = make(tmp_path / "values.npy" if make is npy else tmp_path / "values", shape)
+    heard = Heard()
+    with watching(heard):
+        result = run("fit", data, "-k", 2, f"--{option}", place, "--out", out)
+    assert (result.exit_code, heard.events) == (4, []), result.stderr
+    assert f"{place} has shape {shape}, expected (650" in result.stderr
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_waited_on(run: Run, data: str, out: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npy")
+    result = run("fit", data, "-k", 2, "--means-init", tmp_path / "pipe.npy", "--out", out)
+    assert (result.exit_code, "is no file" in result.stderr) == (4, True)
 
 
 def _nan(write: Write, values: Array) -> tuple[object, ...]:
@@ -312,10 +388,6 @@ def _collapse(write: Write, values: Array) -> tuple[object, ...]:
     return (write("bad.zarr", values), "-k", 2, "--reg-covar", 0)
 
 
-def _bad_means(write: Write, values: Array) -> tuple[object, ...]:
-    return (write("x", values), "-k", 2, "--means-init", write("means", np.zeros((2, 4))))
-
-
 def _pickle(write: Write, values: Array) -> tuple[object, ...]:
     place = write("x", values)
     np.save(f"{place}.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -339,8 +411,7 @@ BAD: dict[str, tuple[Callable[[Write, Array], tuple[object, ...]], str]] = {
     "few rows": (lambda write, x: (write("x", x[:2]), "-k", 3), "n_samples >= n_components"),
     "collapse": (_collapse, "component"),
     "negative": (_negative, "Negative values in data passed to sample_weight"),
-    "short": (_short_weights, "sample_weight.shape == (649,)"),
-    "means": (_bad_means, "should have the shape of (2, 3)"),
+    "short": (_short_weights, "w has shape (649,), expected (650,)"),
     "no npy": (
         lambda write, x: (write("x", x), "-k", 2, "--labels-init", "no.npy"),
         "There is no file no.npy",

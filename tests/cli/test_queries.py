@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from itertools import accumulate, count
 from pathlib import Path
@@ -21,6 +22,8 @@ from hypothesis import strategies as st
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm._typing import Array
 from daskgmm.cli.output import chunk_rows
+from daskgmm.fit.state import State
+from daskgmm.store import checkpoint
 
 Run = Callable[..., Result]
 Write = Callable[..., str]
@@ -401,7 +404,11 @@ def test_info_of_a_checkpoint(run: Run, data: str, tmp_path: Path, online: tuple
     result = run("info", place, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     model = (MiniBatchGaussianMixture if online else GaussianMixture).load(out)
-    assert json.loads(result.stdout) == {
+    found = json.loads(result.stdout)
+    given = found.pop("options")
+    assert (given.pop("--online", False), given["--tol"], given["--seed"]) == (bool(online), 0, 0)
+    assert (found["data"].pop("rows"), found.pop("data")["X's dtype"]) == (650, "<f8")
+    assert found == {
         "checkpoint": str(place),
         "estimator": type(model).__name__,
         "n_components": 3,
@@ -415,10 +422,43 @@ def test_info_of_a_checkpoint(run: Run, data: str, tmp_path: Path, online: tuple
         "log_likelihood": model.lower_bound_,
         **({"n_samples_seen": model.n_samples_seen_} if online else {}),
     }
-    again = run(*words, "--out", out, "--overwrite", "--checkpoint", place)
+    # With what it says a command goes on.
+    options = [word for pair in given.items() for word in pair]
+    again = run("fit", data, *options, *online, "--out", out, "--overwrite", "--checkpoint", place)
     assert again.stderr.startswith(
         f"The fit is finished, from {place}; passes over the rows so far: {model.n_passes_}."
     )
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_info_tells_all_that_a_checkpoint_compares(
+    run: Run, write: Write, data: str, tmp_path: Path, as_json: bool
+) -> None:
+    place, weights = tmp_path / "c", write("w.zarr", np.ones(650))
+    np.save(tmp_path / "means.npy", np.eye(3))
+    words = (
+        "--means-init",
+        tmp_path / "means.npy",
+        "--weights",
+        weights,
+        "--nan-policy",
+        "omit",
+        "--tol",
+        1.2345678e-4,
+    )
+    fitted = run("fit", data, "-k", 3, "--seed", 0, *words, "--out", tmp_path / "out.npz", "--checkpoint", place)
+    assert fitted.exit_code == 0, fitted.stderr
+    found = checkpoint.read(place, State)
+    assert found is not None
+    told = re.sub(r"\s+", " ", run("info", place, *["--json"] * as_json).stdout)
+    for name, value in found[0].items():
+        if value is None or name in ("estimator", "omit_nan"):
+            continue
+        option = "--seed" if name == "random_state" else f"--{name.replace('_', '-')}"
+        assert option in told or name in told, name
+        shown = json.dumps(value) if as_json and name not in ("means_init",) else str(value)
+        assert shown.replace('"', "") in told.replace('"', "").replace("=yes", "True"), name
+    assert ("--nan-policy" in told, "sample_weight's dtype" in told) == (True, True)
 
 
 def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:

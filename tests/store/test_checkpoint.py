@@ -3,6 +3,7 @@
 import errno
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,106 @@ def test_a_warm_start_goes_on(tmp_path: Path) -> None:
         models[1].fit(X)  # it now starts elsewhere
 
 
+THREE: dict[str, Any] = {"n_init": 3, "init_params": "random"}
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 14, None])
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"max_iter": 12}, {"max_iter": 30}),
+        ({"tol": 1e-2}, {"tol": 1e-5}),  # at rest before
+        ({"tol": 1e-2, "max_iter": 3}, {"tol": 1e-4, "max_iter": 40}),
+        ({"max_iter": 3, **THREE}, {"max_iter": 9, **THREE}),
+        ({"covariance_type": "tied", "max_iter": 0}, {"covariance_type": "tied", "max_iter": 5}),
+    ],
+)
+def test_a_fit_goes_on_further_as_if_it_had_been_asked_to_before(
+    after: int | None, before: dict[str, Any], now: dict[str, Any], tmp_path: Path
+) -> None:
+    with suppress(KeyboardInterrupt), watching(*([] if after is None else [stop(after)])):
+        fit(tmp_path / "c", **before)
+    assert bits(fit(tmp_path / "c", **now)) == bits(fit(**now))
+    # The file is now of the longer fit.
+    with pytest.raises(CheckpointError, match=f"{next(iter(now.keys() & {'max_iter', 'tol'}))}: "):
+        fit(tmp_path / "c", **before)
+
+
+def test_a_fit_that_is_at_rest_stays_so(reads: Any, tmp_path: Path) -> None:
+    """With more iterations, or a tolerance that its last change does not reach either, not a row is read."""
+    whole = fit(tmp_path / "c", tol=1e-2, max_iter=50)
+    change = abs(whole.lower_bounds_[-1] - whole.lower_bounds_[-2])
+    seen = reads(X, (600, 3))
+    again = fit(tmp_path / "c", seen.array, tol=change * 1.01, max_iter=60)
+    assert (bits(again), again.converged_, seen.total) == (bits(whole), True, 0)
+    assert fit(tmp_path / "c", tol=change, max_iter=60).n_iter_ > whole.n_iter_
+
+
+def test_several_runs_go_on_to_the_same_bits_in_more_passes(tmp_path: Path) -> None:
+    """Runs that were at rest catch up with the others, in passes of their own."""
+    fit(tmp_path / "c", tol=1e-2, max_iter=60, **THREE)
+    *found, passes = bits(fit(tmp_path / "c", tol=1e-5, max_iter=60, **THREE))
+    *expected, fewest = bits(fit(tol=1e-5, max_iter=60, **THREE))
+    assert (found, passes >= fewest) == (expected, True)
+
+
+def test_rows_are_compared_before_a_finished_fit_goes_on(tmp_path: Path) -> None:
+    fit(tmp_path / "c", max_iter=3)
+    fit(tmp_path / "c", max_iter=3)
+    other = X.copy()
+    other[300, 0] += 1e-12
+    with pytest.raises(CheckpointError, match=r"\n  the rows: their values differ\n"):
+        fit(tmp_path / "c", other, max_iter=4)
+    assert bits(fit(tmp_path / "c", max_iter=4)) == bits(fit(max_iter=4))
+
+
+ONLINE: dict[str, Any] = {"n_components": 3, "batch_size": 50, "random_state": 0}
+GIVEN: dict[str, Any] = {
+    "weights_init": np.full(3, 1 / 3),
+    "means_init": X[[0, 200, 400]],
+    "precisions_init": np.broadcast_to(np.eye(3), (3, 3, 3)),
+}
+
+
+def learnt(place: Any = None, **settings: Any) -> MiniBatchGaussianMixture:
+    model = MiniBatchGaussianMixture(**(ONLINE | settings), checkpoint=place)
+    model.fit(X)
+    return model
+
+
+@pytest.mark.parametrize("after", [2, 9, 20, None])
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"tol": 0.0, "max_iter": 2}, {"tol": 0.0, "max_iter": 4}),
+        ({"tol": 1.0, "max_iter": 6}, {"tol": 0.0, "max_iter": 6}),
+        ({"tol": 1.0, "max_iter": 6}, {"tol": 0.5, "max_iter": 9}),
+        ({"max_iter": 1, **GIVEN}, {"max_iter": 3, **GIVEN}),  # no rows are held out
+    ],
+)
+def test_an_online_fit_goes_on_further_likewise(
+    after: int | None, before: dict[str, Any], now: dict[str, Any], tmp_path: Path
+) -> None:
+    with suppress(KeyboardInterrupt), watching(*([] if after is None else [stop(after)])):
+        learnt(tmp_path / "c", **before)
+    one, other = learnt(tmp_path / "c", **now), learnt(**now)
+    assert digest(one.online_) == digest(other.online_)
+    assert (one.converged_, one.lower_bounds_) == (other.converged_, other.lower_bounds_)
+    assert (one.n_iter_, one.n_passes_) == (other.n_iter_, other.n_passes_)
+
+
+def test_one_pass_holds_no_rows_out_for_the_next(tmp_path: Path) -> None:
+    learnt(tmp_path / "c", max_iter=1)
+    with pytest.raises(CheckpointError, match="held out: None there, 'a tenth of the sample' now"):
+        learnt(tmp_path / "c", max_iter=2)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"n_components": 2}, "n_components: 3 there, 2 now"),
         ({"tol": 1e-3}, "tol: 1e-09 there, 0.001 now"),
+        ({"max_iter": 11}, "max_iter: 12 there, 11 now"),
         ({"random_state": 1}, "random_state: 0 there, 1 now"),
         ({"means_init": np.zeros((3, 3))}, "means_init: None there, '"),
         ({"block_size": 5000}, r"blocks \[rows, how many\]"),

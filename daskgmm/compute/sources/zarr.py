@@ -20,7 +20,7 @@ from zarr.storage import MemoryStore
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
 from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, printable
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class Stored(Source):
 def refuse_group(group: zarr.Group) -> NoReturn:
     """Say which arrays the group holds and how to name one."""
     arrays = [
-        f"{path} {member.shape} {member.dtype}"
+        f"{printable(path)} {member.shape} {member.dtype}"
         for path, member in sorted(group.members(max_depth=None))
         if isinstance(member, zarr.Array) and member.ndim == 2
     ]
