@@ -64,7 +64,7 @@ def test_a_missing_store_ends_a_process_with_4(model: str) -> None:
 
 
 @pytest.mark.timeout(90)
-def test_an_interrupt_signal_leaves_no_model(data: str, tmp_path: Path) -> None:
+def test_an_interrupt_signal_leaves_the_best_model_so_far_beside_its_place(data: str, tmp_path: Path) -> None:
     out = tmp_path / "out.npz"
     before = {path.name for path in tmp_path.iterdir()}
     words = ("--tol", 0, "--max-iter", 10**9, "--verbose")
@@ -77,8 +77,10 @@ def test_an_interrupt_signal_leaves_no_model(data: str, tmp_path: Path) -> None:
         finally:
             process.kill()
     assert (process.returncode, told) == (5, "")
-    assert errors.endswith("Error: Interrupted.\n")
-    assert {path.name for path in tmp_path.iterdir()} == before
+    kept = tmp_path / "out.interrupted.npz"
+    assert f"Error: Interrupted. The best model so far is in {kept}: --warm-start goes on from it." in errors
+    assert {path.name for path in tmp_path.iterdir()} == before | {kept.name}
+    assert GaussianMixture.load(kept).n_iter_ >= 2
 
 
 @pytest.mark.timeout(100)
