@@ -15,7 +15,6 @@ from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
-from zarr.errors import NodeNotFoundError
 from zarr.storage import MemoryStore
 
 from daskgmm._typing import Array
@@ -48,6 +47,7 @@ PASSING = [
 NETWORKS = ("fsspec", "aiohttp", "botocore", "obstore", "urllib3", "requests")  # whose errors are no OSErrors
 AT_ONCE = 2**10  # chunks that are read together: Zarr holds some KiB for each
 LARGE = 2**26  # bytes: before more than that is read, a look-up costs nothing
+HUGE = 2**38  # bytes: more take long to plan a pass over, and may be there in the metadata alone
 
 Layout: TypeAlias = tuple[Any, ...]
 """Shape, chunks, shards and dtype."""
@@ -67,7 +67,7 @@ def opened(value: Any, asked: Asked) -> Source:
             f"{value.store_path} says {begun}. Open it anew; where its group has consolidated metadata, these are "
             "out of date: open the group with use_consolidated=False, or consolidate them again."
         )
-    return Stored(
+    source = Stored(
         shape=value.shape,
         dtype=np.dtype(value.dtype),
         chunks=value.shape[:1],
@@ -76,6 +76,10 @@ def opened(value: Any, asked: Asked) -> Source:
         fill_missing=asked.fill_missing,
         begun=begun,
     )
+    if begun is not None and not asked.fill_missing and source.row_bytes * value.shape[0] > HUGE:
+        last = tuple((size - 1) // each for size, each in zip(value.shape, value.chunks, strict=True))
+        _asked(value, asked.name, source.refuse_missing, [(0,) * value.ndim, last])
+    return source
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -145,15 +149,15 @@ class Stored(Source):
         """Read a part of the array; raise where a chunk is not in the store, which Zarr reads as fill value."""
         array = self.array
         if not self.fill_missing and out.nbytes > LARGE:
-            self._refuse_missing([tuple(numbers[0] for numbers in chunks.under(part, array.chunks))])
+            self.refuse_missing([tuple(numbers[0] for numbers in chunks.under(part, array.chunks))])
         array.get_basic_selection(part, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
         alike = chunks.alike(array, part, out)
         if not self.fill_missing:
-            self._refuse_missing(alike)
+            self.refuse_missing(alike)
         elif len(alike) == math.prod(map(len, chunks.under(part, array.chunks))) and not chunks.is_there(array):
             raise _gone(array)
 
-    def _refuse_missing(self, suspects: list[chunks.Chunk]) -> None:
+    def refuse_missing(self, suspects: list[chunks.Chunk]) -> None:
         """Raise where one of these chunks is not in the store: only such as read as fill value can be missing."""
         array = self.array
         if not suspects or (lost := chunks.first_missing(array, suspects)) is None:
@@ -198,13 +202,24 @@ def _layout(array: zarr.Array[Any]) -> Layout:
 
 def _in_store(array: zarr.Array[Any], title: str) -> Layout | None:
     """Layout of the array that the store itself has where this one was opened; None where it has none."""
-    place, zarr_format = array.store_path, array.metadata.zarr_format
+
+    def found() -> Layout:
+        return _layout(zarr.open_array(array.store_path, mode="r", zarr_format=array.metadata.zarr_format))
+
     try:
-        return _layout(_retried(zarr.open_array, place, mode="r", zarr_format=zarr_format))
-    except (FileNotFoundError, NodeNotFoundError):
+        return _asked(array, title, found)
+    except FileNotFoundError:
         return None
+
+
+def _asked(array: zarr.Array[Any], title: str, function: Callable[..., T], *arguments: Any) -> T:
+    """What a store says of an array; `DataError` where it fails to."""
+    try:
+        return _retried(function, *arguments)
+    except (DataError, FileNotFoundError):
+        raise
     except Exception as error:  # whatever a store may raise
-        raise DataError(f"{title} at {place} cannot be opened: {told(error)}") from error
+        raise DataError(f"{title} at {array.store_path} cannot be opened: {told(error)}") from error
 
 
 def _serves(there: Layout, here: Layout) -> bool:
