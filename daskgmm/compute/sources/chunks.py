@@ -154,7 +154,10 @@ def first_unreadable(array: zarr.Array[Any], region: Region) -> Chunk | None:
         try:
             array.get_basic_selection(part)
         except Exception:  # whatever a codec raises
-            return first_unreadable(array, part)
+            pass
+        else:
+            continue
+        return first_unreadable(array, part)
     return None
 
 

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from socket import gethostname
 from typing import Any, ClassVar, NoReturn, TypeAlias, TypeVar
 
@@ -19,7 +20,7 @@ from zarr.storage import MemoryStore
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
-from daskgmm.compute.sources import chunks
+from daskgmm.compute.sources import chunks, codecs
 from daskgmm.compute.sources.base import (
     SMALL,
     Asked,
@@ -93,6 +94,15 @@ class Stored(Source):
     keepable: ClassVar[bool] = True
     waits: ClassVar[bool] = True
 
+    @cached_property
+    def guarded(self) -> zarr.Array[Any]:
+        """The array, as it is read."""
+        return codecs.guarded(self.array)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Zarr pickles what is inside shards by its name.
+        return {name: value for name, value in vars(self).items() if name != "guarded"}
+
     def plan(self, block_bytes: int) -> Chunks:
         n, size = self.array.shape[0], self.row_bytes
         # 16 blocks at least, while they are worth reading apart: threads need some each.
@@ -116,7 +126,7 @@ class Stored(Source):
         return self._read
 
     def _read(self, index: int, _: None) -> Array:
-        array, rows = self.array, self.bounds(index)
+        array, rows = self.guarded, self.bounds(index)
         where = f"block {index}, rows {rows.start} to {rows.stop - 1}"
         values = self._memory(rows.stop - rows.start, where)
         region = (rows, *(slice(0, size) for size in array.shape[1:]))
@@ -147,7 +157,7 @@ class Stored(Source):
 
     def _fill(self, part: chunks.Region, out: Array) -> None:
         """Read a part of the array; raise where a chunk is not in the store, which Zarr reads as fill value."""
-        array = self.array
+        array = self.guarded
         if not self.fill_missing and out.nbytes > LARGE:
             self.refuse_missing([tuple(numbers[0] for numbers in chunks.under(part, array.chunks))])
         array.get_basic_selection(part, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
@@ -247,6 +257,7 @@ def _unreadable(array: zarr.Array[Any], part: chunks.Region, where: str, error: 
     """Say which chunk cannot be read, or that the store fails."""
     if _passes(error):
         return DataError(f"{array.store_path} failed {len(RETRIES) + 1} times to be read ({where}): {told(error)}")
+    traceback.clear_frames(error.__traceback__)  # they may hold all that was decoded
     chunk = chunks.first_unreadable(array, part)
     what = "A chunk" if chunk is None else chunks.title(array, chunk)
     return DataError(f"{what} of {array.store_path} cannot be read ({where}): {told(error)}")

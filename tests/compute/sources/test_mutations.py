@@ -69,7 +69,7 @@ def metadata(place: Path) -> Path:
     return next(path for path in (place / "zarr.json", place / ".zarray") if path.exists())
 
 
-def fit(place: Any, **options: Any) -> GaussianMixture:
+def fit(place: Any, **options: Any) -> Any:
     """One step from a start that needs no search; every block is a chunk or a shard."""
     start = X[[0, 1]]
     model = GaussianMixture(2, max_iter=1, means_init=start, init_params="random_from_data", random_state=0)
@@ -81,12 +81,12 @@ def fit(place: Any, **options: Any) -> GaussianMixture:
 
 def flip(data: bytes, random: Any) -> bytes:
     at = random.integers(len(data))
-    return data[:at] + bytes([data[at] ^ 1 << random.integers(8)]) + data[at + 1 :]
+    return data[:at] + bytes([data[at] ^ 1 << int(random.integers(8))]) + data[at + 1 :]
 
 
 def scribble(data: bytes, random: Any) -> bytes:
     first, size = random.integers(len(data)), random.integers(1, 40)
-    return data[:first] + random.bytes(size) + data[first + size :]
+    return data[:first] + bytes(random.bytes(size)) + data[first + size :]
 
 
 BYTES: dict[str, Callable[[bytes, Any], bytes]] = {
@@ -207,7 +207,9 @@ def check(place: Path, kind: str, ended: str, told: str) -> None:
         values = zarr.open_array(place, mode="r")[...]
     except Exception:  # whatever a codec raises
         assert ended == "DataError"
-        assert absent or re.match(where + r"cannot be read \(block \d+, rows \d+ to \d+\): ", told), told
+        unreadable = re.match(where + r"cannot be read \(block \d+, rows \d+ to \d+\): ", told)
+        # Another chunk may be read first that decodes to nonsense.
+        assert absent or unreadable or re.match(r"Input X contains .* block \d", told), told
         return
     assert absent or kind not in ("remove", "folder"), told
     if ended == "other":
@@ -262,8 +264,7 @@ def test_600_mutated_stores(tmp_path: Path) -> None:
             check(place, kind, ended, told)
         if "crc" in name and kind in ("flip", "scribble", "truncate", "noise", "behead"):
             assert ended == "DataError", case
-        # Blosc takes the length that a chunk says for that which it has.
-        if kind in ("empty", "truncate", "remove", "folder", "deep", "binary") and "blosc" not in name:
+        if kind in ("empty", "truncate", "remove", "folder", "deep", "binary"):
             assert ended in ("DataError", "FileNotFoundError"), case
     for (kind, ended), count in sorted(counts.items()):
         print(f"{kind:12} {ended:18} {count}")
