@@ -128,7 +128,14 @@ async def _missing_in_shard(array: zarr.Array[Any], key: str, chunks: list[Chunk
     assert metadata.zarr_format == 3
     (codec,) = metadata.codecs
     assert isinstance(codec, ShardingCodec)
-    index = await codec._load_shard_index_maybe(place, _per_shard(array))
+    try:
+        index = await codec._load_shard_index_maybe(place, _per_shard(array))
+    except OSError:
+        raise
+    except Exception as error:  # whatever its codecs raise: Zarr reads an empty shard without it
+        raise DataError(
+            f"{title(array, chunks[0])} of {array.store_path} is not whole: the shard has no index: {error}"
+        ) from error
     if index is None:
         return chunks[0]
     size = await place.store.getsize(place.path)

@@ -111,7 +111,8 @@ def guarded(array: zarr.Array[Any]) -> zarr.Array[Any]:
     elif metadata.compressor is not None and (guard := GUARDS.get(metadata.compressor.codec_id)):
         codec = GuardedNumcodec(metadata.compressor, guard, room(array.chunks, array.dtype.itemsize))
         metadata = replace(metadata, compressor=codec)
-    return zarr.Array(zarr.AsyncArray(metadata, array.store_path, array.config))
+    # How to write, which Zarr 3.1.4 does not tell.
+    return zarr.Array(zarr.AsyncArray(metadata, array.store_path, getattr(array, "config", None)))
 
 
 def _guarded(codecs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ The slow test mutates 600 stores and prints how each of them ended; the others a
 """
 
 import json
+import pickle
 import re
 import shutil
 import threading
@@ -21,6 +22,7 @@ import zarr
 
 from daskgmm import GaussianMixture
 from daskgmm._typing import Array
+from daskgmm.compute.rows import as_rows
 from daskgmm.errors import CollapseError, DataError
 from tests.compute.arrays import write
 
@@ -173,7 +175,7 @@ TEXT: dict[str, Callable[[str, Any], str]] = {
     "binary": lambda text, random: "\x00\x7f" * 50,
     "a letter": lambda text, random: text.replace(text[random.integers(len(text))], "9", 1),
 }
-KINDS = (*BYTES, *FILES, *TEXT)
+KINDS = (*BYTES, *FILES, *TEXT, *4 * ["other value"])  # of which there are most
 
 
 def mutated(place: Path, kind: str, random: Any) -> None:
@@ -235,6 +237,108 @@ class Peak:
         self.done.set()
         self.thread.join()
         self.used = self.highest - self.before
+
+
+# Cases by name
+
+
+@pytest.mark.parametrize("kind", ["truncate", "empty", "noise", "folder", "remove"])
+@pytest.mark.parametrize("name", STORES)
+def test_damaged_chunks_are_told_by_their_keys(name: str, kind: str, tmp_path: Path) -> None:
+    place = fresh(tmp_path / "x.zarr", name)
+    mutated(place, kind, np.random.default_rng(1))
+    if "raw" not in name or kind != "noise":
+        check(place, kind, *outcome(place, X))
+        with pytest.raises(DataError, match=r"Chunk .* of file://.*x.zarr (cannot be read \(block \d|is not)"):
+            fit(place)
+
+
+@pytest.mark.parametrize("name", [name for name in STORES if "crc" in name])
+def test_checksums_catch_every_bit(name: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        mutated(fresh(tmp_path / "x.zarr", name), "flip", random)
+        rows = as_rows(tmp_path / "x.zarr")
+        with pytest.raises(DataError, match=r"Chunk .* of file://.*x.zarr cannot be read \(block 0"):
+            rows.read(0)
+
+
+BOMBS: dict[str, tuple[dict[str, Any], Any]] = {
+    "v2 zstd": ({"zarr_format": 2}, numcodecs.Zstd()),
+    "v2 gzip": ({"zarr_format": 2, "compressors": numcodecs.GZip()}, numcodecs.GZip()),
+    "v2 blosc": ({"zarr_format": 2, "compressors": numcodecs.Blosc()}, numcodecs.Blosc()),
+    "v3 zstd": ({}, numcodecs.Zstd()),
+    "v3 gzip": ({"compressors": zarr.codecs.GzipCodec()}, numcodecs.GZip()),
+    "v3 blosc": ({"compressors": zarr.codecs.BloscCodec()}, numcodecs.Blosc()),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_chunk_that_grows_stops_at_its_size(name: str, tmp_path: Path) -> None:
+    options, codec = BOMBS[name]
+    write(tmp_path / "x.zarr", X, (16, D), **options)
+    objects(tmp_path / "x.zarr")[0].write_bytes(codec.encode(np.zeros(256 * MiB, np.uint8)))
+    rows = pickle.loads(pickle.dumps(as_rows(tmp_path / "x.zarr")))
+    with (
+        Peak() as peak,
+        pytest.raises(DataError, match=r"\(block 0.*the chunk decodes to \d+ bytes"),
+    ):
+        rows.read(0)
+    assert peak.used < 100 * MiB
+
+
+def test_a_chunk_that_grows_inside_a_shard_stops_at_its_size(tmp_path: Path) -> None:
+    place = fresh(tmp_path / "x.zarr", "sharded zstd")
+    bomb = numcodecs.Zstd().encode(np.zeros(256 * MiB, np.uint8))
+    index = np.array([[0, len(bomb)]] * 4, "<u8").tobytes()
+    objects(place)[0].write_bytes(bomb + numcodecs.CRC32C(location="end").encode(index).tobytes())
+    rows = pickle.loads(pickle.dumps(as_rows(place)))
+    with (
+        Peak() as peak,
+        pytest.raises(DataError, match=r"Chunk \(0, 0\) in .*the chunk decodes to \d+ bytes"),
+    ):
+        rows.read(0)
+    assert peak.used < 100 * MiB
+
+
+METADATA: dict[str, dict[str, Any]] = {
+    "chunks of nothing": {"chunks": [0, 3]},
+    "chunks below nothing": {"chunks": [-16, 3]},
+    "chunks of a text": {"chunks": "16"},
+    "too few chunks": {"chunks": [16]},
+    "a shape below nothing": {"shape": [-5, 3]},
+    "a shape that no number of rows has": {"shape": [10**30, 3]},
+    "a shape of a float": {"shape": [96.5, 3]},
+    "no shape": {"shape": None},
+    "chunks of terabytes": {"shape": [10**12, 3], "chunks": [10**12, 3]},
+    "a chunk of terabytes": {"chunks": [10**12, 3]},
+    "more rows than a machine has": {"shape": [10**12, 3]},
+    "an unknown type": {"dtype": "<f3"},
+    "another type": {"dtype": "<i2"},
+    "an unknown codec": {"compressor": {"id": "pied piper"}},
+    "a codec without a name": {"compressor": {"level": 1}},
+    "an unknown format": {"zarr_format": 7},
+    "a fill value of a text": {"fill_value": "nothing"},
+}
+
+
+@pytest.mark.parametrize("case", METADATA)
+def test_metadata_of_no_array(case: str, tmp_path: Path) -> None:
+    place = fresh(tmp_path / "x.zarr", "v2 zstd")
+    path = place / ".zarray"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **METADATA[case]}))
+    with Peak() as peak, pytest.raises(DataError, match=r"x\.zarr"):
+        fit(place)
+    assert peak.used < 100 * MiB
+
+
+@pytest.mark.parametrize("name", ["v2 zstd", "v3 zstd"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "[" * 100_000, '{"a":' * 100_000, "null", "\x00\x01"])
+def test_metadata_that_is_none(text: str, name: str, tmp_path: Path) -> None:
+    place = fresh(tmp_path / "x.zarr", name)
+    metadata(place).write_text(text)
+    with pytest.raises(DataError, match=r"x\.zarr cannot be opened"):
+        fit(place)
 
 
 @pytest.mark.slow
