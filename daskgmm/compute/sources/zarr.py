@@ -48,7 +48,7 @@ PASSING = [
 NETWORKS = ("fsspec", "aiohttp", "botocore", "obstore", "urllib3", "requests")  # whose errors are no OSErrors
 AT_ONCE = 2**10  # chunks that are read together: Zarr holds some KiB for each
 LARGE = 2**26  # bytes: before more than that is read, a look-up costs nothing
-HUGE = 2**38  # bytes: more take long to plan a pass over, and may be there in the metadata alone
+HUGE = 2**32  # bytes: more take long to plan and to read, and may be there in the metadata alone
 
 Layout: TypeAlias = tuple[Any, ...]
 """Shape, chunks, shards and dtype."""
