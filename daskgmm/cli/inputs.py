@@ -45,12 +45,7 @@ class Places:
 
     def open(self, place: str) -> zarr.Array[Any]:
         """Open a Zarr array."""
-        try:
-            array: zarr.Array[Any] = open_array(place, storage_options=self.options(place))
-        except (DataError, FileNotFoundError):
-            raise
-        except Exception as error:  # whatever a file system or a damaged store may raise
-            raise DataError(f"{place} cannot be opened: {error}") from error
+        array: zarr.Array[Any] = open_array(place, storage_options=self.options(place))
         return array
 
     def rowwise(self, place: str | None, shape: tuple[int, ...]) -> Any:

@@ -47,6 +47,7 @@ class Column:
         """Cut as ``x`` is, which the user calls ``name``, or paired with its blocks where a size is unknown."""
         if not math.isnan(source.shape[0] + x.shape[0]):
             return source.cut(x.chunks)
+        source = source.as_stored()
         if len(source.chunks) != len(x.chunks):
             raise DataError(
                 f"{self.title} has {len(source.chunks)} block(s) and {name} has {len(x.chunks)}, and not "

@@ -13,6 +13,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.block import Block
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
+from daskgmm.compute.sources.base import MOST_BLOCKS
 
 PART_BYTES = 16 * 2**20  # of rows, for each task of a mini-batch
 PARTS = 4  # tasks of a mini-batch, where there are blocks enough
@@ -121,7 +122,8 @@ def finer(rows: Rows, window_bytes: int) -> Rows:
     """The same rows in blocks of which many fit in a window, where one does not hold all and they can be cut."""
     if not rows.total_bytes > window_bytes:  # also of an unknown size
         return rows
-    chunks = rows.x.plan(window_bytes // PIECES)
+    # Half of what can be planned: whole chunks fill a block to half of its size at least.
+    chunks = rows.x.plan(max(window_bytes // PIECES, int(rows.total_bytes * 2 // MOST_BLOCKS)))
     if len(chunks) <= rows.n_blocks:
         return rows
     return rows.cut(chunks)

@@ -23,6 +23,7 @@ _RESHAPE = (
     "or array.reshape(1, -1) if it contains a single sample."
 )
 
+MOST_BLOCKS = 2**20  # a task, and some hundred bytes of this process, for each
 SMALL = 2**20  # bytes: below this, handling a block costs more than computing on it
 
 
@@ -73,6 +74,10 @@ class Source(ABC):
         """The same rows, cut elsewhere."""
         return replace(self, chunks=chunks)
 
+    def as_stored(self) -> Self:
+        """The same rows, cut as they are held, to be paired with blocks of unknown sizes."""
+        return self
+
     @property
     @abstractmethod
     def reader(self) -> Callable[[int, Any], Any]:
@@ -107,8 +112,18 @@ def joined(_: int, part: Any) -> Any:
 def even_chunks(n: int, rows: int) -> tuple[int, ...]:
     """Cut ``n`` rows into chunks of ``rows`` (at least one) and a shorter last one."""
     rows = max(rows, 1)
+    refuse_too_many(-(-n // rows))
     whole, rest = divmod(n, rows)
     return (rows,) * whole + ((rest,) if rest else ())
+
+
+def refuse_too_many(n_blocks: int) -> None:
+    """Raise `DataError` for more blocks than can be planned."""
+    if n_blocks > MOST_BLOCKS:
+        raise DataError(
+            f"The rows would be cut into {n_blocks:,} blocks, and at most {MOST_BLOCKS:,} can be planned. "
+            "Use a larger block_size."
+        )
 
 
 def library(value: Any, known: Collection[str | None]) -> str | None:

@@ -1,47 +1,86 @@
 """Zarr arrays, formats 2 and 3, sharded too: whole chunks or shards are read at once."""
 
+import errno
 import math
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import product
+from functools import cached_property
 from socket import gethostname
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 import zarr
-from zarr.codecs import ShardingCodec
+from dask.utils import format_bytes
+from distributed.system import MEMORY_LIMIT
+from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
-from zarr.errors import NodeNotFoundError
 from zarr.storage import MemoryStore
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
+from daskgmm.compute.sources import chunks, codecs
+from daskgmm.compute.sources.base import (
+    SMALL,
+    Asked,
+    Chunks,
+    Source,
+    check_layout,
+    even_chunks,
+    library,
+    refuse_too_many,
+)
 from daskgmm.errors import DataError, printable
 
 T = TypeVar("T")
 
-RETRIES = (0.1, 0.5, 2.0)  # seconds before each new try to read a block
+RETRIES = (0.1, 0.5, 2.0)  # seconds before each new try to read a store
+# What a file system or a network may get over. Others, such as no memory or no such file, say something else.
+PASSING = [
+    getattr(errno, name, 0)  # no system has all of them
+    for name in (
+        *("EIO", "EREMOTEIO", "EAGAIN", "EBUSY", "EINTR", "EMFILE", "ENFILE", "EPIPE", "ESTALE", "ENOBUFS"),
+        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "ECONNABORTED", "ECONNRESET", "ECONNREFUSED", "ENOTCONN"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT"),
+    )
+]
+NETWORKS = ("fsspec", "aiohttp", "botocore", "obstore", "urllib3", "requests")  # whose errors are no OSErrors
+AT_ONCE = 2**10  # chunks that are read together: Zarr holds some KiB for each
+LARGE = 2**26  # bytes: before more than that is read, a look-up costs nothing
+HUGE = 2**32  # bytes: more take long to plan and to read, and may be there in the metadata alone
+
+Layout: TypeAlias = tuple[Any, ...]
+"""Shape, chunks, shards and dtype."""
 
 
 def opened(value: Any, asked: Asked) -> Source:
-    """An array, cut as it is stored; `DataError` for a group, with its arrays."""
+    """An array, not yet cut; `DataError` for a group, with its arrays, and for sizes that no array can have."""
     if isinstance(value, zarr.Group):
         refuse_group(value)
     check_layout(value, asked.ensure_2d)
-    n, *_ = value.shape
-    grid = value.shards or value.chunks
-    return Stored(
+    begun, grid = _in_store(value, asked.name), (*value.chunks, *(value.shards or ()))
+    if not all(0 <= size < 2**63 for size in value.shape) or not all(0 < size < 2**63 for size in grid):
+        raise DataError(f"{asked.name} at {value.store_path} cannot have shape {value.shape} in chunks {grid}.")
+    if begun is not None and not _serves(begun, _layout(value)):
+        raise DataError(
+            f"{asked.name} was opened as (shape, chunks, shards, dtype) = {_layout(value)}, and the array at "
+            f"{value.store_path} says {begun}. Open it anew; where its group has consolidated metadata, these are "
+            "out of date: open the group with use_consolidated=False, or consolidate them again."
+        )
+    source = Stored(
         shape=value.shape,
         dtype=np.dtype(value.dtype),
-        chunks=even_chunks(n, grid[0]),
+        chunks=value.shape[:1],
         in_driver=isinstance(value.store, MemoryStore),
         array=value,
         fill_missing=asked.fill_missing,
+        begun=begun,
     )
+    if begun is not None and not asked.fill_missing and source.row_bytes * value.shape[0] > HUGE:
+        last = tuple((size - 1) // each for size, each in zip(value.shape, value.chunks, strict=True))
+        _asked(value, asked.name, source.refuse_missing, [(0,) * value.ndim, last])
+    return source
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -50,52 +89,105 @@ class Stored(Source):
 
     array: zarr.Array[Any]
     fill_missing: bool
+    begun: Layout | None  # what the store said as it was opened: consolidated metadata may say other things
     spare: Spare = field(default_factory=Spare)
     keepable: ClassVar[bool] = True
     waits: ClassVar[bool] = True
 
+    @cached_property
+    def guarded(self) -> zarr.Array[Any]:
+        """The array, as it is read."""
+        return codecs.guarded(self.array)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Zarr pickles what is inside shards by its name.
+        return {name: value for name, value in vars(self).items() if name != "guarded"}
+
     def plan(self, block_bytes: int) -> Chunks:
         n, size = self.array.shape[0], self.row_bytes
         # 16 blocks at least, while they are worth reading apart: threads need some each.
-        fit = min(block_bytes // size, max(math.ceil(n / 16), SMALL // size))
+        fit = min(block_bytes // size, max(-(-n // 16), SMALL // size))
         unit = self.array.chunks[0]
         shard = self.array.shards[0] if self.array.shards else None
         if shard is None or shard <= fit:
             unit = shard or unit
             return even_chunks(n, unit * max(1, fit // unit))
         # A block never straddles two shards: each of them is opened, and its index read, anew.
-        pattern = even_chunks(shard, unit * max(1, fit // unit))
-        return pattern * (n // shard) + even_chunks(n % shard, int(pattern[0]))
+        whole, rest = divmod(n, shard)
+        rows = unit * max(1, fit // unit)
+        refuse_too_many(whole * -(-shard // rows) + -(-rest // rows))
+        return (even_chunks(shard, rows) * whole if whole else ()) + even_chunks(rest, rows)
+
+    def as_stored(self) -> "Stored":
+        return self.cut(even_chunks(self.array.shape[0], (self.array.shards or self.array.chunks)[0]))
 
     @property
     def reader(self) -> Callable[[int, Any], Any]:
-        return partial(_retried, self._read)
+        return self._read
 
     def _read(self, index: int, _: None) -> Array:
-        array, rows = self.array, self.bounds(index)
-        values = self.spare.array((rows.stop - rows.start, *array.shape[1:]), self.dtype)
-        everything = (slice(None),) * (array.ndim - 1)
-        array.get_basic_selection(
-            (rows, *everything), out=default_buffer_prototype().nd_buffer.from_numpy_array(values)
-        )
-        if not self.fill_missing:
-            _refuse_missing(array, rows, values)
+        array, rows = self.guarded, self.bounds(index)
+        where = f"block {index}, rows {rows.start} to {rows.stop - 1}"
+        values = self._memory(rows.stop - rows.start, where)
+        region = (rows, *(slice(0, size) for size in array.shape[1:]))
+        for part in _parts(array, region):
+            out = values[chunks.within(part, region)]
+            try:
+                _retried(self._fill, part, out)
+            except DataError:
+                raise
+            except Exception as error:  # whatever a store or a codec raises
+                raise _unreadable(array, part, where, error) from error
         return values
+
+    def _memory(self, n: int, where: str) -> Array:
+        """Memory for some rows; `DataError` where they, or a chunk of them, are more than this machine has."""
+        array = self.array
+        n_bytes = max(n * self.row_bytes, math.prod(array.chunks) * self.dtype.itemsize)
+        try:
+            if n_bytes > MEMORY_LIMIT:
+                raise MemoryError
+            return self.spare.array((n, *array.shape[1:]), self.dtype)
+        except (MemoryError, OSError, OverflowError) as error:
+            raise DataError(
+                f"{array.store_path} cannot be read in {format_bytes(MEMORY_LIMIT)} of memory ({where}): "
+                f"its shape {array.shape} and chunks {array.chunks} ask for {format_bytes(n_bytes)} at a time. "
+                "Write it in smaller chunks, or use a smaller block_size."
+            ) from error
+
+    def _fill(self, part: chunks.Region, out: Array) -> None:
+        """Read a part of the array; raise where a chunk is not in the store, which Zarr reads as fill value."""
+        array = self.guarded
+        if not self.fill_missing and out.nbytes > LARGE:
+            self.refuse_missing([tuple(numbers[0] for numbers in chunks.under(part, array.chunks))])
+        array.get_basic_selection(part, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
+        alike = chunks.alike(array, part, out)
+        if not self.fill_missing:
+            self.refuse_missing(alike)
+        elif len(alike) == math.prod(map(len, chunks.under(part, array.chunks))) and not chunks.is_there(array):
+            raise _gone(array)
+
+    def refuse_missing(self, suspects: list[chunks.Chunk]) -> None:
+        """Raise where one of these chunks is not in the store: only such as read as fill value can be missing."""
+        array = self.array
+        if not suspects or (lost := chunks.first_missing(array, suspects)) is None:
+            return
+        if not chunks.is_there(array):
+            raise _gone(array)
+        raise DataError(
+            f"{chunks.title(array, lost)} of {array.store_path} is not in the store. Either it was never "
+            f"written, or it holds nothing but the fill value {chunks.fill_value(array)}, which Zarr does not "
+            'store by default (write with config={"write_empty_chunks": True} to have it stored). '
+            'Set missing_chunks="fill" to read it as the fill value.'
+        )
 
     def check_unchanged(self, title: str) -> None:
         """Raise `DataError` where the store now holds an array of another layout than when it was opened."""
-        place, zarr_format = self.array.store_path, self.array.metadata.zarr_format
-        try:
-            found = _retried(zarr.open_array, place, mode="r", zarr_format=zarr_format)
-        except (FileNotFoundError, NodeNotFoundError):
-            found = None
-        here, there = (
-            None if a is None else (a.shape, a.chunks, a.shards, str(a.dtype)) for a in (self.array, found)
-        )
-        if there != here:
+        there = _in_store(self.array, title)
+        if there != self.begun:
             raise DataError(
-                f"{title} at {place} was changed in the meantime: (shape, chunks, shards, dtype) "
-                f"were {here}, now {there}. Fit again once it stays as it is."
+                f"{title} at {self.array.store_path} was changed in the meantime: (shape, chunks, shards, dtype) "
+                f"were {self.begun}, now {there}. Fit again once it stays as it is."
             )
 
 
@@ -114,61 +206,88 @@ def refuse_group(group: zarr.Group) -> NoReturn:
     )
 
 
+def _layout(array: zarr.Array[Any]) -> Layout:
+    return array.shape, array.chunks, array.shards, str(array.dtype)
+
+
+def _in_store(array: zarr.Array[Any], title: str) -> Layout | None:
+    """Layout of the array that the store itself has where this one was opened; None where it has none."""
+
+    def found() -> Layout:
+        return _layout(zarr.open_array(array.store_path, mode="r", zarr_format=array.metadata.zarr_format))
+
+    try:
+        return _asked(array, title, found)
+    except FileNotFoundError:
+        return None
+
+
+def _asked(array: zarr.Array[Any], title: str, function: Callable[..., T], *arguments: Any) -> T:
+    """What a store says of an array; `DataError` where it fails to."""
+    try:
+        return _retried(function, *arguments)
+    except (DataError, FileNotFoundError):
+        raise
+    except Exception as error:  # whatever a store may raise
+        raise DataError(f"{title} at {array.store_path} cannot be opened: {told(error)}") from error
+
+
+def _serves(there: Layout, here: Layout) -> bool:
+    """Whether an array that the store has can be read as one of another layout: it may have more rows."""
+    (shape, *rest), (rows, *others) = there, here
+    return rest == others and shape[1:] == rows[1:] and shape[0] >= rows[0]
+
+
+def _parts(array: zarr.Array[Any], region: chunks.Region) -> Iterator[chunks.Region]:
+    """A region in parts of so many chunks as Zarr reads well together; of whole shards, where these have few."""
+    inner = math.prod(array.shards or array.chunks) // math.prod(array.chunks)
+    each, most = (array.chunks, AT_ONCE) if inner > AT_ONCE else (array.shards or array.chunks, AT_ONCE // inner)
+    for box in chunks.pieces(chunks.under(region, each), most):
+        yield chunks.clipped(box, each, region)
+
+
+def _gone(array: zarr.Array[Any]) -> DataError:
+    return DataError(
+        f"{array.store_path} cannot be opened on {gethostname()}: no Zarr array is there, or not any "
+        "more. Every worker needs the data under the same path or URL."
+    )
+
+
+def _unreadable(array: zarr.Array[Any], part: chunks.Region, where: str, error: Exception) -> DataError:
+    """Say which chunk cannot be read, or that the store fails."""
+    if _passes(error):
+        return DataError(f"{array.store_path} failed {len(RETRIES) + 1} times to be read ({where}): {told(error)}")
+    traceback.clear_frames(error.__traceback__)  # they may hold all that was decoded
+    chunk = chunks.first_unreadable(array, part)
+    what = "A chunk" if chunk is None else chunks.title(array, chunk)
+    return DataError(f"{what} of {array.store_path} cannot be read ({where}): {told(error)}")
+
+
+def told(error: Exception) -> str:
+    """An error of a store or a codec, in brief."""
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) < 400 else text[:400] + " ..."
+
+
 def _retried(function: Callable[..., T], *arguments: Any, **how: Any) -> T:
-    """Call a function that reads a store, again where the system fails to."""
+    """Call a function that reads a store, again where the store fails."""
     for pause in RETRIES:
         try:
             return function(*arguments, **how)
-        except (FileNotFoundError, PermissionError):  # these do not pass
-            raise
-        except OSError:
-            time.sleep(pause)
+        except Exception as error:
+            if not _passes(error):
+                raise
+        time.sleep(pause)
     return function(*arguments, **how)
 
 
-def _refuse_missing(array: zarr.Array[Any], rows: slice, values: Array) -> None:
-    """Raise where a chunk under these rows is not in the store, which Zarr reads as fill value."""
-    fill = 0 if array.fill_value is None else array.fill_value
-    edges = [(rows.start, rows.stop), *((0, size) for size in array.shape[1:])]
-    grid = list(zip(array.chunks, edges, strict=True))
-    for chunk in product(*(range(first // step, -(-last // step)) for step, (first, last) in grid)):
-        place = tuple(
-            slice(max(number * step, first) - first, min((number + 1) * step, last) - first)
-            for number, (step, (first, last)) in zip(chunk, grid, strict=True)
-        )
-        # Only a chunk that reads as fill value throughout can be missing: others need no look-up.
-        found = values[place]
-        # NaN is the only fill value that differs from itself.
-        if not all(np.all(np.isnan(part) if fill != fill else part == fill) for part in (found[:1], found)):
-            continue
-        key, stored = _look_up(array, chunk)
-        if not stored and not sync(_is_there(array)):
-            raise DataError(
-                f"{array.store_path} cannot be opened on {gethostname()}: no Zarr array is there, or not any "
-                "more. Every worker needs the data under the same path or URL."
-            )
-        if not stored:
-            raise DataError(
-                f"Chunk {key} of {array.store_path} is not in the store. Either it was never "
-                f"written, or it holds nothing but the fill value {fill}, which Zarr does not "
-                'store by default (write with config={"write_empty_chunks": True} to have it stored). '
-                'Set missing_chunks="fill" to read it as the fill value.'
-            )
-
-
-async def _is_there(array: zarr.Array[Any]) -> bool:
-    """Whether the store holds the array's metadata."""
-    return await (array.store_path / ("zarr.json" if array.metadata.zarr_format == 3 else ".zarray")).exists()
-
-
-def _look_up(array: zarr.Array[Any], chunk: tuple[int, ...]) -> tuple[str, bool]:
-    """Name of a chunk, and whether it is in the store: in its shard's index, where there are shards."""
-    metadata = array.metadata
-    if array.shards is None or metadata.zarr_format == 2:
-        key = array.metadata.encode_chunk_key(chunk)
-        return repr(key), sync((array.store_path / key).exists())
-    each = tuple(shard // inner for shard, inner in zip(array.shards, array.chunks, strict=True))
-    key = array.metadata.encode_chunk_key(tuple(c // n for c, n in zip(chunk, each, strict=True)))
-    codec = next(c for c in metadata.codecs if isinstance(c, ShardingCodec))
-    index = sync(codec._load_shard_index_maybe(array.store_path / key, each))
-    return f"{chunk} in shard {key!r}", index is not None and index.get_chunk_slice(chunk) is not None
+def _passes(error: Exception) -> bool:
+    """Whether a store failed to hand over bytes, as it may not the next time; bytes may also be bad themselves."""
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return False
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in PASSING
+    # Codecs raise OSErrors too, and like those of many stores they have no number.
+    frames = traceback.walk_tb(error.__traceback__)
+    from_store = any(isinstance(frame.f_locals.get("self"), Store) for frame, _ in frames)
+    return from_store and (isinstance(error, OSError) or library(error, NETWORKS) is not None)

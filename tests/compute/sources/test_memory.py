@@ -12,7 +12,7 @@ from daskgmm.compute.sources.memory import InMemory
 from tests.compute.arrays import VALUES, read_all
 
 
-@given(n=st.integers(1, 10_000_000), d=st.integers(1, 40), block_size=st.integers(1, 2**22))
+@given(n=st.integers(1, 1_000_000), d=st.integers(1, 40), block_size=st.integers(1, 2**22))
 @settings(max_examples=100)
 def test_blocks_cover_all_rows_and_are_alike(n: int, d: int, block_size: int) -> None:
     small, fit = 2**20 // (4 * d), block_size // (4 * d)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from daskgmm.compute.rows import as_rows
+from daskgmm.errors import DataError
 from tests.compute.arrays import VALUES, joined, write
 
 
@@ -18,6 +19,13 @@ def test_an_unknown_path(place: str, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"There is no Zarr array at {tmp_path}"):
         as_rows(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["gopher://host/x.zarr", "http://[::1/x.zarr"])
+def test_what_cannot_be_opened_is_said_so(place: str) -> None:
+    with pytest.raises(DataError, match="cannot be opened") as caught:
+        as_rows(place)
+    assert caught.value.__cause__ is not None
 
 
 def test_a_relative_path_holds_in_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Zarr arrays: block plans follow the stored layout; chunks that are not in the store are noticed."""
 
 import os
+import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,25 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm.compute.rows import as_rows
+from daskgmm.compute.sources.base import MOST_BLOCKS
+from daskgmm.compute.window import finer
 from daskgmm.errors import DataError
-from tests.compute.arrays import RESP, VALUES, WEIGHT, D, N, column, joined, read_all, uneven, write
+from tests.compute.arrays import (
+    RESP,
+    VALUES,
+    WEIGHT,
+    D,
+    N,
+    column,
+    dask_array,
+    joined,
+    read_all,
+    uneven,
+    unknown,
+    write,
+)
 
 # Block plans
 
@@ -71,6 +89,88 @@ def test_block_plan_by_example(
     assert rows.x.chunks == expected
     np.testing.assert_array_equal(joined(rows), VALUES)
     assert not rows.x.local
+
+
+@pytest.mark.parametrize("shards", [None, (4 * 10**6, 2), (10**15, 2)])
+@pytest.mark.parametrize("fill", ["raise", "fill"])
+def test_a_huge_array_is_planned_in_numbers(fill: str, shards: Any, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "x.zarr", shape=(10**12, 2), chunks=(250, 2), shards=shards, dtype="f8")
+    tracemalloc.start()
+    try:
+        if fill == "raise":
+            with pytest.raises(DataError, match=r"Chunk .* is not in the store"):
+                as_rows(tmp_path / "x.zarr")
+        else:
+            rows = as_rows(tmp_path / "x.zarr", missing_chunks=fill)
+            assert 10**5 < rows.n_blocks < 10**6
+            assert sum(rows.x.chunks) == 10**12
+            assert len(str(rows.layout())) < 10**7
+            with pytest.raises(DataError, match=r"cut into \d,\d\d\d,\d\d\d,\d\d\d blocks, .* larger block_size"):
+                as_rows(tmp_path / "x.zarr", missing_chunks=fill, block_size=4000)
+        assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("n", [10**8, 10**10, 10**12])
+def test_a_huge_array_of_nothing_ends_at_once(n: int, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "x.zarr", shape=(n, 2), chunks=(250, 2), dtype="f8")
+    model = GaussianMixture(2, max_iter=1, init_params="random_from_data").fit(VALUES[:, :2])
+    online = MiniBatchGaussianMixture(2)
+    for ask in (model.score, model.fit, online.fit, lambda x: model.predict(x).compute(scheduler="threads")):
+        with pytest.raises(DataError, match=r"Chunk 'c/\d+/0' of .*x.zarr is not in the store"):
+            ask(str(tmp_path / "x.zarr"))
+
+
+def test_finer_blocks_than_can_be_planned_are_not_asked_for(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "x.zarr", shape=(10**12, 2), chunks=(250, 2), dtype="f8")
+    rows = as_rows(tmp_path / "x.zarr", missing_chunks="fill")
+    assert rows.n_blocks < finer(rows, 2**28).n_blocks <= MOST_BLOCKS
+
+
+# What the store says
+
+
+def consolidated(place: Path, n: int) -> Any:
+    """An array of 40 rows, opened through a group whose consolidated metadata tell of ``n``."""
+    group = zarr.open_group(place, mode="w")
+    array = group.create_array("x", shape=(n, D), chunks=(10, D), dtype="f8", config={"write_empty_chunks": True})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are no part of format 3 yet
+        zarr.consolidate_metadata(place)
+    array.resize((40, D))
+    array[...] = np.r_[VALUES, -VALUES]
+    stale: Any = zarr.open_group(place, mode="r", use_consolidated=True)["x"]
+    assert stale.shape == (n, D)
+    return stale
+
+
+def test_consolidated_metadata_may_be_out_of_date(tmp_path: Path) -> None:
+    rows = as_rows(consolidated(tmp_path / "g.zarr", 20))
+    np.testing.assert_array_equal(joined(rows), VALUES)
+    rows.check_unchanged()
+    zarr.open_array(tmp_path / "g.zarr" / "x", mode="r+").resize((30, D))
+    with pytest.raises(DataError, match=r"X at .*g.zarr/x was changed .*\(\(40, 3\).*now \(\(30, 3\)"):
+        rows.check_unchanged()
+
+
+def test_consolidated_metadata_of_another_array_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"X was opened as .*\(60, 3\).*use_consolidated=False"):
+        as_rows(consolidated(tmp_path / "g.zarr", 60))
+    stale = consolidated(tmp_path / "h.zarr", 20)
+    write(tmp_path / "h.zarr" / "x", np.r_[VALUES, VALUES], (5, D), overwrite=True)
+    with pytest.raises(DataError, match=r"X was opened as .*use_consolidated=False"):
+        as_rows(stale)
+
+
+def test_stored_chunks_pair_with_blocks_of_unknown_sizes(tmp_path: Path) -> None:
+    weight = write(tmp_path / "w.zarr", WEIGHT, (10,))
+    rows = as_rows(unknown(dask_array(VALUES, chunks=(10, D))), weight=weight)
+    np.testing.assert_array_equal(column(rows, "weight"), WEIGHT)
+    with pytest.raises(DataError, match=r"sample_weight has 2 block\(s\) and X has 4"):
+        as_rows(unknown(dask_array(VALUES, chunks=(5, D))), weight=weight)
 
 
 # Chunks that are not in the store
