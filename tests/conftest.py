@@ -106,7 +106,10 @@ def clusters() -> Iterator[Callable[[int, bool], Any]]:
 @cache
 def starts_processes(path: Path) -> bool:
     """Whether the tests of a file do."""
-    return any(word in path.read_text("utf-8") for word in ("clusters:", "LocalCluster", "subprocess", "Popen"))
+    return any(
+        word in path.read_text("utf-8")
+        for word in ("clusters:", "LocalCluster", "subprocess", "Popen", "SPAWN", "serving")
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

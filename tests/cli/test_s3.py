@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +18,8 @@ from click.testing import Result
 from daskgmm import GaussianMixture, watching
 from daskgmm.errors import CheckpointError, InUseError
 from daskgmm.store.lock import Lease, locked
-from tests.cli.test_process import start
 from tests.store.s3 import serving
+from tests.store.test_two_writers import assert_one_whole_output
 
 Run = Callable[..., Result]
 pytestmark = pytest.mark.timeout(120)
@@ -153,24 +152,11 @@ def test_a_fit_goes_on_from_its_checkpoint(store: Any, values: Any) -> None:
         model(2).fit(values)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_fifty_pairs_of_writers_leave_one_whole_output(
-    data: str,
-    model: str,
-    values: Any,
-    fitted: GaussianMixture,
-    store: Any,
-    options: Any,
-    words: list[str],
-    tmp_path: Path,
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
+def test_two_predictions_to_one_url_leave_one_whole_array(
+    store: Any, options: Any, words: list[str], tmp_path: Path, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = "s3://bucket/here/both.zarr"
-    for _ in range(50):
-        command = ("predict", data, model, "--out", url, *words, "--overwrite")
-        pair = [start(*command, stdout=subprocess.DEVNULL) for _ in range(2)]
-        codes = sorted(process.wait(60) for process in pair)
-        assert codes in ([0, 0], [0, 5])
-        written = zarr.open_array(url, mode="r", storage_options=options)
-        assert written.attrs["complete"] is True
-        np.testing.assert_array_equal(written[:], fitted.predict(values))
+    monkeypatch.setenv("DASK_DASKGMM__CHECKPOINT_LEASE", "2 s")  # of the processes that are started
+    assert_one_whole_output(tmp_path, "s3://bucket/here/labels", rounds, options, tuple(words))
+    assert {name.split("/")[0] for name in keys(store)} == {f"labels-{number}" for number in range(rounds)}
