@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import zarr
 from numcodecs.abc import Codec as Numcodec
@@ -66,12 +66,12 @@ class Guarded(BytesBytesCodec):
 
     codec: Any
     guard: Callable[[Array, int], bytes | None]
+    most: int
     is_fixed_size = False
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
-        most = room(chunk_spec.shape, chunk_spec.dtype.to_native_dtype().itemsize)
-        data, decodes = chunk_bytes.as_numpy_array(), self.guard is gunzip
-        found = await asyncio.to_thread(gunzip, data, most) if decodes else self.guard(data, most)
+        data, most = chunk_bytes.as_numpy_array(), self.most
+        found = await asyncio.to_thread(gunzip, data, most) if self.guard is gunzip else self.guard(data, most)
         if found is None:
             decoded: Buffer = await self.codec._decode_single(chunk_bytes, chunk_spec)
             return decoded
@@ -105,24 +105,26 @@ class GuardedNumcodec(Numcodec):  # type: ignore[misc]
 
 def guarded(array: zarr.Array[Any]) -> zarr.Array[Any]:
     """The same array, whose codecs look first where there is something to look at."""
-    metadata: Any = array.metadata
+    metadata, size = cast(Any, array.metadata), array.dtype.itemsize
+    most = room(array.chunks, size)
     if metadata.zarr_format == 3:
-        metadata = replace(metadata, codecs=_guarded(metadata.codecs))
+        outside = room(array.shards or array.chunks, size)
+        metadata = replace(metadata, codecs=_guarded(metadata.codecs, outside, most))
     elif metadata.compressor is not None and (guard := GUARDS.get(metadata.compressor.codec_id)):
-        codec = GuardedNumcodec(metadata.compressor, guard, room(array.chunks, array.dtype.itemsize))
+        codec = GuardedNumcodec(metadata.compressor, guard, most)
         metadata = replace(metadata, compressor=codec)
     # How to write, which Zarr 3.1.4 does not tell.
     return zarr.Array(zarr.AsyncArray(metadata, array.store_path, getattr(array, "config", None)))
 
 
-def _guarded(codecs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _guarded(codecs: tuple[Any, ...], most: int, inside: int) -> tuple[Any, ...]:
     """The codecs of format 3, and those inside shards."""
     found = []
     for codec in codecs:
         if isinstance(codec, ShardingCodec):
-            codec = replace(codec, codecs=_guarded(codec.codecs))
+            codec = replace(codec, codecs=_guarded(codec.codecs, inside, inside))
         elif isinstance(codec, BytesBytesCodec):
             name = str(codec.to_dict()["name"]).removeprefix("numcodecs.")
-            codec = Guarded(codec, GUARDS[name]) if name in GUARDS else codec
+            codec = Guarded(codec, GUARDS[name], most) if name in GUARDS else codec
         found.append(codec)
     return tuple(found)

@@ -62,9 +62,9 @@ def opened(value: Any, asked: Asked) -> Source:
     begun, grid = _in_store(value, asked.name), (*value.chunks, *(value.shards or ()))
     if not all(0 <= size < 2**63 for size in value.shape) or not all(0 < size < 2**63 for size in grid):
         raise DataError(f"{asked.name} at {value.store_path} cannot have shape {value.shape} in chunks {grid}.")
-    if begun is not None and not _serves(begun, _layout(value)):
+    if begun not in (None, here := _layout(value)) and not _serves(begun, here):
         raise DataError(
-            f"{asked.name} was opened as (shape, chunks, shards, dtype) = {_layout(value)}, and the array at "
+            f"{asked.name} was opened as (shape, chunks, shards, dtype) = {here}, and the array at "
             f"{value.store_path} says {begun}. Open it anew; where its group has consolidated metadata, these are "
             "out of date: open the group with use_consolidated=False, or consolidate them again."
         )

@@ -185,6 +185,30 @@ def test_an_emptied_shard_is_not_read_as_fill_value(tmp_path: Path) -> None:
         as_rows(tmp_path / "x.zarr").read(0)
 
 
+@pytest.mark.parametrize("span", [(0, 0), (10**6, 48)])
+def test_a_shard_that_holds_nothing_of_a_chunk_is_not_read_as_fill_value(span: Any, tmp_path: Path) -> None:
+    write(tmp_path / "x.zarr", VALUES, (2, 3), shards=(10, 3), compressors=None)
+    path = tmp_path / "x.zarr" / "c/1/0"
+    data = path.read_bytes()
+    index = np.frombuffer(data[-84:-4], "<u8").reshape(5, 2).copy()
+    index[3] = span
+    path.write_bytes(data[:-84] + numcodecs.CRC32C(location="end").encode(index.tobytes()).tobytes())
+    rows = as_rows(tmp_path / "x.zarr", block_size=48)
+    with pytest.raises(DataError, match=r"Chunk \(8, 0\) in shard 'c/1/0' of .*x.zarr is not whole: .* bytes"):
+        rows.read(8)
+
+
+def test_what_no_memory_is_there_for_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.zarr", VALUES, (10, 3))
+    monkeypatch.setattr("daskgmm.compute.sources.zarr.MEMORY_LIMIT", 479)
+    np.testing.assert_array_equal(joined(as_rows(tmp_path / "x.zarr", block_size=1)), VALUES)
+    with pytest.raises(DataError, match=r"x.zarr cannot be read in 479 B of memory \(block 0.*480 B at a time"):
+        as_rows(tmp_path / "x.zarr").read(0)
+    write(tmp_path / "y.zarr", VALUES, (1000, 3))  # a chunk is decoded whole
+    with pytest.raises(DataError, match=r"y.zarr cannot be read in 479 B of memory .*23.44 kiB at a time"):
+        as_rows(tmp_path / "y.zarr").read(0)
+
+
 def test_boxes_of_chunks() -> None:
     box = (range(3, 10), range(2), range(5))
     assert [len(part[0]) for part in chunks.pieces(box, 20)] == [2, 2, 2, 1]
