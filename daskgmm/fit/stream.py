@@ -13,8 +13,9 @@ from daskgmm.errors import DataError
 from daskgmm.fit.online import begin, step
 from daskgmm.fit.recipe import OnlineRecipe
 from daskgmm.fit.stepwise import Stepwise
-from daskgmm.fit.survey import First, Survey, Threshold
+from daskgmm.fit.survey import TINY, First, Survey, Threshold
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Examine, TakeFirst
+from daskgmm.model.checks import at_least, holds, require
 from daskgmm.store.values import storable
 
 ROWS_PER_COMPONENT = 50  # kept to seed a stream
@@ -28,6 +29,14 @@ class Waiting:
     x: Array  # (m, d) float64
     weight: Array  # (m,)
     n_batches: int = 0  # that they came in
+
+    def check(self) -> None:
+        """Raise `ValueError` unless these are rows that may wait."""
+        m, d = self.x.shape
+        require(d > 0 and holds(self.x, (m, d)), "The rows are no numbers.")
+        require(holds(self.weight, (m,), TINY), "The rows weigh nothing.")
+        require(at_least(min(m, 1), self.n_batches), "The rows came in no batch.")
+        _check_size(self.x)
 
     @classmethod
     def for_rows(cls, rows: Rows) -> "Waiting":
