@@ -116,9 +116,8 @@ class Stepwise(Run):
             anchor is None or (anchor.structure is structure and anchor.values.shape == structure.held(k, d)),
             "The prior is not that of the mixture.",
         )
-        require(
-            positive(self.clock, self.unit) and at_least(0, self.n_rows, self.n_batches), "Counts are below 0."
-        )
+        require(positive(self.clock, self.unit), "The start weighs nothing.")
+        require(at_least(0, self.n_rows, self.n_batches), "Counts are below 0.")
         require(self.bound < inf and at_least(-1, *self.after), "The last batch cannot be.")
         require(sorted({*self.reseeded} & {*range(k)}) == [*self.reseeded], "There are no such components.")
 

@@ -13,6 +13,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -142,13 +143,13 @@ def _opened(place: Place) -> Iterator[zipfile.ZipFile]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         raise Damaged("It is a device or a pipe.")
     try:
-        file = Path(path).open("rb") if local else fs.open(path, "rb")
+        file = (Path(path).open if local else partial(fs.open, path))("rb")
     except OSError:
         raise
     except Exception as error:  # each store has its own
         raise OSError(f"{type(error).__name__}: {error}") from error
     try:
-        with file, zipfile.ZipFile(_Sips(file)) as archive:  # type: ignore[arg-type]
+        with file, zipfile.ZipFile(_Sips(file)) as archive:
             members = archive.infolist()
             if (
                 len({member.filename for member in members}) < len(members)

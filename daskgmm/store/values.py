@@ -116,9 +116,9 @@ def _unpacked(packed: Any, arrays: Mapping[str, Array], kind: Any) -> Any:
         if [type(arg) for arg in packed["args"]] != wanted:
             raise TypeError(f"{found.__name__} is not made of {packed['args']}.")
         return found(*packed["args"])
-    hints = _hints(TYPES[packed["value"]])
-    parts = {name: unpack(entry, arrays, hints[name]) for name, entry in packed["parts"].items()}
-    return TYPES[packed["value"]](**parts)
+    made: Any = TYPES[packed["value"]]
+    hints = _hints(made)
+    return made(**{name: unpack(entry, arrays, hints[name]) for name, entry in packed["parts"].items()})
 
 
 @cache

@@ -18,6 +18,7 @@ from sklearn.mixture import GaussianMixture as Theirs
 
 import daskgmm
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
+from daskgmm.store import files
 
 KINDS = ["full", "tied", "diag", "spherical"]
 FORMAT1 = Path(__file__).parents[1] / "data" / "format1"
@@ -185,6 +186,9 @@ def taken_apart(path: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def written(path: Path, header: Any, arrays: dict[str, Any]) -> None:
+    """With digests that are right, so that the contents have to be looked at."""
+    if "digest" in header:
+        header = files.sealed({name: value for name, value in header.items() if name != "digest"}, arrays)
     np.savez(path, allow_pickle=True, **{"header": np.array(json.dumps(header)), **arrays})
 
 
