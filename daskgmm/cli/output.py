@@ -16,7 +16,7 @@ import zarr
 from zarr.core.sync import sync
 from zarr.errors import NodeNotFoundError
 
-from daskgmm.cli.inputs import FILE_URL, Model, is_url
+from daskgmm.cli.inputs import FILE_URL, Model, is_url, waits
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 
 Result = Mapping[str, Any]
@@ -38,10 +38,15 @@ def learnt(model: Model) -> Result:
     """What an online model has learnt; nothing for others."""
     if not isinstance(model, MiniBatchGaussianMixture):
         return {}
+    standing = (
+        {"n_rows_to_start": model.n_rows_to_start_}
+        if waits(model)
+        else {"effective_sample_size": float(model.effective_sample_size_)}
+    )
     return {
         "n_samples_seen": model.n_samples_seen_,
         "n_batches_seen": model.n_batches_seen_,
-        "effective_sample_size": float(model.effective_sample_size_),
+        **standing,
         "next_row": model.next_row_,
     }
 

@@ -1,5 +1,6 @@
 """Online EM over a stream: the first rows wait until they can seed the model, later batches advance it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from daskgmm.compute.block import Block
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
+from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
 from daskgmm.fit.online import begin, step
 from daskgmm.fit.recipe import OnlineRecipe
@@ -75,7 +77,7 @@ def learn(
     """What a batch of a stream makes of the run; `DataError` leaves it as it was."""
     engine = engine_for(rows)
     if isinstance(run, Waiting):
-        started = _started(recipe, engine, rows, run, random)
+        started = seeded(recipe, run, random, lambda size: engine.reduce(rows, TakeFirst(size)))
         if isinstance(started, Waiting):
             return started
         run = started
@@ -83,21 +85,34 @@ def learn(
     return found
 
 
-def _started(
+def first_rows(engine: Engine, rows: Rows, span: Selection, size: int) -> First:
+    """The first rows of a span, from as few blocks as hold them."""
+    found = First(size, np.empty((0, rows.n_features)), np.empty(0), np.empty((0, 2), np.int64))
+    for number in span.blocks(rows):
+        if len(found.x) >= size:
+            break
+        (more,) = engine.each(rows, TakeFirst(size, span), [number])
+        found += more
+    return found
+
+
+def seeded(
     recipe: OnlineRecipe,
-    engine: Engine,
-    rows: Rows,
     waiting: Waiting,
     random: np.random.RandomState,
+    take: Callable[[int], First],
 ) -> Waiting | Stepwise:
-    """The run that the rows of a batch, and those before them, seed; the rest of the batch is yet to be learnt."""
+    """The run that the first rows of a batch, and those before them, seed; the others are yet to be learnt.
+
+    ``take`` gets a number of rows, and gives so many first ones of the batch, if it has them.
+    """
     if (run := given(recipe, ROWS_PER_COMPONENT * recipe.k)) is not None:
         if len(waiting.x):  # the start was given since they came
             before = as_rows(waiting.x, weight=waiting.weight)
             run = step(engine_for(before), before, run, before)
         return run
     size = start_rows(recipe)
-    first = engine.reduce(rows, TakeFirst(max(0, size - len(waiting.x))))
+    first = take(max(0, size - len(waiting.x)))
     _check_size(first.x)
     waiting = waiting.joined(first)
     if len(waiting.x) < size:
