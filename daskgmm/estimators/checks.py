@@ -71,6 +71,8 @@ def check_standing(identity: Mapping[str, Any], state: State) -> None:
         raise ValueError("The checkpoint does not tell what it is of.")
     if any((run.mixture.means.shape, run.mixture.covariance.structure) != ((k, d), kind) for run in runs):
         raise ValueError("The runs have other components or features.")
+    if any((run.max_iter, getattr(run, "tol", None)) != (identity["max_iter"], identity["tol"]) for run in runs):
+        raise ValueError("The runs end elsewhere.")
     online = [isinstance(run, Passes) for run in runs]
     if online != [True] if runs and "half_life" in identity else any(online):
         raise ValueError("The runs are those of another estimator.")
