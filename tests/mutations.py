@@ -1,4 +1,4 @@
-"""Model files and checkpoints of every kind, and ways to spoil them: any byte, or the contents under right digests."""
+"""Model files and checkpoints of every kind, and ways to spoil them: any byte, or contents under right digests."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ def models(folder: Path) -> dict[str, bytes]:
     made["given"] = batch(3, **GIVEN, max_iter=5).fit(X)  # type: ignore[arg-type]
     made["online"] = online(3, random_state=0, half_life=50.0).fit(X)
     made["online given"] = online(3, **GIVEN).partial_fit(X)  # type: ignore[arg-type]
-    made["waiting"] = (
-        online(3, random_state=0).partial_fit(X[:20]).partial_fit(X[20:50], sample_weight=X[:30, 0] ** 2)
-    )
+    waiting = online(3, random_state=0).partial_fit(X[:20])
+    made["waiting"] = waiting.partial_fit(X[20:50], sample_weight=X[:30, 0] ** 2)
     parameters = ([0.5, 0.5], [[0.0, 0], [4, 4]], [[1.0, 2], [1, 1]], "diag")
     made["named"] = online.from_parameters(*parameters, feature_names=["α", "b"])
     found = {f"{path.stem}, format 1": path.read_bytes() for path in sorted(FORMAT1.iterdir())}
@@ -176,29 +175,9 @@ SHAPES: list[Callable[[Any], Any]] = [
 ]
 DTYPES = ["f4", "f2", ">f8", "i8", "u1", "?", "c16", "U3", "S2", "M8[s]", "O", "V8"]
 PLAIN: list[Any] = [None, True, False, 0, -1, 1, 2, 3, 7, 2**31, 2**63, -(10**40), 0.5, -0.5, 1e308]
-PLAIN += [
-    float("nan"),
-    float("inf"),
-    float("-inf"),
-    "",
-    "x",
-    "full",
-    "diag",
-    "3",
-    [],
-    {},
-    [1],
-    [[]],
-    {"array": "x"},
-]
-PLAIN += [
-    {"tuple": []},
-    {"tuple": [1.5, 2.5]},
-    {"dict": {}},
-    {"structure": "tied"},
-    {"value": "Mixture", "parts": {}},
-]
-PLAIN += [{"error": "CollapseError", "args": []}, {"error": "DataError", "args": ["x"]}]
+PLAIN += [np.nan, np.inf, -np.inf, "", "x", "full", "diag", "3", [], {}, [1], [[]], {"array": "x"}]
+PLAIN += [{"tuple": []}, {"tuple": [1.5, 2.5]}, {"dict": {}}, {"structure": "tied"}]
+PLAIN += [{"value": "Mixture", "parts": {}}, {"error": "CollapseError", "args": []}]
 
 
 def _array(_: Any, arrays: Arrays, random: Random) -> None:
@@ -243,7 +222,7 @@ def _leaf(header: Any, _: Arrays, random: Random) -> None:
         table[key] = copy.deepcopy(source[place])
     elif random.random() < 0.05:
         deep: Any = 0
-        for _ in range(400):
+        for _depth in range(400):
             deep = {"tuple": [deep]}
         table[key] = deep
     else:

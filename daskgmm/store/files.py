@@ -34,6 +34,7 @@ MODEL, CHECKPOINT = "daskgmm", "daskgmm checkpoint"  # formats, as headers name 
 
 # Of a header, and of the list of members: both become up to ten times as much in memory.
 MOST_BYTES = 2**24
+END_BYTES = 2**17  # the end of an archive, its longest comment included
 
 
 class Damaged(Exception):
@@ -178,7 +179,7 @@ class _Sips:
     def read(self, n: int = -1) -> Any:
         if n > MOST_BYTES:
             raise Damaged(f"{n} bytes are no part of such a file.")
-        return self.file.read(n if n >= 0 else MOST_BYTES)
+        return self.file.read(n if n >= 0 else END_BYTES)
 
 
 def _header(archive: zipfile.ZipFile) -> Header:

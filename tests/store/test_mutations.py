@@ -40,8 +40,12 @@ def assert_is_a_mixture(model: Any) -> None:
     assert model.weights_.shape == (k,)
     assert (model.weights_ >= 0).all()
     assert abs(model.weights_.sum() - 1) < 1e-5
-    dense = {"full": lambda v: v, "tied": lambda v: v[None], "diag": lambda v: [np.diag(row) for row in v]}
-    dense["spherical"] = lambda v: [value * np.eye(d) for value in v]
+    dense: dict[str, Any] = {
+        "full": np.asarray,
+        "tied": lambda v: v[None],
+        "diag": lambda v: [np.diag(row) for row in v],
+        "spherical": lambda v: [value * np.eye(d) for value in v],
+    }
     covariances, precisions = (
         np.asarray(dense[model.covariance_type](values)) for values in (model.covariances_, model.precisions_)
     )
@@ -101,8 +105,7 @@ def try_model(number: int, folder: Path) -> str:
     try:
         model = daskgmm.load(path)
     except ModelFileError as error:
-        assert str(path) in str(error)
-        return "refused"
+        return "refused" if str(path) in str(error) else f"a file without a name: {error}"
     assert_is_a_model(model, folder)
     return "same" if _is_same(content, changed) else "sound"
 
@@ -157,7 +160,7 @@ def warm(what: str) -> float:
     """Megabytes of a process that has read, fitted and spoilt every kind of file."""
     whole = sound(what)
     with TemporaryDirectory() as folder:
-        for name, content in whole.items():
+        for content in whole.values():
             path = Path(folder) / "f"
             path.write_bytes(content)
             if what == "models":
