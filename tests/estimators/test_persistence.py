@@ -432,9 +432,7 @@ def test_a_changed_digest_is_noticed(tmp_path: Path) -> None:
     for change in ({"digest": "0" * 64}, {"estimator": "MiniBatchGaussianMixture"}):
         np.savez(path, **{"header": np.array(json.dumps(header | change)), **arrays})
         refused(path)
-    np.savez(
-        path, **{"header": np.array(json.dumps(header)), **arrays, "value.fitted.mixture.means": means + 1e-12}
-    )
+    np.savez(path, **{"header": np.array(json.dumps(header)), **arrays, name: arrays[name] + 1e-12})
     refused(path)
 
 
