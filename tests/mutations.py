@@ -120,7 +120,11 @@ def _inflated(content: bytes, random: Random) -> bytes:
             if name != chosen:
                 target.writestr(name, data)
             elif random.random() < 0.5:
-                target.writestr(name, data + bytes(400 * 2**20), zipfile.ZIP_DEFLATED, 1)
+                how = zipfile.ZipInfo(name)
+                how.compress_type = zipfile.ZIP_DEFLATED
+                with target.open(how, "w") as member:
+                    for part in (data, *[bytes(2**20)] * 400):
+                        member.write(part)
             else:
                 huge = io.BytesIO()
                 shape = ((10**12,), (2**33, 3), (0, 10**30), (10**9, 0))[random.integers(4)]
@@ -173,7 +177,7 @@ SHAPES: list[Callable[[Any], Any]] = [
     lambda v: np.float64(1.0),
     lambda v: v[..., None],
 ]
-DTYPES = ["f4", "f2", ">f8", "i8", "u1", "?", "c16", "U3", "S2", "M8[s]", "O", "V8"]
+DTYPES = ["f4", "f2", ">f8", "i8", "u1", "?", "c16", "U3", "S2", "O", "V8"]
 PLAIN: list[Any] = [None, True, False, 0, -1, 1, 2, 3, 7, 2**31, 2**63, -(10**40), 0.5, -0.5, 1e308]
 PLAIN += [np.nan, np.inf, -np.inf, "", "x", "full", "diag", "3", [], {}, [1], [[]], {"array": "x"}]
 PLAIN += [{"tuple": []}, {"tuple": [1.5, 2.5]}, {"dict": {}}, {"structure": "tied"}]

@@ -11,7 +11,7 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import STRUCTURES, Structure
 from daskgmm.model.update import Steady
-from daskgmm.store.values import pack
+from daskgmm.store.values import floats, pack
 
 Header: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = dict[str, Array]
@@ -47,7 +47,7 @@ def _fitted(header: Header, arrays: Arrays) -> Fitted:
         header["n_iter"],
         header["converged"],
         header["lower_bound"],
-        tuple(arrays["lower_bounds"].tolist()),
+        floats(arrays["lower_bounds"]),
         header["n_passes"],
         _names(header),
         _online(header, arrays, structure) if "online" in header else None,
@@ -76,7 +76,7 @@ def _online(header: Header, arrays: Arrays, structure: Structure) -> Stepwise:
         reference, weight, shift, scatter = (
             arrays[f"{title}_{name}"] for name in ("reference", "weight", "shift", "scatter")
         )
-        totals = arrays[f"{title}_totals"].tolist()
+        totals = floats(arrays[f"{title}_totals"])
         both.append(
             Statistics(
                 structure, reference, weight, shift, structure.stored(scatter, k, d), totals[0], totals[1], 0

@@ -97,13 +97,20 @@ def restored(packed: Any, arrays: Mapping[str, Array], kind: Any = Any) -> Any:
     return value
 
 
+def floats(array: Array) -> tuple[float, ...]:
+    """A trace out of an array; of more axes, one may be empty and another without end."""
+    if array.ndim != 1:
+        raise ValueError("A trace has one axis.")
+    return tuple(array.tolist())
+
+
 def _unpacked(packed: Any, arrays: Mapping[str, Array], kind: Any) -> Any:
     if not isinstance(packed, dict):
         return packed
     if "array" in packed:
         return arrays[packed["array"]]
     if "floats" in packed:
-        return tuple(arrays[packed["floats"]].tolist())
+        return floats(arrays[packed["floats"]])
     if "tuple" in packed:
         kinds = _entries(kind, len(packed["tuple"]))
         return tuple(unpack(entry, arrays, each) for entry, each in zip(packed["tuple"], kinds, strict=True))
