@@ -64,6 +64,8 @@ def read(path: files.Place) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
         found, settings, state = header["estimator"], value["settings"], value["fitted"]
         if not (isinstance(found, str) and isinstance(settings, dict) and isinstance(state, (Fitted, Unseeded))):
             raise TypeError(f"{type(state)} is not what a fit leaves.")
+        if not all(_is_plain(v) or (name in SMALL and isinstance(v, np.ndarray)) for name, v in settings.items()):
+            raise TypeError("Settings are plain, or starts.")
         return found, settings, state
     except CheckpointError as error:  # as the place of a checkpoint is found
         raise ModelFileError(str(error)) from error

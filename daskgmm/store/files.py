@@ -198,11 +198,8 @@ def _array(archive: zipfile.ZipFile, name: str) -> Array:
         if npy.read_magic(file) != (1, 0):
             raise Damaged("An array is in a format that is not written.")
         shape, _, dtype = npy.read_array_header_1_0(file)
-        if (
-            dtype.hasobject
-            or not dtype.itemsize
-            or file.tell() + dtype.itemsize * math.prod(shape) != member.file_size
-        ):
+        size = file.tell() + dtype.itemsize * math.prod(shape)
+        if dtype.hasobject or not dtype.itemsize or size != member.file_size:
             raise Damaged("An array is not of the size that it says.")
     with archive.open(member) as file:
         array: Array = npy.read_array(file, allow_pickle=False)

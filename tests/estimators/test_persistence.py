@@ -405,6 +405,8 @@ UNSOUND: dict[str, Change] = {
     "a covariance_type of no fit": told("round", *SETTINGS, "covariance_type"),
     "a negative tolerance": told(-1.0, *SETTINGS, "tol"),
     "a size that is none": told("much", *SETTINGS, "block_size"),
+    "labels that are a tuple": told({"tuple": []}, *SETTINGS, "labels_init"),
+    "a trace of two axes": put("value.fitted.lower_bounds", lambda v: np.empty((10**9, 0))),
     "labels that are a number": told(5, *SETTINGS, "labels_init"),
     "a start of another shape": told({"array": "value.fitted.mixture.weights"}, *SETTINGS, "means_init"),
     "more": lambda header, arrays: arrays.update(more=np.zeros(3)),
