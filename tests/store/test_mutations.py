@@ -79,7 +79,8 @@ def assert_is_a_model(model: Any, folder: Path) -> None:
 @cache
 def sound(what: str) -> dict[Any, bytes]:
     """Files to spoil, and for each the fit that goes on from it."""
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         found: dict[Any, bytes] = getattr(mutations, what)(Path(folder))
         return found
 
@@ -159,7 +160,8 @@ def trial(what: str, number: int) -> tuple[int, str, float]:
 def warm(what: str) -> float:
     """Megabytes of a process that has read, fitted and spoilt every kind of file."""
     whole = sound(what)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for content in whole.values():
             path = Path(folder) / "f"
             path.write_bytes(content)
