@@ -35,6 +35,10 @@ class CollapseError(DataError):
         return str(self.args[0])
 
 
+class ModelFileError(DataError):
+    """A file that is no model, or is damaged, or a model that this version or this class does not read."""
+
+
 class CheckpointError(DataError):
     """A checkpoint of other data or settings, or a damaged one."""
 

@@ -143,7 +143,7 @@ def _estimator(
         model = kind(**given)
     else:
         cold = dict.fromkeys((*SMALL, "checkpoint"))  # the start of the fit before
-        model = _as(kind, inputs.load_model(warm_start))
+        model = _as(kind, inputs.load_fitted(warm_start))
         model.set_params(**(cold | given), warm_start=True)
     try:
         check_settings(model, shape[1] if len(shape) == 2 else None)

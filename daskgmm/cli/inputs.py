@@ -4,8 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import click
 import numpy as np
@@ -13,12 +12,13 @@ import zarr
 
 from daskgmm._typing import Array
 from daskgmm.compute.sources.paths import open_array
-from daskgmm.errors import CheckpointError, DataError
+from daskgmm.errors import DataError
+from daskgmm.estimators.checks import check_standing
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.persistence import load
 from daskgmm.fit.state import State
-from daskgmm.store import checkpoint
+from daskgmm.store import checkpoint, files
 
 FILE_URL = "file://"
 LARGE = 2**20  # values of a chunk, which a small array may have whatever its own size
@@ -83,35 +83,43 @@ def join(place: str, array: str | None) -> str:
 
 
 def load_model(place: str) -> Model:
-    """Read a saved model, of either kind."""
+    """Read a saved model, of either kind; one that waits for its start may be learnt on, and shown."""
     try:
-        return cast(Model, load(Path(place)))
+        return cast(Model, load(place))
     except OSError as error:
-        raise DataError(f"The model {place} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise DataError(str(error)) from error
+        raise DataError(f"The model {place} cannot be read: {error.strerror or error}.") from error
+
+
+def load_fitted(place: str) -> Model:
+    """Read a saved model that has parameters."""
+    model = load_model(place)
+    if waits(model):
+        come, missing = model.n_samples_seen_, model.n_rows_to_start_
+        raise DataError(
+            f"{place} is no mixture yet: {come} of the first {come + missing} rows have come, which seed it. "
+            "Learn more: daskgmm update"
+        )
+    return model
+
+
+def waits(model: Model) -> TypeGuard[MiniBatchGaussianMixture]:
+    """Whether a model has not started yet."""
+    return not hasattr(model, "mixture_")
 
 
 def load_either(place: str) -> Model | tuple[dict[str, Any], State]:
     """A saved model; or what the fit of a checkpoint is of, and where it stands."""
-    damaged = f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged."
     try:
-        if (found := checkpoint.read(place, State)) is not None:
-            return found
-    except CheckpointError as error:
-        if error.__cause__ is None:  # a checkpoint, but of another version
-            raise
-        if is_url(place):  # where no model is
-            raise DataError(damaged) from error
-    except Exception as error:  # whatever a file system may raise
-        raise DataError(f"{place} cannot be read: {error}") from error
-    try:
+        kind = files.header_of(place).get("format")
+    except (DataError, files.Damaged):
+        kind = None
+    except OSError as error:
+        raise DataError(f"{place} cannot be read: {error.strerror or error}.") from error
+    if kind == files.MODEL:
         return load_model(place)
-    except DataError as error:
-        cause = error.__cause__
-        if isinstance(cause, ValueError) and cause.__cause__ is not None:  # no sound one of another version
-            raise DataError(damaged) from error
-        raise
+    if kind == files.CHECKPOINT and (found := checkpoint.read(place, State, check_standing)) is not None:
+        return found
+    raise DataError(f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged.")
 
 
 def _mapped(place: str) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from daskgmm.cli.failure import say
-from daskgmm.cli.inputs import Model
+from daskgmm.cli.inputs import Model, waits
 from daskgmm.errors import DataError, InUseError, printable
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.store.aside import aside, check_writable
@@ -38,10 +38,15 @@ def learnt(model: Model) -> Result:
     """What an online model has learnt; nothing for others."""
     if not isinstance(model, MiniBatchGaussianMixture):
         return {}
+    standing = (
+        {"n_rows_to_start": model.n_rows_to_start_}
+        if waits(model)
+        else {"effective_sample_size": float(model.effective_sample_size_)}
+    )
     return {
         "n_samples_seen": model.n_samples_seen_,
         "n_batches_seen": model.n_batches_seen_,
-        "effective_sample_size": float(model.effective_sample_size_),
+        **standing,
         "next_row": model.next_row_,
     }
 

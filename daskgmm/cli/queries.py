@@ -145,23 +145,31 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
         for name, value in mixture.get_params().items()
         if isinstance(value, plain) and name not in shape
     }
+    found = {} if inputs.waits(mixture) else _found(mixture)
     result = {
         "model": model,
         "estimator": type(mixture).__name__,
-        "n_components": mixture.mixture_.n_components,
+        "n_components": mixture.n_components,
         "n_features": mixture.n_features_in_,
-        "covariance_type": mixture.mixture_.covariance.structure.name,
-        "n_parameters": mixture.mixture_.n_parameters,
-        "converged": bool(mixture.converged_),
-        "n_iter": mixture.n_iter_,
-        "n_passes": mixture.n_passes_,
-        "log_likelihood": float(mixture.lower_bound_),
+        "covariance_type": mixture.covariance_type,
+        **found,
         **output.learnt(mixture),
-        "weights": mixture.weights_.tolist(),
+        **({"weights": mixture.weights_.tolist()} if found else {}),
         "feature_names": list(mixture.feature_names_in_) if hasattr(mixture, "feature_names_in_") else None,
         "settings": settings,
     }
     output.show(result, as_json)
+
+
+def _found(model: inputs.Model) -> dict[str, Any]:
+    """What a fit has found, in numbers."""
+    return {
+        "n_parameters": model.mixture_.n_parameters,
+        "converged": bool(model.converged_),
+        "n_iter": model.n_iter_,
+        "n_passes": model.n_passes_,
+        "log_likelihood": float(model.lower_bound_),
+    }
 
 
 def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
@@ -190,7 +198,7 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
 def _model(place: str, reading: dict[str, Any]) -> inputs.Model:
     """A saved model that reads rows as told here, else as in its fit."""
     given = {name: value for name, value in reading.items() if value is not None}
-    model: inputs.Model = inputs.load_model(place).set_params(**given)
+    model: inputs.Model = inputs.load_fitted(place).set_params(**given)
     return model
 
 

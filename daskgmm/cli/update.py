@@ -59,7 +59,8 @@ def update(
     """Learn from rows that were added to DATA since MODEL was saved, and save it to OUT.
 
     MODEL comes from "fit --online", or from "update". It knows the next row of DATA, so rows that it
-    has learnt are never learnt twice: to repeat a command changes nothing.
+    has learnt are never learnt twice: to repeat a command changes nothing. While it waits for the rows of
+    its start, those of DATA join them.
     """
     place = inputs.join(data, array)
     places = inputs.Places.of(storage, data, weights)
@@ -77,7 +78,7 @@ def update(
         "out": out,
         "first_row": first,
         "n_rows": last - first,
-        "log_likelihood": float(learner.lower_bound_),
+        **({} if inputs.waits(learner) else {"log_likelihood": float(learner.lower_bound_)}),
         **output.learnt(learner),
         "seconds": round(perf_counter() - began, 3),
     }

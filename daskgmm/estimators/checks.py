@@ -1,15 +1,21 @@
 """Check parameters that users give, and make a start or a mixture of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from dask.utils import parse_bytes
 from sklearn.utils import check_array
 
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
+from daskgmm.estimators.fitted import Fitted, Unseeded
+from daskgmm.estimators.parameters import ROWWISE
+from daskgmm.fit.online import Passes
 from daskgmm.fit.recipe import Start
+from daskgmm.fit.state import State
 from daskgmm.model.covariance import Covariance
-from daskgmm.model.mixture import Mixture
+from daskgmm.model.mixture import Mixture, sums_to_one
 from daskgmm.model.structure import STRUCTURES
 
 
@@ -45,6 +51,46 @@ def read_start(model: Any, d: int) -> Start:
     )
 
 
+def check_saved(model: Any, state: Fitted | Unseeded) -> None:
+    """Raise `ValueError` for settings that no fit takes, or that are not those of the one that left this state."""
+    online, learns = isinstance(state, Unseeded) or state.online is not None, hasattr(model, "partial_fit")
+    if online != learns:
+        raise ValueError(f"A {type(model).__name__} leaves no such state.")
+    check_settings(model, state.n_features)
+    if int(parse_bytes(model.block_size)) < 1:
+        raise ValueError(f"block_size must be at least 1 byte, got {model.block_size!r}.")
+    for name in ROWWISE:
+        if isinstance(value := getattr(model, name, None), (bool, int, float)):
+            raise ValueError(f"{name} must have a value for each row, got {value!r}.")
+    if isinstance(state, Fitted):
+        settings, mixture = (model.n_components, model.covariance_type), state.mixture
+        found = (mixture.n_components, mixture.covariance.structure.name)
+        if settings != found:
+            raise ValueError(
+                f"(n_components, covariance_type) are {settings}, and were {found} in the fit: fit again, or set "
+                "them back."
+            )
+
+
+def check_standing(identity: Mapping[str, Any], state: State) -> None:
+    """Raise `ValueError` where a state is not of the fit that the identity in its checkpoint tells."""
+    kind, runs, found = STRUCTURES[identity["covariance_type"]], state.runs, state.survey
+    k, n, (d,) = identity["n_components"], identity["rows"], identity["X's columns"]
+    if not (type(k) is int and isinstance(identity["estimator"], str) and (n is None or type(n) is int)):
+        raise ValueError("The checkpoint does not tell what it is of.")
+    if any((run.mixture.means.shape, run.mixture.covariance.structure) != ((k, d), kind) for run in runs):
+        raise ValueError("The runs have other components or features.")
+    if any((run.max_iter, getattr(run, "tol", None)) != (identity["max_iter"], identity["tol"]) for run in runs):
+        raise ValueError("The runs end elsewhere.")
+    online = [isinstance(run, Passes) for run in runs]
+    if online != [True] if runs and "half_life" in identity else any(online):
+        raise ValueError("The runs are those of another estimator.")
+    if found is not None and (found.overall.structure is not kind or found.sample.rows.shape[1] != d):
+        raise ValueError("The survey is of other rows.")
+    if found is not None and found.start is not None and len(found.start.weight) != k:
+        raise ValueError("The start has other components.")
+
+
 def check_mixture(weights: Any, means: Any, covariances: Any, covariance_type: str) -> Mixture:
     """A mixture of given parameters, whose shapes and values must agree."""
     if covariance_type not in STRUCTURES:
@@ -72,7 +118,7 @@ def _weights(value: Any, k: int) -> Array:
             "The parameter 'weights' should be in the range [0, 1], but got max value "
             f"{weights.max():.5f}, min value {weights.min():.5f}"
         )
-    if abs(1.0 - weights.sum()) > 1e-6:
+    if not sums_to_one(weights):
         raise ValueError(
             f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}"
         )

@@ -10,6 +10,7 @@ from daskgmm._typing import Array
 from daskgmm.fit.run import Run
 from daskgmm.fit.stepwise import Stepwise
 from daskgmm.fit.stream import Waiting
+from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.store.values import storable
 
@@ -31,6 +32,21 @@ class Fitted:
     online: Stepwise | None = None
     next_row: int = 0
 
+    def check(self) -> None:
+        """Raise `ValueError` unless the parts belong together."""
+        shape, structure, run = self.mixture.means.shape, self.mixture.covariance.structure, self.online
+        require(at_least(0, self.n_iter, self.n_passes, self.next_row), "Counts are below 0.")
+        require(self.feature_names is None or len(self.feature_names) == shape[1], "Each feature has one name.")
+        require(
+            run is None or (run.mixture.means.shape == shape and run.mixture.covariance.structure is structure),
+            "The stream is not that of the mixture.",
+        )
+
+    @property
+    def n_features(self) -> int:
+        """Number of features, d."""
+        return self.mixture.n_features
+
     @classmethod
     def of(cls, run: Run, n_passes: int, names: Array | None, **more: Any) -> "Fitted":
         """What a run leaves behind."""
@@ -46,6 +62,17 @@ class Unseeded:
     waiting: Waiting
     feature_names: tuple[str, ...] | None = None
     next_row: int = 0
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the parts belong together."""
+        names = self.feature_names
+        require(names is None or len(names) == self.waiting.x.shape[1], "Each feature has one name.")
+        require(at_least(0, self.next_row), "Rows are counted from 0.")
+
+    @property
+    def n_features(self) -> int:
+        """Number of features, d."""
+        return int(self.waiting.x.shape[1])
 
 
 class Attribute(Generic[T]):

@@ -22,7 +22,7 @@ from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import ClusterLostError, DataError, printable
 from daskgmm.estimators.base import BaseMixture
-from daskgmm.estimators.checks import check_mixture, read_start
+from daskgmm.estimators.checks import check_mixture, check_standing, read_start
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.estimators.persistence import load, save
@@ -151,6 +151,7 @@ class Fitting(BaseMixture):
             rows.layout,
             lambda: engine.each(rows, digest, ends),
             lambda line: tell(Message(printable(line))),
+            check_standing,
         )
         with while_compiling(lambda: tell(Stage("compiling"))), kept as record:
             state = record.state or state
@@ -233,6 +234,15 @@ class Fitting(BaseMixture):
         An online model takes its statistics and counts along, or the rows that are yet to seed it, so that one
         that is loaded learns on as this one would, bit for bit. Settings that are neither numbers, strings nor
         small arrays are left at their defaults: a RandomState, and labels or responsibilities to start from.
+
+        Raises
+        ------
+        NotFittedError
+            If there is nothing to save.
+        ValueError
+            If settings were changed since the fit to ones that it cannot have had, such as ``n_components``.
+        OSError
+            If the file cannot be written; one that was there stays.
         """
         save(self, self._state(), path)
 
@@ -246,8 +256,10 @@ class Fitting(BaseMixture):
 
         Raises
         ------
-        FileNotFoundError, ValueError
-            If there is no such file, or it is no model that this version reads.
+        FileNotFoundError, PermissionError, IsADirectoryError
+            If there is no such file, or none that may be read.
+        ModelFileError
+            A ``ValueError``: it is no model of this class, damaged, or of a version that this one does not read.
         """
         model: Self = load(path, cls)
         return model

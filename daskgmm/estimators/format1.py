@@ -11,24 +11,32 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import STRUCTURES, Structure
 from daskgmm.model.update import Steady
+from daskgmm.store.values import floats, pack
 
 Header: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = dict[str, Array]
 
 
-def parts(header: Header, arrays: Arrays) -> tuple[dict[str, Any], Fitted | Unseeded]:
-    """Settings and state; any exception where the file is damaged."""
+def translated(header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
+    """Header and arrays as later formats have them; any exception where the file is damaged."""
+    settings, fitted = _parts(header, arrays)
+    taken: Arrays = {}
+    return {**header, "value": pack({"settings": settings, "fitted": fitted}, taken, "value")}, taken
+
+
+def _parts(header: Header, arrays: Arrays) -> tuple[dict[str, Any], Fitted | Unseeded]:
     settings = header["settings"] | {name: arrays[name] for name in SMALL if name in arrays}
     if "waiting" not in header:
         return settings, _fitted(header, arrays)
-    x, weight, told = arrays["waiting_x"], arrays["waiting_weight"], header["waiting"]
-    if x.ndim != 2 or weight.shape != (len(x),):
-        raise ValueError("The arrays disagree in shape.")
-    return settings, Unseeded(Waiting(x, weight, told["n_batches"]), _names(header), told["next_row"])
+    told = header["waiting"]
+    waiting = Waiting(arrays["waiting_x"], arrays["waiting_weight"], told["n_batches"])
+    return settings, Unseeded(waiting, _names(header), told["next_row"])
 
 
 def _names(header: Header) -> tuple[str, ...] | None:
     names = header["feature_names"]
+    if not isinstance(names, (list, type(None))):
+        raise TypeError("Names are no list.")
     return None if names is None else tuple(names)
 
 
@@ -39,7 +47,7 @@ def _fitted(header: Header, arrays: Arrays) -> Fitted:
         header["n_iter"],
         header["converged"],
         header["lower_bound"],
-        tuple(arrays["lower_bounds"].tolist()),
+        floats(arrays["lower_bounds"]),
         header["n_passes"],
         _names(header),
         _online(header, arrays, structure) if "online" in header else None,
@@ -68,7 +76,7 @@ def _online(header: Header, arrays: Arrays, structure: Structure) -> Stepwise:
         reference, weight, shift, scatter = (
             arrays[f"{title}_{name}"] for name in ("reference", "weight", "shift", "scatter")
         )
-        totals = arrays[f"{title}_totals"].tolist()
+        totals = floats(arrays[f"{title}_totals"])
         both.append(
             Statistics(
                 structure, reference, weight, shift, structure.stored(scatter, k, d), totals[0], totals[1], 0

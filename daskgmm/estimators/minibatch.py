@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_feature_names
 
+from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection, finer
 from daskgmm.errors import DataError
@@ -23,7 +24,8 @@ from daskgmm.fit.recipe import OnlineRecipe, Recipe, sample_size
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import StepRule, Stepwise
-from daskgmm.fit.stream import ROWS_PER_COMPONENT, Waiting, given, learn, start_rows
+from daskgmm.fit.stream import ROWS_PER_COMPONENT, Waiting, first_rows, given, learn, seeded, start_rows
+from daskgmm.fit.tasks import BEGINNING
 from daskgmm.model.mixture import Mixture
 
 WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once
@@ -167,8 +169,10 @@ class MiniBatchGaussianMixture(Fitting):
         """1 / Σ a², with a the weight of each row in the statistics of total weight 1; of each visit, where rows
         are visited more than once.""",
     )
-    next_row_ = Attribute(
-        lambda f: f.next_row, "How many rows of a store were learnt, or passed over: the number of the next."
+    next_row_ = StreamAttribute(
+        lambda f: f.next_row,
+        lambda unseeded: unseeded.next_row,
+        "How many rows of a store were learnt, wait, or were passed over: the number of the next.",
     )
     n_samples_seen_ = StreamAttribute(
         lambda f: int(_online(f).n_rows),
@@ -204,6 +208,11 @@ class MiniBatchGaussianMixture(Fitting):
         return super()._recipe(d, kind, rule=rule, window_bytes=window, **more)
 
     def _begun(self, rows: Rows, recipe: OnlineRecipe, last: Fitted | None) -> tuple[Run, ...]:
+        if self.warm_start and last is None and "_unseeded" in vars(self):
+            raise DataError(
+                f"{self.n_samples_seen_} rows wait for the start of the model, and fit would drop them. "
+                "partial_fit or extend goes on with them; warm_start=False begins anew."
+            )
         count = sample_size(self.n_components, rows.n_features)
         run = self._resumed(rows, recipe) if last else given(recipe, min(count, rows.n_rows or count))
         return () if run is None else (Passes.begin(run, recipe),)
@@ -287,6 +296,9 @@ class MiniBatchGaussianMixture(Fitting):
     def extend(self, X: Any, sample_weight: Any = None, rows: slice = slice(None)) -> Self:
         """Learn from rows that were added to a store, each once, in the mini-batches of `fit`.
 
+        Where rows wait for the start of the model, the first rows join them until they can seed it, as in
+        `partial_fit`; the others follow in mini-batches.
+
         Parameters
         ----------
         X : (n, d)
@@ -307,7 +319,8 @@ class MiniBatchGaussianMixture(Fitting):
             was.
         """
         self._validate_params()
-        self._check_fitted()
+        if "_unseeded" not in vars(self):
+            self._check_fitted()
         _check_feature_names(self, getattr(X, "_meta", X), reset=False)
         held = self._stored(X, sample_weight)
         self._check_width(held)
@@ -320,21 +333,49 @@ class MiniBatchGaussianMixture(Fitting):
             raise DataError(
                 f"Rows {first}:{last}:{step} are not next: {learnt} were learnt, each is once, in turn."
             )
-        span = Selection(first, last)
-        begun = (Passes.begin(self._resumed(held, recipe), recipe),)
-        (passes,) = self._follow(X, held, partial(online, recipe, span=span), begun).runs
+        if "_fitted" in vars(self):
+            before, run = self._fitted, self._resumed(held, recipe)
+        else:
+            started = self._seeded(held, recipe, Selection(first, last))
+            if isinstance(started, Waiting):
+                self._unseeded = replace(self._unseeded, waiting=started, next_row=last)
+                return self
+            first, run = started
+            before = Fitted(run.published, lower_bound=run.bound, feature_names=self._unseeded.feature_names)
+        begun = (Passes.begin(run, recipe),)
+        (passes,) = self._follow(X, held, partial(online, recipe, span=Selection(first, last)), begun).runs
         assert isinstance(passes, Passes)
-        bound = passes.lower_bound if np.isfinite(passes.lower_bound) else self.lower_bound_
+        bound = passes.lower_bound if np.isfinite(passes.lower_bound) else before.lower_bound
         told: dict[str, Any] = {"online": passes.run, "next_row": last, "lower_bound": bound, "converged": False}
-        self._fitted = replace(self._fitted, mixture=passes.mixture, **told)
+        self._fitted = replace(before, mixture=passes.mixture, **told)
+        self.__dict__.pop("_unseeded", None)
         return self
 
+    def _seeded(self, rows: Rows, recipe: OnlineRecipe, span: Selection) -> Waiting | tuple[int, Stepwise]:
+        """What the first rows of a span make of those that wait; where a model starts, with the next row."""
+        engine, waiting = engine_for(rows), self._unseeded.waiting
+        after = seeded(
+            recipe, waiting, check_random_state(self.random_state), partial(first_rows, engine, rows, span)
+        )
+        if isinstance(after, Waiting):
+            return after
+        block, row = after.after
+        first = span.first if after.after == BEGINNING else int(rows.x.offsets[block]) + row + 1
+        return first, replace(after, after=BEGINNING, n_batches=after.n_batches + (first > span.first))
+
+    @property
+    def n_rows_to_start_(self) -> int:
+        """First rows of positive weight that a stream needs before there is a model; 0 once there is one."""
+        if "_fitted" in vars(self):
+            return 0
+        return max(0, start_rows(self._recipe(self.n_features_in_)) - self.n_samples_seen_)
+
     def _check_fitted(self) -> None:
-        if "_fitted" not in vars(self) and (unseeded := vars(self).get("_unseeded")) is not None:
-            wanted = start_rows(self._recipe(self.n_features_in_))
+        if "_fitted" not in vars(self) and "_unseeded" in vars(self):
+            come, missing = self.n_samples_seen_, self.n_rows_to_start_
             raise NotFittedError(
-                f"{len(unseeded.waiting.x)} of the first {wanted} rows have come, which seed the model "
-                "(init_size): give partial_fit more."
+                f"{come} of the first {come + missing} rows have come, which seed the model (init_size): give "
+                "partial_fit or extend more."
             )
         super()._check_fitted()
 

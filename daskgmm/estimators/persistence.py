@@ -1,96 +1,104 @@
 """Models in files: the settings of an estimator, and what its fit left."""
 
 import os
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from daskgmm.errors import CheckpointError, DataError, ModelFileError
 from daskgmm.estimators import format1
+from daskgmm.estimators.checks import check_saved
 from daskgmm.estimators.fitted import Fitted, Unseeded
 from daskgmm.estimators.parameters import ESTIMATORS, SMALL
 from daskgmm.store import files
 from daskgmm.store.aside import clear
+from daskgmm.store.places import Place
 
-FORMAT, VERSION = "daskgmm", 2
+VERSION = 2
 
 
-def save(model: Any, state: Fitted | Unseeded, path: str | Path) -> None:
-    """Write aside, then rename: a file at ``path`` is always whole."""
+def save(model: Any, state: Fitted | Unseeded, path: Place) -> None:
+    """Write a file that `load` takes; `ValueError` for settings that were changed, and are not of that fit."""
+    check_saved(model, state)
     settings = {name: value for name, value in model.get_params(deep=False).items() if _is_plain(value)}
     starts = {name: getattr(model, name, None) for name in SMALL}
     settings |= {name: np.asarray(start, np.float64) for name, start in starts.items() if start is not None}
-    header = {"format": FORMAT, "version": VERSION, "estimator": type(model).__name__}
+    header = {"format": files.MODEL, "version": VERSION, "estimator": type(model).__name__}
     clear(os.fspath(path))
     files.save(path, header, {"settings": settings, "fitted": state})
 
 
-def load(path: str | Path, kind: type[Any] | None = None) -> Any:
+def load(path: Place, kind: type[Any] | None = None) -> Any:
     """Read a model that ``save`` wrote, of this class or of any of ours, bit for bit.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        Of a file, or an fsspec URL. The file need not be trusted: what is not as ``save`` writes it is refused.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If there is no such file, or it is no such model, or of a version that this one does not read.
+    FileNotFoundError, PermissionError, IsADirectoryError
+        If there is no such file, or none that may be read.
+    ModelFileError
+        A ``ValueError``: it is no such model, or damaged, or of a version that this one does not read.
     """
     found, settings, state = read(path)
     known = ESTIMATORS if kind is None else {kind.__name__: kind}
     if found not in known:
-        raise ValueError(f"{path} holds a {found}, not a {' or '.join(known)}.")
-    model = known[found](**settings)
+        raise ModelFileError(f"{os.fspath(path)} holds a {found}, not a {' or '.join(known)}.")
+    try:
+        model = known[found](**settings)
+        check_saved(model, state)
+    except (TypeError, ValueError) as error:  # settings that are not there, or not such
+        raise _damaged(path) from error
     vars(model)["_fitted" if isinstance(state, Fitted) else "_unseeded"] = state
     return model
 
 
-def read(path: str | Path) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
-    """Name of the estimator in a file, its settings and its state; `ValueError` for any other file."""
-    content = Path(path).read_bytes()  # no such file, no permission: the system's own words
+def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
+    """Name of the estimator in a file, its settings and its state; errors are those of `load`."""
     try:
-        header, arrays = files.parse(content)
-        if header["format"] != FORMAT:
-            raise KeyError(header["format"])
-        if header["version"] > VERSION:
-            raise _Refused(
-                f"{path} has format version {header['version']}, this daskgmm reads up to {VERSION}. Update it."
-            )
+        header, arrays = files.read(path, partial(_judge, path))
         if header["version"] == 1:
-            settings, fitted = format1.parts(header, arrays)
-        else:
-            value = files.value_of(header, arrays)
-            settings, fitted = value["settings"], value["fitted"]
-        if not isinstance(fitted, (Fitted, Unseeded)):
-            raise TypeError(type(fitted))
-        _check_shapes(fitted)
-        return header["estimator"], settings, fitted
-    except _Refused:
+            header, arrays = format1.translated(header, arrays)
+        value = files.value_of(header, arrays, dict[str, Any])
+        found, settings, state = header["estimator"], value["settings"], value["fitted"]
+        if not (isinstance(found, str) and isinstance(settings, dict) and isinstance(state, (Fitted, Unseeded))):
+            raise TypeError(f"{type(state)} is not what a fit leaves.")
+        if not all(_is_plain(v) or (name in SMALL and isinstance(v, np.ndarray)) for name, v in settings.items()):
+            raise TypeError("Settings are plain, or starts.")
+        return found, settings, state
+    except CheckpointError as error:  # as the place of a checkpoint is found
+        raise ModelFileError(str(error)) from error
+    except (DataError, OSError, MemoryError):
         raise
-    except Exception as error:  # whatever a damaged archive may raise
-        raise ValueError(f"{path} is not a model that daskgmm saved, or it is damaged.") from error
+    except Exception as error:  # whatever a damaged file may raise
+        raise _damaged(path) from error
 
 
-class _Refused(ValueError):
-    """A sound file of another version."""
+def _judge(path: Place, header: files.Header) -> bool:
+    """Refuse what is no model, or one of a version to come; whether the file has digests."""
+    if header["format"] == files.CHECKPOINT:
+        raise ModelFileError(
+            f"{os.fspath(path)} is a checkpoint, not a model: end its fit, and give the model that it saves."
+        )
+    version = header["version"]
+    if header["format"] != files.MODEL or type(version) is not int or version < 1:
+        raise files.Damaged("It is not a model.")
+    if version > VERSION:
+        raise ModelFileError(
+            f"{os.fspath(path)} has format version {version}, this daskgmm reads up to {VERSION}. Update it."
+        )
+    return version > 1
+
+
+def _damaged(path: Place) -> ModelFileError:
+    return ModelFileError(
+        f"{os.fspath(path)} is not a model that daskgmm saved, or it is damaged. Take another copy, or fit again."
+    )
 
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, np.generic))
-
-
-def _check_shapes(state: Fitted | Unseeded) -> None:
-    """Refuse arrays that do not belong together."""
-    if isinstance(state, Unseeded):
-        x, weight = state.waiting.x, state.waiting.weight
-        wrong = x.ndim != 2 or weight.shape != (len(x),)
-    else:
-        run, (k, d) = state.online, state.mixture.means.shape
-        mixtures = [state.mixture] if run is None else [state.mixture, run.mixture]
-        wrong = any(m.means.shape != (k, d) or m.weights.shape != (k,) for m in mixtures)
-        anchor = None if run is None else run.update.anchor
-        covariances = [m.covariance for m in mixtures] + ([] if anchor is None else [anchor])
-        held = [(c.structure, v) for c in covariances for v in (c.values, c.factor)]
-        for s in () if run is None else (run.statistics, run.average):
-            wrong |= (s.reference.shape, s.shift.shape, s.weight.shape) != ((k, d), (k, d), (k,))
-            held.append((s.structure, s.scatter))
-        wrong |= any(v.shape != structure.stored(v, k, d).shape for structure, v in held)
-    if wrong:
-        raise ValueError("The arrays disagree in shape.")

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from math import inf, isfinite, isinf
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from daskgmm.fit.survey import RowSample, Survey
 from daskgmm.fit.sweep import sweep
 from daskgmm.fit.tasks import Expect, Learn
 from daskgmm.model.blas import one_thread
+from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.store.values import storable
 
@@ -35,6 +37,10 @@ class Position:
 
     window: int = 0
     row: int = 0
+
+    def check(self) -> None:
+        """Raise `ValueError` unless it is a place."""
+        require(at_least(0, self.window, self.row), "A pass begins at 0.")
 
 
 @storable
@@ -56,6 +62,15 @@ class Passes(Run):
     position: Position = Position()  # how far the pass under way is
     clock: float = 0.0  # weight of all rows before that pass
     total: float = 0.0  # sum of its rows' log-likelihoods so far
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the parts belong together and it may stand so."""
+        left = self.max_iter - self.n_iter
+        require(at_least(0, self.tol, left, self.clock), "tol, max_iter or clock is too small.")
+        require(isfinite(self.total) and self.score < inf, "The score is no number.")
+        require(not any(map(isinf, self.trace)), "The trace is infinite.")  # NaN: a pass over rows without weight
+        held_out = self.held_out
+        require(held_out is None or held_out.rows.shape[1] == self.mixture.n_features, "Held-out rows are others.")
 
     @classmethod
     def begin(cls, run: Stepwise, recipe: OnlineRecipe, held_out: RowSample | None = None) -> "Passes":

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from daskgmm.compute.block import Block
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.fit.tasks import Expect
+from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import Update
@@ -94,6 +96,11 @@ class EM(Run):
     previous: float = -np.inf
     converged: bool = False
     failure: DataError | None = None
+
+    def check(self) -> None:
+        """Raise `ValueError` unless it may stand so."""
+        require(at_least(0, self.tol, self.max_iter - self.n_iter), "tol or max_iter is too small.")
+        require(all(map(isfinite, self.trace)) and self.previous < inf, "The trace holds no numbers.")
 
     @property
     def task(self) -> Expect:

@@ -10,6 +10,7 @@ import numpy as np
 from daskgmm.errors import DataError
 from daskgmm.fit.run import Run
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Learn
+from daskgmm.model.checks import at_least, positive, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import Steady
@@ -32,6 +33,12 @@ class StepRule:
     decay: float
     offset: float
     half_life: float | None
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the estimators take such settings."""
+        require(at_least(1, self.batch_size, self.offset), "batch_size or offset is below 1.")
+        require(0.5 < self.decay <= 1, "decay is not in (0.5, 1].")
+        require(self.half_life is None or positive(self.half_life), "half_life is not above 0.")
 
     def step(self, before: float, rows: float) -> float:
         """γ in (0, 1] for ``rows`` rows after ``before`` rows."""
@@ -63,6 +70,11 @@ class Spread:
     mixed: float
     average: float
 
+    def check(self) -> None:
+        """Raise `ValueError` unless these are sums of squares of shares."""
+        sums = (self.now, self.mixed, self.average)
+        require(positive(*sums) and max(sums) < 1 + 1e-6, "The shares of rows are not above 0 and at most 1.")
+
     def step(self, gamma: float, share: float, batch: float) -> "Spread":
         """After a step ``gamma``, with ``batch`` the sum of the new rows' squared shares of their batch."""
         now = (1 - gamma) ** 2 * self.now + gamma**2 * batch
@@ -90,6 +102,24 @@ class Stepwise(Run):
     unit: float = 1.0  # mean weight of the start's rows, in which rows are counted; 1 where the start was given
     after: tuple[int, int] = BEGINNING  # block and row in the next batch, up to which the start has learnt
     done: ClassVar[bool] = False  # a stream has no end
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the parts belong together and it may stand so."""
+        (k, d), structure = self.mixture.means.shape, self.mixture.covariance.structure
+        require(
+            self.statistics.matches(self.mixture.means, structure)
+            and self.average.matches(self.mixture.means, structure),
+            "The statistics are not those of the mixture.",
+        )
+        anchor = self.update.anchor
+        require(
+            anchor is None or (anchor.structure is structure and anchor.values.shape == structure.held(k, d)),
+            "The prior is not that of the mixture.",
+        )
+        require(positive(self.clock, self.unit), "The start weighs nothing.")
+        require(at_least(0, self.n_rows, self.n_batches), "Counts are below 0.")
+        require(self.bound < inf and at_least(-1, *self.after), "The last batch cannot be.")
+        require(sorted({*self.reseeded} & {*range(k)}) == [*self.reseeded], "There are no such components.")
 
     @classmethod
     def begin(

@@ -1,5 +1,6 @@
 """Online EM over a stream: the first rows wait until they can seed the model, later batches advance it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,12 +10,14 @@ from daskgmm.compute.block import Block
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
+from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
 from daskgmm.fit.online import begin, step
 from daskgmm.fit.recipe import OnlineRecipe
 from daskgmm.fit.stepwise import Stepwise
-from daskgmm.fit.survey import First, Survey, Threshold
+from daskgmm.fit.survey import TINY, First, Survey, Threshold
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Examine, TakeFirst
+from daskgmm.model.checks import at_least, holds, require
 from daskgmm.store.values import storable
 
 ROWS_PER_COMPONENT = 50  # kept to seed a stream
@@ -28,6 +31,14 @@ class Waiting:
     x: Array  # (m, d) float64
     weight: Array  # (m,)
     n_batches: int = 0  # that they came in
+
+    def check(self) -> None:
+        """Raise `ValueError` unless these are rows that may wait."""
+        m, d = self.x.shape
+        require(d > 0 and holds(self.x, (m, d)), "The rows are no numbers.")
+        require(holds(self.weight, (m,), TINY), "The rows weigh nothing.")
+        require(at_least(min(m, 1), self.n_batches), "The rows came in no batch.")
+        _check_size(self.x)
 
     @classmethod
     def for_rows(cls, rows: Rows) -> "Waiting":
@@ -66,7 +77,7 @@ def learn(
     """What a batch of a stream makes of the run; `DataError` leaves it as it was."""
     engine = engine_for(rows)
     if isinstance(run, Waiting):
-        started = _started(recipe, engine, rows, run, random)
+        started = seeded(recipe, run, random, lambda size: engine.reduce(rows, TakeFirst(size)))
         if isinstance(started, Waiting):
             return started
         run = started
@@ -74,21 +85,34 @@ def learn(
     return found
 
 
-def _started(
+def first_rows(engine: Engine, rows: Rows, span: Selection, size: int) -> First:
+    """The first rows of a span, from as few blocks as hold them."""
+    found = First(size, np.empty((0, rows.n_features)), np.empty(0), np.empty((0, 2), np.int64))
+    for number in span.blocks(rows):
+        if len(found.x) >= size:
+            break
+        (more,) = engine.each(rows, TakeFirst(size, span), [number])
+        found += more
+    return found
+
+
+def seeded(
     recipe: OnlineRecipe,
-    engine: Engine,
-    rows: Rows,
     waiting: Waiting,
     random: np.random.RandomState,
+    take: Callable[[int], First],
 ) -> Waiting | Stepwise:
-    """The run that the rows of a batch, and those before them, seed; the rest of the batch is yet to be learnt."""
+    """The run that the first rows of a batch, and those before them, seed; the others are yet to be learnt.
+
+    ``take`` gets a number of rows, and gives so many first ones of the batch, if it has them.
+    """
     if (run := given(recipe, ROWS_PER_COMPONENT * recipe.k)) is not None:
         if len(waiting.x):  # the start was given since they came
             before = as_rows(waiting.x, weight=waiting.weight)
             run = step(engine_for(before), before, run, before)
         return run
     size = start_rows(recipe)
-    first = engine.reduce(rows, TakeFirst(max(0, size - len(waiting.x))))
+    first = take(max(0, size - len(waiting.x)))
     _check_size(first.x)
     waiting = waiting.joined(first)
     if len(waiting.x) < size:

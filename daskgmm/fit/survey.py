@@ -7,10 +7,12 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
+from daskgmm.model.checks import holds, require
 from daskgmm.model.statistics import Statistics
 from daskgmm.store.values import storable
 
 PIECE = 65536  # rows whose keys are drawn at once, so that no temporary grows with the block
+TINY = 5e-324  # the smallest number above 0
 SLACK = 1.25  # of its size: keys that a `Threshold` lets come together before it sorts them
 
 
@@ -29,6 +31,17 @@ class RowSample:
     position: Array  # (m,) its number
     rows: Array  # (m, d) as stored
     weight: Array  # (m,) the rows' own
+
+    def check(self) -> None:
+        """Raise `ValueError` unless these are rows of a sample."""
+        m, _ = self.rows.shape
+        require(0 < m <= self.size + 1 and self.rows.dtype.kind in "biuf", "There are no rows, or too many.")
+        require(bool(np.isfinite(self.rows).all()), "The rows are no numbers.")
+        require(holds(self.weight, (m,), TINY), "The rows weigh nothing.")
+        keys, position = self.keys, self.position
+        require(keys.shape == (m,) and keys.dtype == np.float64 and bool((keys >= 0).all()), "Keys are below 0.")
+        require(position.shape == (m,) and position.dtype == np.int64, "The rows have no numbers.")
+        require(bool((position >= 0).all()) and len(np.unique(position)) == m, "The rows have no numbers.")
 
     @classmethod
     def of(cls, block: Block, seed: int, threshold: "Threshold") -> "RowSample":
@@ -138,6 +151,16 @@ class Survey:
     overall: Statistics  # of all rows as one component: rows, total weight, mean, covariance
     sample: RowSample
     start: Statistics | None  # under the labels or responsibilities that the user gave
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the parts belong together."""
+        d, structure = self.sample.rows.shape[1], self.overall.structure
+        require(self.overall.reference.shape == (1, d), "The moments are not those of the sample.")
+        start = self.start
+        require(
+            start is None or (start.reference.shape[1] == d and start.structure is structure),
+            "The start is not that of the sample.",
+        )
 
     def __add__(self, other: "Survey") -> "Survey":
         start = None

@@ -1,6 +1,6 @@
 """All that tasks do to a block. Rows of zero weight are never looked at; what is no number is told here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
 from daskgmm.compute.engine import Bundle
+from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
 from daskgmm.fit.score import Score
 from daskgmm.fit.survey import First, RowSample, Survey, Threshold
@@ -169,8 +170,12 @@ class TakeFirst:
     """Maps a block to its first rows of positive weight, and refuses one that holds NaN or infinity anywhere."""
 
     size: int
+    span: Selection | None = None  # which rows count, where not all do
 
     def __call__(self, block: Block) -> First:
+        if self.span is not None:
+            weight = 1.0 if block.weight is None else block.weight
+            block = replace(block, weight=np.where(self.span.of(block), weight, 0.0))
         if not all_finite(seen(block)[0]):
             refuse(block)
         return First.of(block, self.size)

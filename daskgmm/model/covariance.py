@@ -9,7 +9,8 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from daskgmm._typing import Array
-from daskgmm.model.factors import check_positive, factor_of_precision, precision_factor
+from daskgmm.model.checks import holds, require
+from daskgmm.model.factors import EPS, check_positive, factor_of_precision, precision_factor
 from daskgmm.model.kernels import layouts
 
 if TYPE_CHECKING:
@@ -64,6 +65,22 @@ class Covariance(ABC):
     @abstractmethod
     def from_precisions(cls, structure: "Structure", precisions: Array) -> Self:
         """From precisions (inverse covariances) in the same shape."""
+
+    def check(self) -> None:
+        """Raise `ValueError` unless values are covariances, and the factors theirs."""
+        shape = self.values.shape
+        require(type(self) is self.structure.form, "The form of the covariances is not that of their structure.")
+        require(len(shape) == 1 + self.axes and min(shape) > 0, "There are no covariances.")
+        require(holds(self.values, shape) and holds(self.factor, shape), "Covariances or factors are no numbers.")
+        require(shape[1:] == shape[1:2] * self.axes, "The covariances are not square.")
+        with np.errstate(all="ignore"):
+            sound = self.is_valid(self.values) and self.has_its_factor
+        require(sound, "The factors are not those of the covariances.")
+
+    @property
+    @abstractmethod
+    def has_its_factor(self) -> bool:
+        """Whether ``factor.T @ values @ factor`` is 1 within rounding, with a factor that is triangular."""
 
     def take(self, components: Array) -> Self:
         """The covariances of these components, in this order; a component may come twice."""
@@ -152,6 +169,18 @@ class Matrices(Covariance):
         return self.factor @ np.swapaxes(self.factor, 1, 2)
 
     @property
+    def has_its_factor(self) -> bool:
+        # Off by c·d·eps·a_i·a_j, with a_j = Σ_i |u_ij|·σ_i, which Cauchy's inequality makes of the backward errors
+        # of a Cholesky factor and its inverse (Higham 2002, theorems 10.3 and 14.1), whichever was found first.
+        d = self.values.shape[1]
+        for values, u in zip(self.completed(self.values), self.factor, strict=True):
+            a = np.sqrt(np.diag(values)) @ np.abs(u)
+            off = np.abs(u.T @ values @ u - np.eye(d)) <= 64 * (d + 2) * EPS * np.outer(a, a)
+            if not off.all() or not np.all(np.diag(u) > 0) or np.tril(u, -1).any():
+                return False
+        return True
+
+    @property
     def amplification(self) -> float:
         sums = np.einsum("sji,sj->si", np.abs(self.factor), np.sqrt(self.diagonals(self.values)))
         return float(sums.max())
@@ -217,6 +246,11 @@ class Axes(Covariance):
     def from_precisions(cls, structure: "Structure", precisions: Array) -> Self:
         check_positive(precisions)
         return cls(structure, 1.0 / precisions, np.sqrt(precisions))
+
+    @property
+    def has_its_factor(self) -> bool:
+        off = np.abs(self.values * self.factor * self.factor - 1) <= 16 * EPS
+        return bool(off.all() and np.all(self.factor > 0))
 
     @property
     def precisions(self) -> Array:

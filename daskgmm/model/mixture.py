@@ -8,6 +8,7 @@ from scipy.special import entr
 
 from daskgmm._typing import Array
 from daskgmm.model import kernels
+from daskgmm.model.checks import holds, require
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.statistics import Statistics
 
@@ -36,6 +37,14 @@ class Mixture:
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be computed again: parameters travel with every pass."""
         return {name: getattr(self, name) for name in ("weights", "means", "covariance")}
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the parameters are those of a mixture; a covariance has its own check."""
+        k, d = self.means.shape
+        require(min(k, d) > 0 and holds(self.means, (k, d)), "Means are no numbers (k, d).")
+        require(holds(self.weights, (k,), 0.0) and sums_to_one(self.weights), "Weights are no proportions (k,).")
+        structure = self.covariance.structure
+        require(self.covariance.values.shape == structure.held(k, d), "Covariances are not those of the means.")
 
     @property
     def n_components(self) -> int:
@@ -110,3 +119,8 @@ class Mixture:
             for j, count in enumerate(counts)
         ]
         return np.concatenate(parts), np.repeat(np.arange(self.n_components), counts)
+
+
+def sums_to_one(weights: Array) -> bool:
+    """Whether proportions do, as far as a user's may be rounded."""
+    return bool(abs(1.0 - weights.sum()) <= 1e-6)

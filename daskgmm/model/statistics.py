@@ -1,11 +1,13 @@
 """Sufficient statistics of k components: a mergeable value."""
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from daskgmm._typing import Array
+from daskgmm.model.checks import at_least, holds, positive, require
 from daskgmm.model.structure import Structure
 
 
@@ -39,6 +41,20 @@ class Statistics:
     log_likelihood: float  # Σ w·log p(x) under the parameters *before* the update
     total_weight: float  # Σ w
     n_rows: float  # rows of positive weight; where rows were blended, as many as would be as uncertain
+
+    def check(self) -> None:
+        """Raise `ValueError` unless these are sums over rows that weigh something."""
+        k, d = self.reference.shape
+        require(min(k, d) > 0 and holds(self.reference, (k, d)), "References are no points (k, d).")
+        require(holds(self.weight, (k,), 0.0) and positive(self.weight.sum()), "The components weigh nothing.")
+        require(holds(self.shift, (k, d)), "Shifts are not those of the references.")
+        require(holds(self.scatter, self.structure.held(k, d)), "The scatter is not that of the references.")
+        require(positive(self.total_weight) and at_least(0, self.n_rows), "The rows weigh nothing.")
+        require(isfinite(self.log_likelihood), "The log-likelihood is no number.")
+
+    def matches(self, means: Array, structure: Structure) -> bool:
+        """Whether these are statistics for such means and covariances."""
+        return self.reference.shape == means.shape and self.structure is structure
 
     def about(self, reference: Array) -> "Statistics":
         """The same rows about other points ``reference`` (k, d): the parallel-axis theorem."""

@@ -34,8 +34,11 @@ class Structure:
 
     def stored(self, values: Array, k: int, d: int) -> Array:
         """Values of that `shape` as they are held: (s, d, d), (s, d) or (s, 1), s = 1 where shared, else k."""
-        each = 1 if self.isotropic else d
-        return values.reshape(1 if self.shared else k, *(each,) * self.form.axes)
+        return values.reshape(self.held(k, d))
+
+    def held(self, k: int, d: int) -> tuple[int, ...]:
+        """The shape of values as they are held."""
+        return (1 if self.shared else k, *(1 if self.isotropic else d,) * self.form.axes)
 
     def shown(self, values: Array, k: int, d: int) -> Array:
         """The inverse of `stored`."""

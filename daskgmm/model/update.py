@@ -8,6 +8,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
 from daskgmm.model.blas import one_thread
+from daskgmm.model.checks import at_least, require
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
@@ -45,6 +46,10 @@ class Regularised(Update):
 
     reg_covar: float = 0.0
 
+    def check(self) -> None:
+        """Raise `ValueError` unless the setting is one that can be."""
+        require(at_least(0, self.reg_covar), "reg_covar is below 0.")
+
     def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
         """Raises `CollapseError` where a covariance is not positive definite."""
         with one_thread():
@@ -64,6 +69,10 @@ class Steady(Update):
 
     reg_covar: float = 0.0
     anchor: Covariance | None = None
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the setting is one that can be."""
+        require(at_least(0, self.reg_covar), "reg_covar is below 0.")
 
     def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
         """Never raises for statistics that are finite."""

@@ -6,8 +6,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 import dask
 from dask.utils import parse_timedelta
@@ -17,12 +18,18 @@ from daskgmm.store import files
 from daskgmm.store.lock import locked
 from daskgmm.store.places import Place, locate
 
-FORMAT, VERSION = "daskgmm checkpoint", 2
+VERSION = 2
 
 # Settings that say when a fit ends. One goes on as long as, or longer than, that of the file asked for.
 FURTHER: dict[str, Callable[[Any, Any], bool]] = {"max_iter": operator.le, "tol": operator.ge}
 
 INTERVAL = "60 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-interval`
+Check: TypeAlias = Callable[[Mapping[str, Any], Any], None]
+"""Raises for an identity and a state that do not belong together."""
+
+
+def _unchecked(identity: Mapping[str, Any], state: Any) -> None:
+    """Take any."""
 
 
 class Record:
@@ -61,7 +68,7 @@ class Checkpoint(Record):
         """Write the last state, unless that is done."""
         if self.state is None or self.state is self.written:
             return
-        header = {"format": FORMAT, "version": VERSION, "identity": self.identity}
+        header = {"format": files.CHECKPOINT, "version": VERSION, "identity": self.identity}
         try:
             self.check()
             files.save(self.place, header, self.state)
@@ -88,6 +95,7 @@ def opened(
     layout: Callable[[], Mapping[str, Any]],
     digests: Callable[[], list[str]],
     tell: Callable[[str], None],
+    belongs: Check = _unchecked,
 ) -> Iterator[Record]:
     """Where to keep states: with the one to go on from, if ``place`` has one.
 
@@ -95,7 +103,7 @@ def opened(
     give those of this fit and of its rows, by name, as JSON. ``digests`` gives hashes of some of the rows. It is
     called only where the fit is not finished: a finished one is returned without a look at the rows. Nor are rows
     of another layout looked at, which need not be there. ``tell`` gets a sentence where the fit goes on from a
-    file, or waits for one.
+    file, or waits for one. ``belongs`` raises for a file whose state is not of the fit that it names.
 
     Raises
     ------
@@ -114,7 +122,7 @@ def opened(
         raise CheckpointError(str(error)) from error
     with ExitStack() as stack:
         check = stack.enter_context(locked(place, tell))
-        found, plan = read(place, kind), layout()
+        found, plan = read(place, kind, belongs), layout()
         checkpoint = Checkpoint(place, {**settings(), **plan}, check)
         here = checkpoint.identity
         if found is None:
@@ -134,38 +142,42 @@ def opened(
         yield checkpoint
 
 
-def read(place: Place, kind: type[Any]) -> tuple[dict[str, Any], Any] | None:
-    """Identity and state in a file; None where there is none."""
+def read(place: Place, kind: type[Any], check: Check = _unchecked) -> tuple[dict[str, Any], Any] | None:
+    """Identity and state in a file; None where there is none. ``check`` raises for those that differ."""
     try:
-        content = files.fetch(place)
+        header, arrays = files.read(place, partial(_judge, place))
+        state, identity = files.value_of(header, arrays, kind), header["identity"]
+        check(identity, state)
+        return identity, state
     except FileNotFoundError:
         return None
-    except (IsADirectoryError, PermissionError) as error:  # the second is what Windows says of a folder
-        if isinstance(error, PermissionError) and not os.path.isdir(place):
-            raise
+    except IsADirectoryError:
         raise CheckpointError(f"The checkpoint {os.fspath(place)} is a folder. Name a file.") from None
-    try:
-        header, arrays = files.parse(content)
-        if header["format"] != FORMAT:
-            raise KeyError(header["format"])
-        if header["version"] != VERSION:
-            older = "Finish that fit with what began it, name another file, or delete it."
-            remedy = "Update it." if header["version"] > VERSION else older
-            raise CheckpointError(
-                f"{os.fspath(place)} has checkpoint version {header['version']}, this daskgmm reads version "
-                f"{VERSION}. {remedy}"
-            )
-        state = files.value_of(header, arrays)
-        if not isinstance(state, kind):
-            raise TypeError(type(state))
-        return header["identity"], state
-    except CheckpointError:
+    except (CheckpointError, OSError, MemoryError):
         raise
-    except Exception as error:  # whatever a damaged archive may raise
+    except Exception as error:  # whatever a damaged file may raise
         raise CheckpointError(
             f"{os.fspath(place)} is not a checkpoint of a daskgmm fit, or it is damaged. Name another file, or "
             "delete it."
         ) from error
+
+
+def _judge(place: Place, header: files.Header) -> bool:
+    """Refuse what is no checkpoint, or one of another version."""
+    if header["format"] == files.MODEL:
+        raise CheckpointError(
+            f"{os.fspath(place)} is a model, not a checkpoint: name another file. A warm start takes models."
+        )
+    version = header["version"]
+    if header["format"] != files.CHECKPOINT or type(version) is not int:
+        raise files.Damaged("It is no checkpoint.")
+    if version != VERSION:
+        older = "Finish that fit with what began it, name another file, or delete it."
+        remedy = "Update it." if version > VERSION else older
+        raise CheckpointError(
+            f"{os.fspath(place)} has checkpoint version {version}, this daskgmm reads version {VERSION}. {remedy}"
+        )
+    return True
 
 
 def _compare(place: Place, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -203,3 +203,53 @@ def test_batch_and_online_go_on_from_each_other(run: Run, data: str, online: Pat
     assert loaded(out).random_state == 0  # as in the batch model
     result = run("fit", data, "--online", "--warm-start", online, "--out", out, "--overwrite", "--json")
     assert json.loads(result.stdout)["n_samples_seen"] == 1300
+
+
+@pytest.fixture
+def waiting(values: Array, tmp_path: Path) -> Path:
+    """A model that has seen the first 40 of the 150 rows that it starts with."""
+    place = tmp_path / "waiting.npz"
+    MiniBatchGaussianMixture(3, random_state=0).partial_fit(values[:40]).save(place)
+    return place
+
+
+def test_a_model_that_waits_is_shown_and_goes_on(run: Run, data: str, waiting: Path, out: Path) -> None:
+    told = json.loads(run("info", waiting, "--json").stdout)
+    settings = told.pop("settings")
+    assert settings["learning_decay"] == 0.6
+    assert told == {
+        "model": str(waiting),
+        "estimator": "MiniBatchGaussianMixture",
+        "n_components": 3,
+        "n_features": 3,
+        "covariance_type": "full",
+        "n_samples_seen": 40,
+        "n_batches_seen": 1,
+        "n_rows_to_start": 110,
+        "next_row": 40,
+        "feature_names": None,
+    }
+    assert run("info", waiting).exit_code == 0
+    few = run("update", waiting, data, "--rows", "40:60", "--out", out, "--json")
+    assert few.exit_code == 0, few.stderr
+    assert json.loads(few.stdout)["n_rows_to_start"] == 90
+    assert loaded(out).n_samples_seen_ == 60
+    rest = run("update", out, data, "--out", out, "--overwrite", "--json")
+    assert rest.exit_code == 0, rest.stderr
+    assert json.loads(rest.stdout)["n_samples_seen"] == 650
+    assert loaded(out).means_.shape == (3, 3)
+
+
+def test_a_model_that_waits_answers_nothing(run: Run, data: str, waiting: Path, out: Path) -> None:
+    before = waiting.read_bytes()
+    for words in (
+        ("score", data, waiting),
+        ("predict", data, waiting, "--out", out),
+        ("fit", data, "--warm-start", waiting, "--out", out),
+        ("fit", data, "--online", "--warm-start", waiting, "--out", out),
+    ):
+        result = run(*words)
+        assert (result.exit_code, result.stdout) == (4, ""), words
+        assert "is no mixture yet: 40 of the first 150 rows have come" in result.stderr
+        assert not out.exists()
+    assert waiting.read_bytes() == before

@@ -80,7 +80,7 @@ def test_nothing_is_there_before_a_fit_and_nothing_can_be_set(kind: type[Any]) -
 
 
 def test_a_stream_that_waits_has_what_is_known_of_its_rows() -> None:
-    counts = {"n_samples_seen_", "n_batches_seen_", "n_features_in_"}
+    counts = {"n_samples_seen_", "n_batches_seen_", "n_features_in_", "next_row_", "n_rows_to_start_"}
     assert attributes(online().partial_fit(X[:20])) == counts
     model = online().partial_fit(FRAME[:20])
     assert attributes(model) == counts | {"feature_names_in_"}

@@ -331,9 +331,48 @@ def test_what_cannot_be_added_leaves_the_model_as_it_was() -> None:
     assert state(found) == before
     with pytest.raises(DataError, match="needs the shape of the last fit"):
         found.set_params(n_components=2).extend(X[:3000])
-    for waiting in (online(), online().partial_fit(X[:20])):
-        with pytest.raises(NotFittedError):
-            waiting.extend(X[:3000])
+    with pytest.raises(NotFittedError):
+        online().extend(X[:3000])
+
+
+def test_rows_that_wait_are_learnt_first(reads: Any) -> None:
+    """The start is that of `partial_fit`, and of few blocks."""
+    waiting, seen = online().partial_fit(X[:20]), reads(X[:3000], (100, D))
+    waiting.extend(seen.array, rows=slice(20, 30))
+    assert (waiting.n_samples_seen_, waiting.next_row_, waiting.n_batches_seen_) == (30, 30, 2)
+    assert waiting.n_rows_to_start_ == 50 * waiting.n_components - 30
+    assert seen.counts == {0: 1}
+    one, other = pickle.loads(pickle.dumps(waiting)), pickle.loads(pickle.dumps(waiting))
+    size = 50 * waiting.n_components
+    assert_same(one.extend(X[:size]), other.partial_fit(X[30:size]))
+    waiting.extend(seen.array)
+    assert (waiting.n_samples_seen_, waiting.next_row_, waiting.n_rows_to_start_) == (3000, 3000, 0)
+    assert seen.total <= 1 + size // 100 + 1 + 30
+    assert gap(waiting) < 0.1
+
+
+def test_rows_that_wait_stay_where_the_next_are_refused() -> None:
+    waiting, spoilt = online().partial_fit(X[:20]), X[:3000].copy()
+    spoilt[[40, 2777], 1] = np.nan
+    for rows in (slice(20, 100), slice(60, 3000)):  # as the start is looked for, and after it
+        with pytest.raises(DataError, match="NaN: block"):
+            waiting.extend(chunked(spoilt, 100), rows=rows)
+        assert (waiting.n_samples_seen_, waiting.next_row_) == (20, 20)
+    assert waiting.extend(chunked(spoilt, 100), rows=slice(41, 2777)).next_row_ == 2777
+
+
+def test_a_start_that_is_given_meanwhile_learns_the_rows_that_wait() -> None:
+    given: Any = {"weights_init": [1.0], "means_init": X[:1], "precisions_init": np.eye(D)[None]}
+    waiting = online(warm_start=False).set_params(n_components=1).partial_fit(X[:20]).set_params(**given)
+    assert waiting.extend(X[:100]).n_samples_seen_ == 100
+
+
+def test_a_warm_start_does_not_drop_rows_that_wait() -> None:
+    waiting = online(warm_start=True).partial_fit(X[:20])
+    with pytest.raises(DataError, match="20 rows wait for the start of the model, and fit would drop them"):
+        waiting.fit(X)
+    assert waiting.n_samples_seen_ == 20
+    assert waiting.set_params(warm_start=False).fit(X).n_rows_to_start_ == 0
 
 
 # Going on

@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import pickle
 import re
 import shutil
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ from sklearn.mixture import GaussianMixture as Theirs
 
 import daskgmm
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
+from daskgmm.errors import CheckpointError, ModelFileError
+from daskgmm.store import files
 
 KINDS = ["full", "tied", "diag", "spherical"]
 FORMAT1 = Path(__file__).parents[1] / "data" / "format1"
@@ -185,6 +189,9 @@ def taken_apart(path: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def written(path: Path, header: Any, arrays: dict[str, Any]) -> None:
+    """With digests that are right, so that the contents have to be looked at."""
+    if "digest" in header:
+        header = files.sealed({name: value for name, value in header.items() if name != "digest"}, arrays)
     np.savez(path, allow_pickle=True, **{"header": np.array(json.dumps(header)), **arrays})
 
 
@@ -225,7 +232,8 @@ def test_a_class_of_the_users_own_reads_what_it_wrote(tmp_path: Path) -> None:
 def test_a_header_that_lacks_an_entry_is_refused(saved: Path) -> None:
     header, arrays = taken_apart(saved)
     assert {"format", "version", "estimator"} < set(header)
-    for name in set(header) - {"online"}:  # a part of the state, which not every model has
+    # The first is a part of the state, which not every model has; the second is made anew with the digest.
+    for name in set(header) - {"online", "arrays"}:
         written(saved, {other: value for other, value in header.items() if other != name}, arrays)
         refused(saved)
     for name in ("settings", "fitted") if header["version"] == 2 else ():
@@ -339,6 +347,196 @@ def test_a_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
         else:  # padding and time stamps carry nothing
             assert_same_bits(model, again)
     assert count > len(positions) / 2
+
+
+Change = Callable[[Any, dict[str, Any]], Any]
+
+
+def put(name: str, value: Any) -> Change:
+    """Put an array in the place of the one of this name, or what a function makes of that."""
+    return lambda header, arrays: arrays.update({name: value(arrays[name]) if callable(value) else value})
+
+
+def told(value: Any, *path: str) -> Change:
+    """Put a value in a place of the fitted state, or of the settings."""
+
+    def change(header: Any, arrays: Any) -> None:
+        place = header["value"]["dict"]
+        for name in path[:-1]:
+            place = place[name]
+        assert path[-1] in place
+        place[path[-1]] = value
+
+    return change
+
+
+FITTED_PARTS, SETTINGS = ("fitted", "parts"), ("settings", "dict")
+COVARIANCE = (*FITTED_PARTS, "mixture", "parts", "covariance")
+SCALED = np.array([1.0, 1 + 1e-9])[:, None, None]
+# What `save` cannot have written of a mixture of two components of three features, under digests that are right.
+UNSOUND: dict[str, Change] = {
+    "a weight that is no number": put("value.fitted.mixture.weights", np.array([np.nan, 1])),
+    "a negative weight": put("value.fitted.mixture.weights", np.array([-0.5, 1.5])),
+    "weights of another sum": put("value.fitted.mixture.weights", np.array([0.5, 0.6])),
+    "an infinite mean": put("value.fitted.mixture.means", lambda v: np.where(v == v.max(), np.inf, v)),
+    "float32": put("value.fitted.mixture.means", lambda v: v.astype("f4")),
+    "text": put("value.fitted.mixture.means", lambda v: v.astype(str)),
+    "no component": put("value.fitted.mixture.means", lambda v: v[:0]),
+    "a negative covariance": put("value.fitted.mixture.covariance.values", lambda v: -v),
+    "a singular covariance": put("value.fitted.mixture.covariance.values", np.ones_like),
+    "a factor of another covariance": put("value.fitted.mixture.covariance.factor", lambda v: v[::-1]),
+    "a factor that is off by 1e-9": put("value.fitted.mixture.covariance.factor", lambda v: v * SCALED),
+    "a lower factor": put("value.fitted.mixture.covariance.factor", lambda v: v.swapaxes(1, 2)),
+    "another structure": told(
+        {"structure": "diag"}, *FITTED_PARTS, "mixture", "parts", "covariance", "parts", "structure"
+    ),
+    "another form": told("Axes", *FITTED_PARTS, "mixture", "parts", "covariance", "value"),
+    "text for a count": told("3", *FITTED_PARTS, "n_iter"),
+    "a bool for a count": told(True, *FITTED_PARTS, "n_iter"),
+    "a number for a bool": told(1, *FITTED_PARTS, "converged"),
+    "a negative count": told(-1, *FITTED_PARTS, "n_passes"),
+    "a name too few": told({"tuple": ["a", "b"]}, *FITTED_PARTS, "feature_names"),
+    "names that are numbers": told({"tuple": [1, 2, 3]}, *FITTED_PARTS, "feature_names"),
+    "names that are an array": told({"floats": "value.fitted.mixture.weights"}, *FITTED_PARTS, "feature_names"),
+    "a part that is not there": told({"array": "value.nothing"}, *FITTED_PARTS, "lower_bounds"),
+    "an array that is there twice": told({"array": "value.fitted.mixture.means"}, *FITTED_PARTS, "lower_bound"),
+    "another number of components": told(3, *SETTINGS, "n_components"),
+    "no components": told(0, *SETTINGS, "n_components"),
+    "a covariance_type of no fit": told("round", *SETTINGS, "covariance_type"),
+    "a negative tolerance": told(-1.0, *SETTINGS, "tol"),
+    "a size that is none": told("much", *SETTINGS, "block_size"),
+    "labels that are a tuple": told({"tuple": []}, *SETTINGS, "labels_init"),
+    "a trace of two axes": put("value.fitted.lower_bounds", lambda v: np.empty((10**9, 0))),
+    "labels that are a number": told(5, *SETTINGS, "labels_init"),
+    "a start of another shape": told({"array": "value.fitted.mixture.weights"}, *SETTINGS, "means_init"),
+    "more": lambda header, arrays: arrays.update(more=np.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_what_save_cannot_have_written_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    fitted().save(path)
+    header, arrays = taken_apart(path)
+    written(path, header, arrays)
+    daskgmm.load(path)
+    UNSOUND[name](header, arrays)
+    written(path, header, arrays)
+    with pytest.raises(ModelFileError, match=f"{re.escape(str(path))} {DAMAGED}. Take another copy"):
+        daskgmm.load(path)
+
+
+def test_a_changed_digest_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    fitted().save(path)
+    header, arrays = taken_apart(path)
+    name = "value.fitted.mixture.means"
+    for change in ({"digest": "0" * 64}, {"estimator": "MiniBatchGaussianMixture"}):
+        np.savez(path, **{"header": np.array(json.dumps(header | change)), **arrays})
+        refused(path)
+    np.savez(path, **{"header": np.array(json.dumps(header)), **arrays, name: arrays[name] + 1e-12})
+    refused(path)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e8, 1e13, 1e15])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ill_conditioned_models_are_read(kind: str, condition: float, tmp_path: Path) -> None:
+    d, random = 8, np.random.default_rng(0)
+    rotation = np.linalg.qr(random.normal(size=(d, d)))[0]
+    matrix = (rotation * np.geomspace(1, 1 / condition, d)) @ rotation.T * 1e6
+    matrix = (matrix + matrix.T) / 2
+    values = {
+        "full": [matrix, np.eye(d)],
+        "tied": matrix,
+        "diag": [np.diag(matrix)] * 2,
+        "spherical": [1e-12, 1e12],
+    }
+    made = GaussianMixture.from_parameters([0.5, 0.5], np.zeros((2, d)), values[kind], kind)
+    made.save(tmp_path / "m.npz")
+    again = daskgmm.load(tmp_path / "m.npz")
+    assert again.precisions_cholesky_.tobytes() == made.precisions_cholesky_.tobytes()
+    started = GaussianMixture(
+        2, covariance_type=kind, means_init=np.zeros((2, d)), precisions_init=made.precisions_, max_iter=0
+    )
+    started.fit(random.normal(size=(50, d))).save(tmp_path / "m.npz")
+    daskgmm.load(tmp_path / "m.npz")
+
+
+def test_a_model_with_other_settings_than_its_fit_is_not_saved(tmp_path: Path) -> None:
+    for change in (
+        {"n_components": 3},
+        {"covariance_type": "diag"},
+        {"max_iter": -1},
+        {"means_init": np.zeros((1, 3))},
+    ):
+        with pytest.raises(ValueError, match=next(iter(change)).removesuffix("_init")):
+            fitted().set_params(**change).save(tmp_path / "m.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
+    fitted(checkpoint=tmp_path / "c")
+    with pytest.raises(ModelFileError, match="is a checkpoint, not a model: end its fit"):
+        daskgmm.load(tmp_path / "c")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files")
+def test_nothing_but_files_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/zero", "/dev/null"):
+        refused(Path(place))
+        with pytest.raises(CheckpointError, match="is not a checkpoint"):
+            GaussianMixture(checkpoint=place).fit(X)
+    with pytest.raises(IsADirectoryError):
+        daskgmm.load(tmp_path)
+
+
+def test_little_is_read_of_a_large_file_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen, read = tmp_path / "large", [], files._Sips.read
+
+    def counted(sips: Any, n: int = -1) -> Any:
+        seen.append(len(found := read(sips, n)))
+        return found
+
+    monkeypatch.setattr(files._Sips, "read", counted)
+    with path.open("wb") as file:
+        file.truncate(5 * 2**30)
+    refused(path)
+    fitted().save(tmp_path / "m.npz")
+    header, _ = taken_apart(tmp_path / "m.npz")
+    with zipfile.ZipFile(path, "w") as archive, archive.open("header.npy", "w") as member:
+        np.save(member, np.array(json.dumps(header | {"format": "other"})))
+    with zipfile.ZipFile(path, "a") as archive, archive.open("x.npy", "w", force_zip64=True) as member:
+        for _ in range(64):
+            member.write(bytes(2**20))
+    refused(path)
+    assert 0 < sum(seen) < 2**18
+
+
+def test_a_bomb_takes_no_more_than_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    fitted().save(path)
+    header, arrays = taken_apart(path)
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<f8", "fortran_order": False, "shape": (2**33,)})
+    for content, how in ((bytes(2**28), zipfile.ZIP_DEFLATED), (huge.getvalue(), zipfile.ZIP_STORED)):
+        written(path, header, arrays)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("more.npy", content, how, 1)
+        tracemalloc.start()
+        refused(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**21
+
+
+def test_a_url_holds_a_model() -> None:
+    model = fitted()
+    model.save("memory://models/m.npz")
+    assert_same_bits(daskgmm.load("memory://models/m.npz"), model)
+    with pytest.raises(ModelFileError, match=r"nosuch://m\.npz cannot be reached"):
+        daskgmm.load("nosuch://m.npz")
 
 
 # scikit-learn

@@ -126,7 +126,7 @@ def test_a_new_field_needs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None
         patience: tuple[int, ...] = (3, 4)
 
     run = Longer(draw_mixture("tied"), Regularised(), 0.0, 9, patience=(5,))
-    back = there_and_back(State({"seed": 1}, runs=(run,))).runs[0]
+    back = there_and_back(State(np.random.RandomState(0).get_state(legacy=False), runs=(run,))).runs[0]
     assert isinstance(back, Longer)
     assert back.patience == (5,)
     assert_same(back, run)
@@ -151,7 +151,7 @@ def test_plain_values_and_arrays_come_back(value: Any) -> None:
 def test_files_hold_what_they_were_given(value: Any) -> None:
     place = "memory://values/one"
     files.save(place, {"format": "test"}, value)
-    header, arrays = files.parse(files.fetch(place))
+    header, arrays = files.read(place, lambda header: True)
     assert header["format"] == "test"
     assert_same(files.value_of(header, arrays), value)
 
@@ -213,8 +213,8 @@ def test_no_file_holds_a_pickle(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Object arrays cannot be saved"):
         files.save(place, {}, (np.array([print], dtype=object),))
     np.savez(tmp_path / "model.npz", header=np.array([{"format": "daskgmm"}], dtype=object))
-    with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
-        files.parse((tmp_path / "model.npz").read_bytes())
+    with pytest.raises(files.Damaged, match="not of the size that it says"):
+        files.read(tmp_path / "model.npz", lambda header: False)
     with pytest.raises(ValueError, match="not a model"):
         load(tmp_path / "model.npz")
 
