@@ -67,5 +67,5 @@ class UnfitWorkersError(ClusterLostError):
     """Workers, or the scheduler, cannot import this package."""
 
 
-class BlockTooLargeError(ValueError):
+class BlockTooLargeError(DataError):
     """A block of rows that does not fit in the memory of a worker."""

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from daskgmm.errors import CheckpointError, DataError, ModelFileError
+from daskgmm.errors import DataError, ModelFileError
 from daskgmm.estimators import format1
 from daskgmm.estimators.checks import check_saved
 from daskgmm.estimators.fitted import Fitted, Unseeded
 from daskgmm.estimators.parameters import ESTIMATORS, SMALL
 from daskgmm.store import files
-from daskgmm.store.aside import clear
-from daskgmm.store.places import Place
+from daskgmm.store.places import Place, locate
 
 VERSION = 2
 
@@ -25,7 +24,6 @@ def save(model: Any, state: Fitted | Unseeded, path: Place) -> None:
     starts = {name: getattr(model, name, None) for name in SMALL}
     settings |= {name: np.asarray(start, np.float64) for name, start in starts.items() if start is not None}
     header = {"format": files.MODEL, "version": VERSION, "estimator": type(model).__name__}
-    clear(os.fspath(path))
     files.save(path, header, {"settings": settings, "fitted": state})
 
 
@@ -60,6 +58,10 @@ def load(path: Place, kind: type[Any] | None = None) -> Any:
 def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
     """Name of the estimator in a file, its settings and its state; errors are those of `load`."""
     try:
+        locate(path)
+    except DataError as error:
+        raise ModelFileError(str(error)) from error
+    try:
         header, arrays = files.read(path, partial(_judge, path))
         if header["version"] == 1:
             header, arrays = format1.translated(header, arrays)
@@ -70,8 +72,6 @@ def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
         if not all(_is_plain(v) or (name in SMALL and isinstance(v, np.ndarray)) for name, v in settings.items()):
             raise TypeError("Settings are plain, or starts.")
         return found, settings, state
-    except CheckpointError as error:  # as the place of a checkpoint is found
-        raise ModelFileError(str(error)) from error
     except (DataError, OSError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged file may raise

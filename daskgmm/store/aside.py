@@ -37,6 +37,7 @@ def aside(place: str, *, folder: bool = False, replace: bool = True) -> Iterator
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", parent)
     if not folder:
         _refuse_special(place)
+    clear(place)
     new, handle = _claim(place, folder)
     try:
         yield new

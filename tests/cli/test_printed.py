@@ -119,7 +119,8 @@ def checkpoint(folder: Path, name: str) -> Path:
     GaussianMixture(checkpoint=place, random_state=0).fit(np.random.default_rng(0).normal(size=(40, 1)))
     header, arrays = files.read(place, lambda header: True)
     identity = {**header["identity"], name: 1, "X's dtype": name}
-    files.save(place, {**header, "identity": identity}, files.value_of(header, arrays))
+    kept = {name: header[name] for name in ("format", "version")}
+    files.save(place, {**kept, "identity": identity}, files.value_of(header, arrays))
     return place
 
 

@@ -48,6 +48,10 @@ class Bucket(AbstractFileSystem):  # type: ignore[misc]
         self._reach()
         return Path(self._strip_protocol(path)).read_bytes()
 
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        self._reach()
+        return Path(self._strip_protocol(path)).open(mode)
+
     def exists(self, path: str, **kwargs: Any) -> bool:
         self._reach()
         return Path(self._strip_protocol(path)).exists()

@@ -319,7 +319,7 @@ def test_a_store_that_is_away_at_the_start_does_not_pass_for_a_damaged_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Bucket, "away", True)
-    with pytest.raises(RuntimeError, match="does not answer"):
+    with pytest.raises(OSError, match="does not answer"):
         fit(f"bucket://{tmp_path}/c")
 
 
