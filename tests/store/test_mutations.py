@@ -27,7 +27,7 @@ from daskgmm.errors import CheckpointError, DataError, ModelFileError
 from tests import mutations
 from tests.mutations import X
 
-SECONDS, MEGABYTES = 10, 300  # for a file, beyond what a sound one takes
+SECONDS, MEGABYTES = 10, 300  # of the processor for a file, and beyond what a sound one takes
 WORKERS = 2
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no resource module, no alarm")
@@ -99,8 +99,7 @@ def same(content: bytes, other: bytes) -> bool:
         return {n: a[n].tobytes() for n in a.files} == {n: b[n].tobytes() for n in b.files}
 
 
-def try_model(number: int, folder: Path) -> str:
-    _, content, changed = spoil("models", number)
+def try_model(_: Any, content: bytes, changed: bytes, folder: Path) -> str:
     path = folder / "m.npz"
     path.write_bytes(changed)
     try:
@@ -111,9 +110,8 @@ def try_model(number: int, folder: Path) -> str:
     return "same" if _is_same(content, changed) else "sound"
 
 
-def try_checkpoint(number: int, folder: Path) -> str:
-    (name, _), content, changed = spoil("checkpoints", number)
-    path = folder / "c"
+def try_checkpoint(source: Any, content: bytes, changed: bytes, folder: Path) -> str:
+    (name, _), path = source, folder / "c"
     path.write_bytes(changed)
     try:
         load_either(str(path))
@@ -144,16 +142,18 @@ def trial(what: str, number: int) -> tuple[int, str, float]:
     """What comes of one spoilt file, and the most megabytes that this process ever had."""
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.alarm(SECONDS)
+        whole_and_spoilt = spoil(what, number)
+        before = signal.signal(signal.SIGPROF, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            found = TRIALS[what](number, Path(folder))
+            found = TRIALS[what](*whole_and_spoilt, Path(folder))
         except KeyboardInterrupt:
             found = f"took {SECONDS} s"
         except BaseException as error:  # an assertion, or what is no typed error
             found = f"{type(error).__name__}: {error}"[:300]
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
     return number, found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
