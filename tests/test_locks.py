@@ -4,9 +4,8 @@ A thread is held within what the lock guards until another has come in, or its t
 """
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError, Event, Lock
 from typing import Any
@@ -27,7 +26,7 @@ TIME = 0.3  # seconds that a thread waits for one that a lock keeps out
 
 # Each is the subject of a test here.
 GUARDED = {
-    "model/blas.py": "Lock",
+    "model/blas.py": "RLock",
     "compute/block.py": "Lock",
     "compute/threads.py": "Semaphore",
     "fit/survey.py": "Lock",
@@ -70,43 +69,41 @@ def both(first: Callable[[], Any], second: Callable[[], Any], gate: Gate) -> Non
         one.result(30)
 
 
-class Limits:
-    """Stands for threadpoolctl: notes when a limit is set and when it is lifted, with a gate in one of them."""
+class Pool:
+    """Stands for a library: notes when its limit is set and when it is lifted, with a gate in one of them."""
 
     def __init__(self, gate: Gate, waits: str) -> None:
         self.told: list[str] = []
+        self.num_threads = 2
         self.gate, self.waits = gate, waits
 
-    @contextmanager
-    def limit(self, limits: int) -> Iterator[None]:
-        self._now("set")
-        yield
-        self._now("lifted")
-
-    def _now(self, what: str) -> None:
+    def set_num_threads(self, threads: int) -> None:
+        what = "set" if threads == 1 else "lifted"
         if what == self.waits:
             self.gate()
         self.told.append(what)
+        self.num_threads = threads
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("waits", ["set", "lifted"])
 def test_the_limit_of_threads_is_set_once_and_lifted_by_the_last(
     waits: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever comes while it is being set shares it; whoever comes while it is being lifted sets it anew."""
     gate = Gate()
-    limits, ready = Limits(gate, waits), Barrier(2)
-    monkeypatch.setattr(blas, "_controller", lambda: limits)
+    pool, ready = Pool(gate, waits), Barrier(2)
+    monkeypatch.setattr(blas, "_pools", lambda: ([pool], []))
 
     def enter() -> None:
         with blas.one_thread():
             if waits == "set":
                 ready.wait(30)  # both are inside
-            assert limits.told.count("set") > limits.told.count("lifted")
+            assert pool.told.count("set") > pool.told.count("lifted")
 
     both(enter, enter, gate)
-    assert limits.told == ["set", "lifted"] * (1 if waits == "set" else 2)
-    assert blas._users == 0
+    assert pool.told == ["set", "lifted"] * (1 if waits == "set" else 2)
+    assert not blas._inside
 
 
 def test_a_shelf_never_holds_more_than_there_is_room_for() -> None:
