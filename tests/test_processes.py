@@ -62,7 +62,7 @@ def same(found: list[Any], wanted: list[Any]) -> None:
 def client() -> Iterator[Client]:
     """One worker of one thread in a process of its own."""
     local = LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0")
-    with local, Client(local, timeout=30, set_as_default=False) as found:  # type: ignore[no-untyped-call]
+    with local, Client(local, timeout=30, set_as_default=False) as found:
         yield found
 
 
@@ -96,10 +96,12 @@ def test_an_asynchronous_client_leaves_rows_in_memory_to_threads(
     store: str, expected: dict[str, list[Any]]
 ) -> None:
     async def run() -> None:
-        async with Client(processes=False, n_workers=1, dashboard_address=None, asynchronous=True) as client:
+        local: Any = Client(processes=False, n_workers=1, dashboard_address=None, asynchronous=True)
+        async with local as client:
             same(everything(X), expected["memory"])
             model = GaussianMixture(2, **SETTINGS).fit(X)
-            for call in (lambda: model.fit(store), lambda: model.score(da.from_array(X))):
+            calls: list[Callable[[], Any]] = [lambda: model.fit(store), lambda: model.score(da.from_array(X))]
+            for call in calls:
                 with pytest.raises(RuntimeError, match=r"client is asynchronous.*asyncio\.to_thread"):
                     call()
             with dask.config.set(scheduler=client), pytest.raises(RuntimeError, match="client is asynchronous"):
