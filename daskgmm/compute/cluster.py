@@ -1,14 +1,16 @@
 """Passes on the workers of a `distributed.Client`; every wait has a limit."""
 
 import math
+import os
 import time
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 from uuid import uuid4
+from weakref import WeakSet
 
 import dask
 import distributed
@@ -92,9 +94,10 @@ def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list
         futures = client.get(layered, keys, sync=False)
         try:
             values = None
-            while values is None:
-                _wait(client, futures)
-                values = _collect(client, futures)
+            with _seceded():
+                while values is None:
+                    _wait(client, futures)
+                    values = _collect(client, futures)
         finally:
             for future in futures:  # after an error or an interrupt the workers are not to go on
                 future.release()
@@ -113,6 +116,21 @@ def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list
         raise ClusterLostError(
             f"The scheduler {_address(client)} is gone, or has lost the work of this fit."
         ) from error
+
+
+@contextmanager
+def _seceded() -> Iterator[None]:
+    """In a task of a worker, leave its thread to the tasks that are waited for, as `Client.get` does."""
+    try:
+        distributed.secede()
+        left = True
+    except Exception:  # no task, or one that has left for good
+        left = False
+    try:
+        yield
+    finally:
+        if left:
+            distributed.rejoin()
 
 
 def _collect(client: distributed.Client, futures: list[Any]) -> Any:
@@ -233,8 +251,35 @@ def _listed(names: Mapping[str, Any]) -> str:
     return ", ".join([*names][:3]) + (f" and {more} more" if more > 0 else "")
 
 
+def asynchronous() -> RuntimeError | None:
+    """What to raise where the current client is asynchronous: a fit waits for its passes."""
+    setting = dask.config.get("scheduler", None)
+    try:
+        client = setting if isinstance(setting, distributed.Client) else distributed.Client.current()
+    except ValueError:
+        return None
+    if not client.asynchronous:
+        return None
+    return RuntimeError(
+        "The current Dask client is asynchronous, and chunked rows are computed on it at once. Call from another "
+        "thread, as in `await asyncio.to_thread(model.fit, X)`, or make the client with asynchronous=False."
+    )
+
+
+# Those of the process that this one was forked from: their threads, and so their connections, stayed there.
+_inherited: WeakSet[distributed.Client] = WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _inherited.update(distributed.Client._instances))
+
+
 def check_fit(client: distributed.Client, rows: Rows) -> None:
-    """Refuse what workers can never do: import what is not there, read our memory, hold more than their own."""
+    """Refuse what can never work: a client cut off by a fork, blocks that workers can neither read nor hold."""
+    if client in _inherited:
+        raise ClusterLostError(
+            "The Dask client was made before this process was forked from another, and works in that one alone. "
+            'Make a client here, or start processes with "spawn" or "forkserver".'
+        )
     check_package(client)
     if not _address(client).startswith("inproc"):
         for title in [title for title, source in rows.sources.items() if source.in_driver]:

@@ -1,29 +1,54 @@
 """Which engine runs the passes over some rows."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dask
 import dask.base
+import dask.multiprocessing
 import dask.threaded
 import distributed
-from dask.local import get_sync
 
-from daskgmm.compute.cluster import Cluster, check_fit
+from daskgmm.compute.cluster import Cluster, asynchronous, check_fit
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.threads import Plain, Threads
 
 
-def engine_for(rows: Rows, own: bool = False) -> Engine:
-    """Threads for rows in memory, else the scheduler that Dask would take; an explicit setting wins.
+def engine_for(rows: Rows) -> Engine:
+    """Threads for rows in memory, which never leave this process, else the scheduler that Dask would take.
 
-    One block in memory is not worth a scheduler. With ``own``, the rows are this process's own, such as a sample,
-    and never leave it.
+    One block in memory is not worth a scheduler. Neither is a client even looked for there: inside a task of a
+    cluster that would make one.
+
+    Raises
+    ------
+    RuntimeError
+        If chunked rows meet a client that is asynchronous.
     """
-    get = dask.base.get_scheduler()
-    client = getattr(get, "__self__", None)
-    if isinstance(client, distributed.Client):
-        if not rows.x.local or rows.lazy:
+    if not rows.x.local or rows.lazy:
+        try:
+            get = dask.base.get_scheduler()
+        except RuntimeError as error:
+            raise asynchronous() or error from error
+        client = getattr(get, "__self__", None)
+        if isinstance(client, distributed.Client):
             check_fit(client, rows)
             return Cluster(client=client)
-        get = None
-    if get is not None and (get is get_sync or not own):
+        return Threads(get=get or dask.threaded.get)
+    if (get := _in_process(dask.config.get("scheduler", None))) is not None:
         return Threads(get=get)
-    return Plain() if rows.x.local and rows.n_blocks == 1 and not rows.lazy else Threads(get=dask.threaded.get)
+    return Plain() if rows.n_blocks == 1 else Threads(get=dask.threaded.get)
+
+
+def _in_process(setting: Any) -> Callable[..., Any] | None:
+    """The scheduler that the user has set, unless it takes rows out of this process."""
+    if isinstance(setting, str):
+        setting = dask.base.named_schedulers.get(setting.lower())
+    if isinstance(setting, ThreadPoolExecutor):
+        return dask.base.get_scheduler(scheduler=setting)  # type: ignore[no-any-return]
+    apart = setting is dask.multiprocessing.get or isinstance(
+        getattr(setting, "__self__", None), distributed.Client
+    )
+    return setting if callable(setting) and not apart else None

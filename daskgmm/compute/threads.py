@@ -1,9 +1,12 @@
 """Passes in this process: on threads through one of Dask's local schedulers, or plainly in the calling thread."""
 
+import os
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.pool import Pool
 from typing import Any, ClassVar
 
 import dask
@@ -49,6 +52,11 @@ class Threads(Engine):
     def threads(self) -> int:
         return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
+    @property
+    def _shares_memory(self) -> bool:
+        """Whether tasks surely run in this process."""
+        return self.get in (dask.threaded.get, get_sync)
+
     def hold(self, rows: Rows, tasks: Mapping[str, Any]) -> dict[str, Any]:
         graph = {**rows.graph, **tasks}
         held = dask.base.persist(*(Delayed(key, graph) for key in tasks), scheduler=self.get, optimize_graph=False)
@@ -60,7 +68,7 @@ class Threads(Engine):
         None on schedulers that do not share this process's memory.
         """
         limit = dask.config.get("daskgmm.memory-limit", None)
-        if self.get not in (dask.threaded.get, get_sync):
+        if not self._shares_memory:
             return 0
         return float(KEEPS * MEMORY_LIMIT if limit is None else parse_bytes(limit))
 
@@ -72,7 +80,11 @@ class Threads(Engine):
     def _evaluate(
         self, graph: dict[Hashable, Any], keys: list[Hashable], blocks: Blocks, names: tuple[str, str, str]
     ) -> list[Any]:
-        get, done = self.get, 0
+        # What is in memory stays in this process: to send every mini-batch to others, often newly started ones,
+        # takes longer than to work on it.
+        apart = blocks.held and not self._shares_memory
+        get: Callable[..., Any] = dask.threaded.get if apart else self.get
+        done = 0
         if ahead := self.ahead(blocks):
             get = partial(get, num_workers=self.threads + ahead)
             if names[0] in graph:
@@ -119,3 +131,17 @@ class Plain(Engine):
         self, graph: dict[Hashable, Any], keys: list[Hashable], blocks: Blocks, names: tuple[str, str, str]
     ) -> list[Any]:
         return list(self.get(graph, keys))
+
+
+def _forget_pools() -> None:
+    """After a fork: the threads of all pools live on in the parent alone, and a task handed to them never ends."""
+    dask.threaded.default_pool = None
+    dask.threaded.pools.clear()
+    dask.threaded.pools_lock = threading.Lock()
+    for name in ("pool", "scheduler"):
+        if isinstance(dask.config.get(name, None), (Executor, Pool)):
+            dask.config.set({name: None})
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools)

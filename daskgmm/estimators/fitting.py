@@ -21,6 +21,7 @@ from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import ClusterLostError, DataError, printable
+from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.base import BaseMixture
 from daskgmm.estimators.checks import check_mixture, check_standing, read_start
 from daskgmm.estimators.fitted import Fitted
@@ -45,6 +46,7 @@ class Fitting(BaseMixture):
     max_iter: int
 
     @with_callbacks  # type: ignore[untyped-decorator]
+    @one_at_a_time
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit to stored rows: one pass for the survey, unless a run goes on, then up to ``max_iter``.
 
@@ -88,7 +90,7 @@ class Fitting(BaseMixture):
         begun = self._begun(rows, recipe, last)
         self._follow(X, rows, partial(self._algorithm, recipe), begun, partial(self._identity, last))
         if self._unconverged and self._fitted.n_iter == self.max_iter > 0 and not self._fitted.converged:
-            warnings.warn(self._unconverged, ConvergenceWarning, stacklevel=3)
+            warnings.warn(self._unconverged, ConvergenceWarning, stacklevel=4)
         return self
 
     _unconverged: ClassVar[str] = ""  # what to say where all iterations were made and no rest was found

@@ -16,6 +16,7 @@ from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection, finer
 from daskgmm.errors import DataError
+from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.fitted import Attribute, Fitted, StreamAttribute, Unseeded, names_of
 from daskgmm.estimators.fitting import Fitting
 from daskgmm.estimators.parameters import INIT_PARAMS, SMALL, at_least, estimator, parameter, real
@@ -230,13 +231,14 @@ class MiniBatchGaussianMixture(Fitting):
             told["held out"] = "a tenth of the sample"  # neither the start nor the passes see it
         return told
 
+    @one_at_a_time
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.
 
         Rows are learnt in the order in which they come: shuffle what is sorted, or `fit` it. Before the seeding,
-        queries raise ``NotFittedError``. One thread at a time may learn; others may predict meanwhile, and see the
-        model before the batch, or after it. No ``checkpoint`` is written: `save` is that, and what is loaded goes
-        on with the next batch, bit for bit.
+        queries raise ``NotFittedError``. Threads learn one after the other; others may predict meanwhile, and see
+        the model before the batch, or after it. No ``checkpoint`` is written: `save` is that, and what is loaded
+        goes on with the next batch, bit for bit.
 
         Parameters
         ----------
@@ -293,6 +295,7 @@ class MiniBatchGaussianMixture(Fitting):
         self.__dict__.pop("_unseeded", None)
         return self
 
+    @one_at_a_time
     def extend(self, X: Any, sample_weight: Any = None, rows: slice = slice(None)) -> Self:
         """Learn from rows that were added to a store, each once, in the mini-batches of `fit`.
 

@@ -202,7 +202,7 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
         warnings.warn(
             f"The rows that the model starts from have room for {distinct} of {recipe.k} components: "
             "the others start as copies, and may stay so. A larger init_size, or rows in another order, helps.",
-            stacklevel=5,
+            stacklevel=6,
         )
     statistics, weight = mixture.expectation(ground.x, ground.weight), ground.weight
     # As many rows of equal weight are as certain (Kish 1965).
@@ -269,6 +269,6 @@ def step(engine: Engine, batch: Blocks, run: Any, rows: Rows) -> Any:
         warnings.warn(
             f"Component {component} had less than one effective row after batch {learnt.n_batches}; "
             "it starts anew from half of the heaviest component.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return after

@@ -14,7 +14,7 @@ from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
 from daskgmm.fit.online import begin, step
 from daskgmm.fit.recipe import OnlineRecipe
-from daskgmm.fit.stepwise import Stepwise
+from daskgmm.fit.stepwise import BAD_SCALE, Stepwise
 from daskgmm.fit.survey import TINY, First, Survey, Threshold
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Examine, TakeFirst
 from daskgmm.model.checks import at_least, holds, require
@@ -38,7 +38,7 @@ class Waiting:
         require(d > 0 and holds(self.x, (m, d)), "The rows are no numbers.")
         require(holds(self.weight, (m,), TINY), "The rows weigh nothing.")
         require(at_least(min(m, 1), self.n_batches), "The rows came in no batch.")
-        _check_size(self.x)
+        _check(self)
 
     @classmethod
     def for_rows(cls, rows: Rows) -> "Waiting":
@@ -113,8 +113,8 @@ def seeded(
         return run
     size = start_rows(recipe)
     first = take(max(0, size - len(waiting.x)))
-    _check_size(first.x)
     waiting = waiting.joined(first)
+    _check(waiting)
     if len(waiting.x) < size:
         return waiting
     run = begin(recipe, waiting.survey(recipe), random)
@@ -122,8 +122,13 @@ def seeded(
     return replace(run, n_rows=len(waiting.x), n_batches=waiting.n_batches - 1, after=last)
 
 
-def _check_size(x: Array) -> None:
-    """Refuse rows whose squares float64 cannot hold: kept, they would fail every batch after them."""
-    with np.errstate(over="ignore"):
-        if not np.isfinite((x**2).sum()):
+def _check(waiting: Waiting) -> None:
+    """Refuse rows that could not seed the model: kept, they would fail every batch after them."""
+    x, weight = waiting.x, waiting.weight
+    with np.errstate(over="ignore", under="ignore"):
+        if len(weight) and not ((weight**2).sum() > 0 and weight.sum() ** 2 < np.inf):
+            raise DataError(BAD_SCALE)
+        # Sums of squared distances between rows, as they weigh and where the largest share is a whole row's.
+        squares = 4 * len(x) * (x**2).sum(axis=1)
+        if not (squares.sum() < np.inf and (weight * squares).sum() < np.inf):
             raise DataError(f"{TOO_LARGE}. Scale the data.")

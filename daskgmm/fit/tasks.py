@@ -127,8 +127,8 @@ class Rate:
 
     def __call__(self, block: Block) -> Score:
         x, weight = seen(block)
-        density, sound = self.mixture.answer(x, "score_samples")
-        if not sound and not all_finite(x):
+        density, finite = self.mixture.answer(x, "score_samples")
+        if not finite:
             refuse(block)
         total = float(len(x)) if weight is None else float(weight.sum())
         log_likelihood = _weighted_sum(density, weight)
@@ -154,8 +154,8 @@ class Query:
 
     def __call__(self, block: Block) -> Array:
         x, _ = seen(block)
-        found, sound = self.mixture.answer(x, self.answer)
-        if not sound and not all_finite(x):
+        found, finite = self.mixture.answer(x, self.answer)
+        if not finite:
             refuse(block)
         if len(x) == len(block.x):
             return found

@@ -1,37 +1,88 @@
 """One BLAS and OpenMP thread on the driver: their results differ in the last bits between thread counts."""
 
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
-from threading import Lock
+from threading import RLock, get_ident
+from typing import Any
+from weakref import WeakSet
 
 from threadpoolctl import ThreadpoolController
 
-_lock = Lock()
-_users = 0
-_limit = ExitStack()
+
+class _Guest:
+    """Somebody inside `one_thread`; whom an interrupt throws out on the way is forgotten with their frame."""
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+
+
+_lock = RLock()
+_inside: WeakSet[_Guest] = WeakSet()
+_before: dict[Any, int] = {}  # what the pools of the process had before the first came
 
 
 @cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through all loaded libraries: once is enough
+def _pools() -> tuple[list[Any], list[Any]]:
+    """Libraries with one pool for the process, and those that have a limit for each thread: OpenMP."""
+    found = ThreadpoolController().lib_controllers  # looks through all loaded libraries: once is enough
+    each = [pool for pool in found if "openmp" in (pool.user_api, getattr(pool, "threading_layer", None))]
+    return [pool for pool in found if pool not in each], each
+
+
+def _set(pool: Any, threads: int) -> None:
+    """Where threadpoolctl lets one thread alone set a limit, so that two do not fight: they have our lock."""
+    free = getattr(pool, "clear_controlling_thread", lambda force: None)
+    free(force=True)
+    pool.set_num_threads(threads)
+    free(force=True)
+
+
+def _limit(pools: list[Any], before: dict[Any, int]) -> None:
+    for pool in pools:
+        before.setdefault(pool, pool.num_threads)  # first: an interrupt may come between the two
+        _set(pool, 1)
+
+
+def _restore(before: dict[Any, int]) -> None:
+    for pool, threads in list(before.items()):
+        _set(pool, threads)
+        del before[pool]
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Limit the process to one thread while anyone is inside; the last to leave restores what was before.
 
-    The limit is global: fits in several threads would otherwise restore each other's.
+    Fits in several threads would otherwise restore each other's limit. That of OpenMP is the thread's own.
     """
-    global _users
-    with _lock:
-        if _users == 0:
-            _limit.enter_context(_controller().limit(limits=1))
-        _users += 1
+    shared, each = _pools()
+    guest, own = _Guest(), dict[Any, int]()
     try:
+        with _lock:
+            _inside.add(guest)
+            if len(_inside) == 1:
+                _limit(shared, _before)
+        _limit(each, own)
         yield
     finally:
+        _restore(own)
         with _lock:
-            _users -= 1
-            if _users == 0:
-                _limit.close()
+            _inside.discard(guest)
+            if not _inside:
+                _restore(_before)
+
+
+def _in_child() -> None:
+    """Of all threads, only the one that forked lives on."""
+    for guest in list(_inside):
+        if guest.thread != get_ident():
+            _inside.discard(guest)
+    if not _inside:
+        _restore(_before)
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_in_child)

@@ -102,6 +102,10 @@ class Covariance(ABC):
         """Give standard normal rows ``z`` (n, d) the covariance of one component."""
 
     @abstractmethod
+    def whiten(self, rows: Array, component: int) -> Array:
+        """Rows (n, d), or one (d,), measured from the mean of one component, in its standard deviations."""
+
+    @abstractmethod
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         """Parameters as the kernels read them: ``means`` (k, d), ``log_weights`` (k,); work in "f8" or "f4"."""
 
@@ -195,6 +199,11 @@ class Matrices(Covariance):
         coloured: Array = solve_triangular(factor.T, z.T, lower=True).T
         return coloured
 
+    def whiten(self, rows: Array, component: int) -> Array:
+        # Without BLAS, as the bits of a product would depend on its threads.
+        whitened: Array = np.einsum("...i,ij->...j", rows, self.factor[min(component, len(self.factor) - 1)])
+        return whitened
+
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         (k, d), w = means.shape, layouts.width(means.shape[1])
         exact, factor = np.zeros((k, w)), np.zeros((len(self.factor), w, w))
@@ -264,6 +273,10 @@ class Axes(Covariance):
     def colour(self, z: Array, component: int) -> Array:
         coloured: Array = z / self.factor[min(component, len(self.factor) - 1)]
         return coloured
+
+    def whiten(self, rows: Array, component: int) -> Array:
+        whitened: Array = rows * self.factor[min(component, len(self.factor) - 1)]
+        return whitened
 
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         d = means.shape[1]

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import entr
 
 from daskgmm._typing import Array
-from daskgmm.model import kernels
+from daskgmm.model import far, kernels
 from daskgmm.model.checks import holds, require
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.statistics import Statistics
@@ -102,14 +102,30 @@ class Mixture:
         return np.concatenate([np.empty(0), *(entr(self.responsibilities(part)).sum(axis=1) for part in parts)])
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
-        """``labels``, ``score_samples`` or ``responsibilities``, and whether the density of every row is above 0.
+        """``labels``, ``score_samples`` or ``responsibilities``, and whether all values of all rows are finite.
 
-        That of a row with NaN or infinity never is: what finds those, without a look at the rows of its own.
+        Rows that the kernels find to be too far, or no numbers, are looked at again: no others.
         """
         labels, density, resp = (len(x) * (question == asked) for asked in ANSWERS)
         out = np.empty(labels, dtype=np.int64), np.empty(density), np.empty((resp, self.n_components))
-        sound = kernels.posterior(x, self.model_for(x, None), *out)
+        model = self.model_for(x, None)
+        sound = kernels.posterior(x, model, *out) or self._answered_far(x, model, out)
         return out[ANSWERS.index(question)], sound
+
+    def _answered_far(self, x: Array, model: kernels.layouts.Model, out: tuple[Array, Array, Array]) -> bool:
+        """Answer anew for finite rows that are too far for the kernels; whether all rows are finite."""
+        labels, density, resp = out
+        if not len(density):
+            density = np.empty(len(x))
+            kernels.posterior(x, model, labels[:0], density, resp[:0])
+        lost = np.flatnonzero(~(density > kernels.far(model)))
+        finite = lost[np.isfinite(x[lost]).all(axis=1)]
+        for first in range(0, len(finite), kernels.PIECE):
+            rows = finite[first : first + kernels.PIECE]
+            for answer, found in zip(out, far.answers(self, x[rows]), strict=True):
+                if len(answer):
+                    answer[rows] = found
+        return len(finite) == len(lost)
 
     def sample(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:
         """``n`` rows (n, d) and their components (n,), grouped by component: ancestral sampling."""

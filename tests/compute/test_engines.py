@@ -1,5 +1,6 @@
 """Which engine runs: threads unless Dask says otherwise, and the active client for chunked rows alone."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -30,17 +31,24 @@ ROWS: dict[str, Rows] = {
 THREADS = Threads(get=dask.threaded.get)
 
 
-@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("rows", ROWS)
-def test_threads_unless_told_otherwise(rows: str, own: bool) -> None:
+def test_threads_unless_told_otherwise(rows: str) -> None:
     # One block in memory is not worth a scheduler.
-    plain = rows == "one block"
-    assert engine_for(ROWS[rows], own) == (Plain() if plain else THREADS)
+    usual = Plain() if rows == "one block" else THREADS
+    assert engine_for(ROWS[rows]) == usual
     with dask.config.set(scheduler="synchronous"):
-        assert engine_for(ROWS[rows], own) == Threads(get=get_sync)
-    with dask.config.set(scheduler="processes"):  # what is this process's own never leaves it
-        other = Threads(get=dask.multiprocessing.get)
-        assert engine_for(ROWS[rows], own) == (other if not own else Plain() if plain else THREADS)
+        assert engine_for(ROWS[rows]) == Threads(get=get_sync)
+    with dask.config.set(scheduler="threads"):
+        assert engine_for(ROWS[rows]) == THREADS
+    with dask.config.set(scheduler="processes"):  # what is in memory never leaves this process
+        assert engine_for(ROWS[rows]) == (Threads(get=dask.multiprocessing.get) if "chunk" in rows else usual)
+    own = partial(dask.threaded.get, num_workers=1)
+    with dask.config.set(scheduler=own):
+        assert engine_for(ROWS[rows]) == Threads(get=own)
+    with ThreadPoolExecutor(1) as pool, dask.config.set(scheduler=pool):
+        engine = engine_for(ROWS[rows])
+        assert isinstance(engine, Threads)
+        assert engine.get.args[0] == pool.submit  # type: ignore[attr-defined]
 
 
 @pytest.mark.timeout(60)

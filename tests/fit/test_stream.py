@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,22 @@ def test_weights_that_have_no_squares_are_refused(w: float) -> None:
         online().fit(X, sample_weight=np.full(len(X), w))
     with pytest.raises(DataError, match="Scale them"):
         online().partial_fit(X[:500], sample_weight=np.full(500, w))
+
+
+@pytest.mark.filterwarnings("ignore:Component .* had less than one effective row")
+@pytest.mark.parametrize("w", [1e308, 1e200, 1e155, 1e153, 1e150, 1.0, 1e-150, 1e-160, 1e-163, 1e-200, 5e-324])
+@pytest.mark.parametrize("size", [1e155, 5e153, 1e150, 1.0])
+def test_rows_that_wait_are_refused_at_once_or_never(w: float, size: float) -> None:
+    x = size * np.random.default_rng(0).uniform(-1, 1, size=(10, D))
+    found = online()
+    with suppress(DataError):
+        found.partial_fit(x, sample_weight=np.full(10, w))
+    waits = hasattr(found, "n_features_in_")
+    assert waits or not (1e-150 <= w <= 1e150 and size == 1)
+    assert not waits or (1e-163 <= w < 1e154 and size < 1e155)
+    for _ in range(4):
+        found.partial_fit(X[:100], sample_weight=np.full(100, min(max(w, 1e-150), 1e150)))
+    assert np.isfinite(found.means_).all()
 
 
 # What keeps it sound

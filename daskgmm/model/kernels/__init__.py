@@ -64,6 +64,9 @@ LAYOUTS = (diagonal, shared, triangular)  # imported for what they register
 # Rows that are read as they lie at once, and rows that are converted (or given k logits) at once: no temporary
 # grows with the block. Both are whole tiles: how the rows lie in memory changes no bit.
 WHOLE, PIECE = 186 * TILE, 12 * TILE
+# Log-densities from which on the rounding of a squared distance, eps of it, is as much as a step of some standard
+# deviations changes it: up to 1e15 (float32: 1e7) standard deviations away, components that share a factor differ.
+FAR, FAR_SINGLE = -1e30, -1e14
 _ONES = np.ones(WHOLE)
 # Components: too many for sums over their pairs. So are 2·d² of few features: half as many take .93 (d = 4) and
 # .79 (d = 8) of the time of scatters by themselves, twice as many 1.2 and 1.6; 512 take .63, 1024 1.06 (d = 32).
@@ -104,7 +107,7 @@ def moments(
 def posterior(x: Array, model: layouts.Model, labels: Array, density: Array, resp: Array) -> bool:
     """Fill what is asked for: ``labels`` (n,), ``density`` (n,) and ``resp`` (n, k); others have length 0.
 
-    Returns whether the density of every row is a number above 0: that of a row with NaN or infinity is not.
+    Returns whether the log-density of every row exceeds `far`: that of a row with NaN or infinity does not.
     """
     if any(len(out) not in (0, len(x)) for out in (labels, density, resp)):
         raise ValueError("What is asked for must have a place for each row.")
@@ -113,6 +116,11 @@ def posterior(x: Array, model: layouts.Model, labels: Array, density: Array, res
         for part, rows, w in _pieces(x, None, model, WHOLE):
             sound &= _posterior(rows, w, model, labels[part], density[part], resp[part], scratch)
     return sound
+
+
+def far(model: layouts.Model) -> float:
+    """The log-density up to which a row is too far for work in the precision of this model."""
+    return FAR if model.means.itemsize == 8 else FAR_SINGLE
 
 
 def _pieces(x: Array, weight: Array | None, model: Any, step: int) -> Iterator[tuple[slice, Array, Array]]:
@@ -180,13 +188,14 @@ def _posterior(
 ) -> bool:
     """Fill what is asked for: ``labels`` (n,), ``density`` (n,) and ``resp`` (n, k); others have length 0.
 
-    Returns whether the density of every row is a number above 0: that of a row with NaN or infinity is not.
+    Returns whether the log-density of every row exceeds `far`: that of a row with NaN or infinity does not.
     """
     scratch = allocated(scratch)
     n, line = scratch.tile.shape[1], scratch.density
     for t in range(n):
         scratch.weight[t] = 1.0
-    lost = 0.0  # stays so, but for what is no number
+    far = FAR if scratch.logits.itemsize == 8 else FAR_SINGLE
+    lost = 0  # stays so, but for what is far, or no number
     for first in range(0, len(x), n):
         rows = load(x, weight, first, scratch.tile)
         base = log_joint(model, scratch)
@@ -194,11 +203,11 @@ def _posterior(
             likeliest(scratch.logits, scratch.peak, scratch.nearest)
             for t in range(rows):
                 labels[first + t] = scratch.nearest[t]
-                lost += 0.0 * scratch.peak[t]
+                lost += 0 if base + scratch.peak[t] > far else 1
         if len(density) or len(resp):
             softmax(base, scratch)
             for t in range(rows):
-                lost += 0.0 * line[t]
+                lost += 0 if line[t] > far else 1
         if len(density):
             for t in range(rows):
                 density[first + t] = line[t]
@@ -207,4 +216,4 @@ def _posterior(
             for t in range(rows):
                 for j in range(len(scratch.resp)):
                     resp[first + t, j] = scratch.resp[j, t]
-    return lost == 0.0
+    return lost == 0
