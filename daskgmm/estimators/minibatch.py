@@ -284,14 +284,9 @@ class MiniBatchGaussianMixture(Fitting):
         else:
             after = learn(recipe, rows, self._resumed(rows, recipe), random)
         assert isinstance(after, Stepwise)
-        self._fitted = replace(
-            fitted,
-            mixture=after.published,
-            online=after,
-            lower_bound=after.bound,
-            converged=False,
-            next_row=fitted.next_row + (rows.n_rows or 0),
-        )
+        row = fitted.next_row + (rows.n_rows or 0)
+        told: dict[str, Any] = {"online": after, "lower_bound": after.bound, "converged": False, "next_row": row}
+        self._fitted = replace(fitted, mixture=after.published, **told)
         self.__dict__.pop("_unseeded", None)
         return self
 
