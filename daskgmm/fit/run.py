@@ -9,6 +9,7 @@ import numpy as np
 
 from daskgmm.compute.block import Block
 from daskgmm.errors import CollapseError, DataError
+from daskgmm.fit.score import unfit
 from daskgmm.fit.tasks import Expect
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
@@ -91,6 +92,8 @@ class EM(Run):
         k = len(self.mixture.weights)
         if found.n_rows < k:
             return replace(self, failure=too_few(found.n_rows, k))
+        if (error := unfit(found.total_weight)) is not None:
+            return replace(self, failure=error)
         bound = (found.log_likelihood + self.update.penalty(self.mixture)) / found.total_weight
         try:
             mixture = self.update(self.mixture, found)
