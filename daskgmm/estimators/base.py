@@ -14,7 +14,7 @@ from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
 from daskgmm.estimators.parameters import Parameters
-from daskgmm.fit.score import Score
+from daskgmm.fit.score import Score, unfit
 from daskgmm.fit.tasks import Query, Rate
 
 
@@ -145,8 +145,8 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         """
         rows = self._query_rows(X, weight=sample_weight)
         found: Score = engine_for(rows).reduce(rows, Rate(self._fitted.mixture, entropy))
-        if not found.total_weight > 0:
-            raise DataError("Sample weights must contain at least one non-zero number.")
+        if (error := unfit(found.total_weight)) is not None:
+            raise error
         return found
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:

@@ -11,6 +11,7 @@ from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import too_few
+from daskgmm.fit.score import unfit
 from daskgmm.fit.starts import MORE_BYTES, MORE_ROWS, seed
 from daskgmm.fit.state import GENERATORS, State
 from daskgmm.fit.survey import Survey, Threshold
@@ -73,4 +74,6 @@ def survey(recipe: Recipe, engine: Engine, rows: Rows, sample_seed: int, size: i
     n_rows = found.overall.n_rows
     if n_rows < recipe.k:
         raise too_few(n_rows, recipe.k, "weight" in rows.columns)
+    if (error := unfit(found.overall.total_weight)) is not None:
+        raise error
     return found

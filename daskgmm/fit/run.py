@@ -10,6 +10,7 @@ import numpy as np
 
 from daskgmm.compute.block import Block
 from daskgmm.errors import CollapseError, DataError
+from daskgmm.fit.score import unfit
 from daskgmm.fit.tasks import Expect
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
@@ -110,6 +111,8 @@ class EM(Run):
         k = len(self.mixture.weights)
         if found.n_rows < k:
             return replace(self, failure=too_few(found.n_rows, k))
+        if (error := unfit(found.total_weight)) is not None:
+            return replace(self, failure=error)
         bound = (found.log_likelihood + self.update.penalty(self.mixture)) / found.total_weight
         try:
             mixture = self.update(self.mixture, found)

@@ -4,6 +4,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from daskgmm.errors import DataError
+
+# Of weights: beyond these, what is a small part of a sum, or a large multiple of it, is no number of all digits.
+LIGHTEST = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
+HEAVIEST = float(np.finfo(np.float64).max * np.finfo(np.float64).eps)
+
+
+def unfit(total: float) -> DataError | None:
+    """What to raise for weights of this sum, if anything."""
+    if not total > 0:
+        return DataError("Sample weights must contain at least one non-zero number.")
+    if LIGHTEST <= total <= HEAVIEST:
+        return None
+    much = "little" if total < 1 else "much"
+    return DataError(
+        f"sample_weight adds up to {total:.3g}, too {much} for sums in float64, which take {LIGHTEST:.1g} to "
+        f"{HEAVIEST:.1g}. Scale the weights."
+    )
+
 
 @dataclass(frozen=True)
 class Score:

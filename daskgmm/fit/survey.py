@@ -206,7 +206,7 @@ def _keys(block: Block, first: int, last: int, seed: int, threshold: Threshold) 
     # -log(1 - U) >= U: most rows are out before a logarithm is taken.
     with np.errstate(over="ignore"):
         near = uniform <= threshold.bound * weight
-    keys = -np.log1p(-uniform[near]) / weight[near]
+        keys = -np.log1p(-uniform[near]) / weight[near]
     kept = keys <= threshold.lower(keys)
     return first + seen[near][kept], keys[kept]
 

@@ -8,9 +8,10 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from sklearn.base import clone
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from daskgmm import CollapseError, GaussianMixture
+from daskgmm import CollapseError, DataError, GaussianMixture
 from daskgmm.fit.starts import STARTS
 from tests.structures import KINDS
 
@@ -118,6 +119,45 @@ def test_float32_rows_take_weights_of_any_scale(scale: float) -> None:
     one = GaussianMixture(2, random_state=0).fit(x, sample_weight=np.ones(2000))
     other = GaussianMixture(2, random_state=0).fit(x, sample_weight=np.full(2000, scale))
     np.testing.assert_allclose(one.means_, other.means_, rtol=1e-4)
+
+
+SOUND = [1e-280, 1e280]
+UNSOUND = [5e-324, 1e-315, 1e-310, 1e-300, 1e290, 1e303, 1e304, 1e305, 1e307, 1.7e308]
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")  # before it is refused
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("block_size", ["64 MiB", 4096])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("begun", [False, True])
+def test_weights_of_any_scale_count_or_are_refused(kind: str, begun: bool, block_size: Any) -> None:
+    x = blobs(3000) / 4  # components overlap
+    settings = {"covariance_type": kind, "block_size": block_size, "max_iter": 5, "tol": 0}
+    one = GaussianMixture(2, random_state=0, **settings).fit(x)
+    if begun:
+        start = {"weights_init": [0.4, 0.6], "means_init": one.means_ + 0.1, "precisions_init": one.precisions_}
+        one = GaussianMixture(2, **settings, **start).fit(x)
+    for scale in SOUND + UNSOUND:
+        weight = np.full(len(x), scale)
+        if scale in SOUND:
+            np.testing.assert_allclose(clone(one).fit(x, sample_weight=weight).means_, one.means_, rtol=1e-9)
+            np.testing.assert_allclose(one.score(x, sample_weight=weight), one.score(x), rtol=1e-9)
+            continue
+        for call in (clone(one).fit, one.score):
+            with pytest.raises(DataError, match=r"sample_weight .*Scale"):
+                call(x, sample_weight=weight)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_rows_of_hardly_any_weight_are_none() -> None:
+    x = blobs(400)
+    weight = np.where(np.arange(400) < 200, 1.0, 5e-324)
+    both, first = (
+        GaussianMixture(2, random_state=0, max_iter=200, tol=1e-10).fit(x[:n], sample_weight=weight[:n])
+        for n in (400, 200)
+    )
+    assert np.isfinite(both.lower_bound_)
+    np.testing.assert_allclose(np.sort(both.means_[:, 0]), np.sort(first.means_[:, 0]), rtol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-24, 1e15])
