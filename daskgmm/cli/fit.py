@@ -66,19 +66,23 @@ def fit(
     read = [place, weights, *(given.get(name) for name in (*ROWWISE, *SMALL))]
     places = inputs.Places.of(storage, *read)
     output.refuse_overlaps([out, given.get("checkpoint")], read, places.storage)
-    with output.model_file(out, overwrite):
+    with output.model_file(out, overwrite) as write:
         x = places.open(place)
         given |= _starts(given, places, x)
         weight = places.rowwise(weights, x.shape[:1])
         model = _estimator(given, warm_start, online, x.shape)
         began = perf_counter()
-        with cluster.running(**where) as workers, display.fitting(verbose, verbose_interval), _kept(model, out):
+        with (
+            cluster.running(**where) as workers,
+            display.fitting(verbose, verbose_interval),
+            _resumable(model, out),
+        ):
             if workers:
                 say(workers)
             model.fit(x, sample_weight=weight)
         seconds = perf_counter() - began
         # A warm start and a checkpoint are of this command, not of the model.
-        model.set_params(warm_start=False, checkpoint=None).save(out)
+        write(model.set_params(warm_start=False, checkpoint=None))
     output.show(_result(model, out, x.shape[0], seconds), as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
@@ -88,7 +92,7 @@ def fit(
 
 
 @contextmanager
-def _kept(model: inputs.Model, out: str) -> Iterator[None]:
+def _resumable(model: inputs.Model, out: str) -> Iterator[None]:
     """Where a fit is stopped, say how to go on: from its checkpoint, or from the best model so far, now saved."""
     before = getattr(model, "mixture_", None)
     stopped = click.get_current_context().meta
@@ -99,11 +103,17 @@ def _kept(model: inputs.Model, out: str) -> Iterator[None]:
         if model.checkpoint is None:
             stopped[HINT] = "With --checkpoint the same command would go on where it was stopped."
             if getattr(model, "mixture_", None) is not before:
-                best = output.keep(model.set_params(warm_start=False), out)
-                stopped[HINT] = (
-                    f"The best model so far is in {best}: --warm-start goes on from it. {stopped[HINT]}"
-                )
+                stopped[HINT] = f"{_saved_so_far(model, out)} {stopped[HINT]}"
         raise
+
+
+def _saved_so_far(model: inputs.Model, out: str) -> str:
+    """Save the best model so far; what to say of it."""
+    try:
+        place = output.saved_beside(model.set_params(warm_start=False), out)
+    except OSError as error:
+        return f"The best model so far cannot be saved: {error}."
+    return f"The best model so far is in {place}: --warm-start goes on from it."
 
 
 def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:

@@ -4,8 +4,9 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import accumulate, combinations, count, product
 from typing import Any
 
@@ -52,8 +53,8 @@ def learnt(model: Model) -> Result:
 
 
 @contextmanager
-def model_file(out: str, overwrite: bool) -> Iterator[None]:
-    """Be the only writer of a model; refuses, before any work, a file name that cannot be written."""
+def model_file(out: str, overwrite: bool) -> Iterator[Callable[[Model], None]]:
+    """Be the only writer of a model, which is what this gives; refuses, before any work, a bad file name."""
     if "://" in out:
         raise click.UsageError(f"--out {out}: a model is written to a local file, not to a URL.")
     if os.path.isdir(out):
@@ -64,11 +65,22 @@ def model_file(out: str, overwrite: bool) -> Iterator[None]:
     with locked(out, say, None, "output", InUseError):
         if os.path.lexists(out) and not overwrite:
             raise click.UsageError(f"{out} exists; --overwrite replaces it.")
-        yield
+        yield partial(_write, out, overwrite)
+
+
+def _write(out: str, overwrite: bool, model: Model) -> None:
+    """Save a model; where something has come that may not be replaced, beside it."""
+    try:
+        with aside(out, replace=overwrite) as new:
+            model.save(new)
+    except FileExistsError as error:
+        raise click.UsageError(
+            f"{out} exists by now, and stays: the model is in {saved_beside(model, out)}."
+        ) from error
 
 
 def refuse_overlaps(outputs: Iterable[str | None], inputs: Iterable[str | None], options: Options = None) -> None:
-    """Refuse an output that is an input or another output, or lies in one, whatever they are called."""
+    """Refuse an output that is, holds or lies in an input or another output, whatever they are called."""
     written, read = ([place for place in places if place is not None] for places in (outputs, inputs))
     if "" in written:
         raise click.UsageError("--out needs a name.")
@@ -83,7 +95,7 @@ def refuse_overlaps(outputs: Iterable[str | None], inputs: Iterable[str | None],
             raise click.UsageError(f"{out} overlaps with the {what} {other}.")
 
 
-def keep(model: Model, out: str) -> str:
+def saved_beside(model: Model, out: str) -> str:
     """Save what a fit has reached beside ``out``, under a name that is free; the name."""
     root, ending = os.path.splitext(out)
     for number in count(1):

@@ -65,7 +65,7 @@ def update(
     place = inputs.join(data, array)
     places = inputs.Places.of(storage, data, weights)
     output.refuse_overlaps([out], [place, weights], places.storage)
-    with output.model_file(out, overwrite):
+    with output.model_file(out, overwrite) as write:
         learner = _learner(model, {name: value for name, value in reading.items() if value is not None})
         x = places.open(place)
         first, last = _pending(rows, learner.next_row_, x.shape[0], data)
@@ -73,7 +73,7 @@ def update(
         if first < last:
             with display.fitting(verbose, 1):
                 learner.extend(x, places.rowwise(weights, x.shape[:1]), slice(first, last))
-        learner.save(out)
+        write(learner)
     result = {
         "out": out,
         "first_row": first,

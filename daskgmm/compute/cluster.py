@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 from uuid import uuid4
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import dask
 import distributed
@@ -94,7 +94,7 @@ def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list
         futures = client.get(layered, keys, sync=False)
         try:
             values = None
-            with _seceded():
+            with seceded():
                 while values is None:
                     _wait(client, futures)
                     values = _collect(client, futures)
@@ -106,6 +106,7 @@ def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list
                 client.scheduler_comm.recent_message_log.clear()
         return list(values)
     except KilledWorker as error:
+        _able.pop(client, None)
         check_package(client)
         raise WorkersKilledError(
             f"{error.allowed_failures + 1} workers in turn died on the task {error.task}; the last was "
@@ -119,7 +120,7 @@ def gather(client: distributed.Client, graph: Mapping[Hashable, Any], keys: list
 
 
 @contextmanager
-def _seceded() -> Iterator[None]:
+def seceded() -> Iterator[None]:
     """In a task of a worker, leave its thread to the tasks that are waited for, as `Client.get` does."""
     try:
         distributed.secede()
@@ -226,6 +227,9 @@ def check_package(client: distributed.Client) -> None:
         except Exception as error:
             return {**found, "the scheduler": error}
 
+    here = set(workers(client))
+    if here and here <= _able.get(client, set()):
+        return
     found: dict[str, Any] = {}
     with suppress(OSError, TimeoutError):
         found = client.sync(ask, callback_timeout=PATIENCE)
@@ -243,6 +247,11 @@ def check_package(client: distributed.Client) -> None:
             "alter its result.",
             stacklevel=2,
         )
+    _able[client] = here & found.keys()
+
+
+# Workers that have been asked: not once for each batch of a stream.
+_able: WeakKeyDictionary[distributed.Client, set[str]] = WeakKeyDictionary()
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -140,7 +140,7 @@ def _forget_pools() -> None:
     dask.threaded.pools_lock = threading.Lock()
     for name in ("pool", "scheduler"):
         if isinstance(dask.config.get(name, None), (Executor, Pool)):
-            dask.config.set({name: None})
+            dask.config.config[name] = None  # not `set`, whose lock another thread may have held
 
 
 if hasattr(os, "register_at_fork"):

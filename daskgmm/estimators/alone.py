@@ -7,6 +7,8 @@ from threading import RLock
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from daskgmm.compute.cluster import seceded
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Not in the estimators: no copy and no file is to have another's.
@@ -21,7 +23,13 @@ def one_at_a_time(method: F) -> F:
 
     @wraps(method)
     def alone(self: Any, *arguments: Any, **how: Any) -> Any:
-        with _locks.setdefault(self, RLock()):
+        lock = _locks.setdefault(self, RLock())
+        if not lock.acquire(blocking=False):
+            with seceded():  # in a task of a cluster, whoever learns may need this thread
+                lock.acquire()
+        try:
             return method(self, *arguments, **how)
+        finally:
+            lock.release()
 
     return cast(F, alone)

@@ -17,7 +17,7 @@ from daskgmm.store.lock import locked
 from daskgmm.store.places import locate
 
 METADATA = {"zarr.json", ".zarray", ".zattrs"}
-CHUNK = re.compile(r"(c/)?\d+([./]\d+)*|c")  # the last, of an array without dimensions
+CHUNK = re.compile(r"(c/|c\.)?(\d+(?:[./]\d+)*)|c")  # the last, of an array without dimensions
 WRITER = "daskgmm predict"  # as arrays say who has written them
 
 
@@ -48,6 +48,7 @@ class Claim:
                 array.attrs["complete"] = True
                 self.refuse_others()  # that came meanwhile
             return
+        self.refuse_others()
         try:
             self._remove(fs, path)
             array = zarr.create_array(self.place, storage_options=self.options, **how)
@@ -79,7 +80,9 @@ class Claim:
         if not isinstance(node, zarr.Array):
             kind = "a Zarr group" if isinstance(node, zarr.Group) else "no Zarr array"
             raise OutputError(f"{self.place} is in the way: it is {kind}, and stays.")
-        if foreign := next((name for name, linked in _objects(fs, path) if linked or not _is_own(name)), None):
+        if foreign := next(
+            (name for name, linked in _objects(fs, path) if linked or not _is_own(name, node.ndim)), None
+        ):
             raise OutputError(f"{self.place}/{foreign} is in the way: it is no part of a Zarr array, and stays.")
         unfinished = node.attrs.get("writer") == WRITER and node.attrs.get("complete") is False
         if not (self.overwrite or unfinished):
@@ -88,14 +91,15 @@ class Claim:
     def _remove(self, fs: Any, path: str) -> None:
         """Remove an array at a URL, object by object; who dies on the way leaves one that is not complete."""
         fs.invalidate_cache()
-        with suppress(FileNotFoundError, NodeNotFoundError):
+        try:
             array = zarr.open_array(self.place, mode="r+", storage_options=self.options)
-            array.attrs.update(complete=False, writer=WRITER)
-        own = [name for name, _ in _objects(fs, path) if _is_own(name)]
-        # The metadata last: chunks alone would be nobody's.
-        for last in (False, True):
-            if names := [f"{path}/{name}" for name in own if (name in METADATA) is last]:
-                fs.rm(names)
+        except (FileNotFoundError, NodeNotFoundError):
+            return
+        array.attrs.update(complete=False, writer=WRITER)
+        own = [name for name, _ in _objects(fs, path) if _is_own(name, array.ndim)]
+        # The metadata last: chunks alone would be nobody's. One by one: `rm` takes "?" and "[" for wildcards.
+        for name in sorted(own, key=lambda name: name in METADATA):
+            fs.rm_file(f"{path}/{name}")
 
 
 @contextmanager
@@ -138,6 +142,8 @@ def _objects(fs: Any, path: str) -> Iterator[tuple[str, bool]]:
             yield os.path.relpath(os.path.join(here, name), root).replace(os.sep, "/"), name in links
 
 
-def _is_own(name: str) -> bool:
-    """Whether the name is that of a Zarr array's metadata or chunk, or of the folder itself."""
-    return name in METADATA or CHUNK.fullmatch(name) is not None
+def _is_own(name: str, ndim: int) -> bool:
+    """Whether the name is that of the metadata, or of a chunk, of a Zarr array of so many dimensions."""
+    found = CHUNK.fullmatch(name)
+    numbers = re.split(r"[./]", found[2]) if found and found[2] else []
+    return name in METADATA or (found is not None and (len(numbers) == ndim or ndim == 0 or not numbers))

@@ -7,6 +7,7 @@ lock is held on was left by one who died: the next writer removes that, and noth
 
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -74,13 +75,13 @@ def _clear(left: str, place: str) -> None:
     if sys.platform == "win32":  # no lock tells whether its writer lives
         return
     with suppress(OSError):  # a link, another's file
-        handle = os.open(left, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if left.endswith(".old") and not os.path.lexists(place):
+            os.rename(left, place)
+            return
+        # For files as NFS wants it, where a lock needs a handle that may write.
+        handle = os.open(left, (os.O_RDONLY if os.path.isdir(left) else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if not flocked(handle):
-                return
-            if left.endswith(".old") and not os.path.lexists(place):
-                os.rename(left, place)
-            else:
+            if flocked(handle):
                 _remove(left)
         finally:
             os.close(handle)
@@ -90,7 +91,9 @@ def beside(place: str, word: str) -> str:
     """A path beside ``place`` that only we use, no longer than a name may be."""
     folder, name = os.path.split(place)
     ours = f".daskgmm-{word}"
-    stem = os.fsencode(name)[: NAME_BYTES - len(".daskgmm-.partial") - 32]
+    if len(stem := os.fsencode(name)) > (most := NAME_BYTES - len(".daskgmm-.partial") - 32):
+        digest = hashlib.sha256(stem).hexdigest()[:16]
+        stem = stem[: most - 16] + digest.encode()
     return os.path.join(folder, os.fsdecode(stem) + ours)
 
 
@@ -138,7 +141,7 @@ def _claim(place: str, folder: bool) -> tuple[str, int | None]:
         if sys.platform == "win32":
             return new, None
         with suppress(FileNotFoundError):  # taken for one that was left, before it had its lock
-            handle = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(new, (os.O_RDONLY if folder else os.O_RDWR) | os.O_CLOEXEC)
             if flocked(handle) is not False and os.path.exists(new):
                 return new, handle
             os.close(handle)
@@ -206,8 +209,9 @@ def _swapped(a: str, b: str) -> bool:
 def _sync_folder(folder: str) -> None:
     """Make the renaming itself last, where the system lets a folder be opened."""
     if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

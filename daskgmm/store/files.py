@@ -69,7 +69,12 @@ def sealed(header: Header, arrays: Mapping[str, Array]) -> Header:
 
 
 def _write(file: Any, header: Header, arrays: Mapping[str, Array]) -> None:
-    np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+    told = np.array(json.dumps(header).encode())
+    if told.nbytes > MOST_BYTES:
+        raise OSError(
+            errno.EFBIG, f"It has too many parts: they take {told.nbytes} bytes, of {MOST_BYTES} at most"
+        )
+    np.savez(file, allow_pickle=False, header=told, **arrays)
 
 
 def header_of(place: Place) -> Header:

@@ -71,9 +71,13 @@ def _take(lock: str) -> int | None:
     """Handle of the lock; None where nothing can be written, as then nobody writes."""
     while True:
         try:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except OSError:  # the first write will tell
-            return None
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError:
+            if not os.path.lexists(lock):  # the first write will tell
+                return None
+            if not os.access(lock, os.R_OK) or os.path.islink(lock) or not os.path.isfile(lock):
+                raise
+            handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)  # another user's
         held = flocked(handle)
         if held is None:  # a file system without locks
             return handle

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,7 +38,17 @@ def resolved(place: Place, options: Options = None) -> tuple[Any, str]:
 
 def overlap(one: Place, other: Place, options: Options = None) -> bool:
     """Whether two places are the same, or one lies in the other, whatever they are called."""
-    (fs, a), (gs, b) = resolved(one, options), resolved(other, options)
+    return any(_overlap(a, b) for a, b in product(_links(one, options), _links(other, options)))
+
+
+def _links(place: Place, options: Options) -> list[tuple[Any, str]]:
+    """The place, and what it lies in: ``zip://a::file:///x.zip`` in ``file:///x.zip``."""
+    others = os.fspath(place).split("::")[1:]
+    return [resolved(place, options), *(resolved("::".join(others[i:]), options) for i in range(len(others)))]
+
+
+def _overlap(one: tuple[Any, str], other: tuple[Any, str]) -> bool:
+    (fs, a), (gs, b) = one, other
     local = isinstance(fs, LocalFileSystem)
     return type(fs) is type(gs) and (_within(a, b, local) or _within(b, a, local))
 

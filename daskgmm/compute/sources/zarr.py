@@ -78,8 +78,8 @@ def opened(value: Any, asked: Asked) -> Source:
         begun=begun,
     )
     if begun is not None and not asked.fill_missing and source.row_bytes * value.shape[0] > HUGE:
-        last = tuple((size - 1) // each for size, each in zip(value.shape, value.chunks, strict=True))
-        _asked(value, asked.name, source.refuse_missing, [(0,) * value.ndim, last])
+        # The last chunk need not be there: a store that grows may be made for rows to come.
+        _asked(value, asked.name, source.refuse_missing, [(0,) * value.ndim])
     return source
 
 

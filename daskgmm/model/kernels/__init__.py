@@ -64,9 +64,8 @@ LAYOUTS = (diagonal, shared, triangular)  # imported for what they register
 # Rows that are read as they lie at once, and rows that are converted (or given k logits) at once: no temporary
 # grows with the block. Both are whole tiles: how the rows lie in memory changes no bit.
 WHOLE, PIECE = 186 * TILE, 12 * TILE
-# Log-densities from which on the rounding of a squared distance, eps of it, is as much as a step of some standard
-# deviations changes it: up to 1e15 (float32: 1e7) standard deviations away, components that share a factor differ.
-FAR, FAR_SINGLE = -1e30, -1e14
+# Log-densities whose rounding, eps of them, is .01 nats and more: answers for such rows are found anew.
+FAR, FAR_SINGLE = -4e13, -1e5
 _ONES = np.ones(WHOLE)
 # Components: too many for sums over their pairs. So are 2·d² of few features: half as many take .93 (d = 4) and
 # .79 (d = 8) of the time of scatters by themselves, twice as many 1.2 and 1.6; 512 take .63, 1024 1.06 (d = 32).
