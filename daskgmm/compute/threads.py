@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import dask
 import dask.base
+import dask.multiprocessing
 import dask.threaded
 import numpy as np
 from dask.callbacks import Callback
@@ -52,11 +53,6 @@ class Threads(Engine):
     def threads(self) -> int:
         return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
-    @property
-    def _shares_memory(self) -> bool:
-        """Whether tasks surely run in this process."""
-        return self.get in (dask.threaded.get, get_sync)
-
     def hold(self, rows: Rows, tasks: Mapping[str, Any]) -> dict[str, Any]:
         graph = {**rows.graph, **tasks}
         held = dask.base.persist(*(Delayed(key, graph) for key in tasks), scheduler=self.get, optimize_graph=False)
@@ -68,7 +64,7 @@ class Threads(Engine):
         None on schedulers that do not share this process's memory.
         """
         limit = dask.config.get("daskgmm.memory-limit", None)
-        if not self._shares_memory:
+        if self.get not in (dask.threaded.get, get_sync):
             return 0
         return float(KEEPS * MEMORY_LIMIT if limit is None else parse_bytes(limit))
 
@@ -80,9 +76,8 @@ class Threads(Engine):
     def _evaluate(
         self, graph: dict[Hashable, Any], keys: list[Hashable], blocks: Blocks, names: tuple[str, str, str]
     ) -> list[Any]:
-        # What is in memory stays in this process: to send every mini-batch to others, often newly started ones,
-        # takes longer than to work on it.
-        apart = blocks.held and not self._shares_memory
+        # What is in memory stays in this process: processes would be started anew for every mini-batch.
+        apart = blocks.held and self.get is dask.multiprocessing.get
         get: Callable[..., Any] = dask.threaded.get if apart else self.get
         done = 0
         if ahead := self.ahead(blocks):
