@@ -95,6 +95,8 @@ class Commands(click.Group):
             raise click.UsageError(str(error)) from error
         except (DataError, FileNotFoundError) as error:
             raise BadData(str(error)) from error
+        except BrokenPipeError:  # whoever reads the results has enough: click ends in silence
+            raise
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             if ctx.meta.get(VERBOSE):

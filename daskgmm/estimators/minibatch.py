@@ -221,8 +221,8 @@ class MiniBatchGaussianMixture(Fitting):
     def _found(self, state: State, rows: Rows) -> Fitted:
         (passes,) = state.runs
         assert isinstance(passes, Passes)
-        # All rows count as learnt, as none is known not to be.
-        told = {"online": passes.run, "next_row": rows.n_rows or 0}
+        # In the middle of the first pass nobody knows which rows were learnt: none counts as such.
+        told = {"online": passes.run, "next_row": (rows.n_rows or 0) if passes.trace else 0}
         return Fitted.of(passes, state.n_passes, rows.feature_names, **told)
 
     def _identity(self, last: Fitted | None) -> dict[str, Any]:

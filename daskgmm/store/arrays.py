@@ -123,6 +123,11 @@ def claimed(
         raise OutputError(str(error)) from error
     if isinstance(fs, LocalFileSystem):
         check_writable(path)
+    else:
+        try:
+            fs.exists(path)
+        except Exception as error:  # no credentials, or whatever a file system may raise
+            raise OutputError(f"{place} cannot be reached: {error}") from error
     with locked(place, tell, options, "output", InUseError) as check:
         claim = Claim(place, options, overwrite, check)
         claim.refuse_others()

@@ -69,7 +69,7 @@ def sealed(header: Header, arrays: Mapping[str, Array]) -> Header:
 
 
 def _write(file: Any, header: Header, arrays: Mapping[str, Array]) -> None:
-    told = np.array(json.dumps(header).encode())
+    told = np.array(json.dumps(header))
     if told.nbytes > MOST_BYTES:
         raise OSError(
             errno.EFBIG, f"It has too many parts: they take {told.nbytes} bytes, of {MOST_BYTES} at most"

@@ -137,6 +137,21 @@ def same_file(world: World) -> None:
     os.link(world / "w.npy", world / "v.npy")
 
 
+def wild(world: World) -> None:
+    for name in ("r1.zarr", "r?.zarr"):
+        world.array(f"{BUCKET}/{name}", **LABELS)[...] = 1
+
+
+def numbers(world: World) -> None:
+    world.array("out.zarr", **LABELS)[...] = 1
+    (world / "out.zarr/2024/11").mkdir(parents=True)
+    world.file("out.zarr/2024/11/30")
+
+
+def zipped(world: World) -> None:
+    shutil.make_archive("x", "zip", "x.zarr")
+
+
 Prepare = Callable[[World], Any]
 ANY: Prepare = lambda world: None  # noqa: E731
 IN_BUCKET: Prepare = lambda world: foreign(world, f"{BUCKET}/results")  # noqa: E731
@@ -170,6 +185,7 @@ CASES: dict[str, tuple[Prepare, list[str], int, str, set[str]]] = {
         "--overwrite",
         set(),
     ),
+    "wildcards": (wild, predict(f"{BUCKET}/r?.zarr", "--overwrite"), 0, "", {"r?.zarr"}),
     "no such system": (ANY, predict("nowhere://x"), 2, "cannot be reached", set()),
     "local://, folder": (lambda w: w.file("mine/a"), predict("local://{here}/mine"), 2, "in the way", set()),
     "local://, model": (ANY, predict("local://{here}/m.npz", "--overwrite"), 2, "overlaps", set()),
@@ -179,6 +195,20 @@ CASES: dict[str, tuple[Prepare, list[str], int, str, set[str]]] = {
     "data in a cache": (
         ANY,
         predict("x.zarr", "--overwrite", data="simplecache::file://{here}/x.zarr"),
+        2,
+        "overlaps",
+        set(),
+    ),
+    "archive of the data": (
+        zipped,
+        predict("x.zip", "--overwrite", data="zip://::file://{here}/x.zip"),
+        2,
+        "overlaps",
+        set(),
+    ),
+    "model: archive of the data": (
+        zipped,
+        fit("x.zip", "--overwrite", data="zip://::file://{here}/x.zip"),
         2,
         "overlaps",
         set(),
@@ -200,6 +230,7 @@ CASES: dict[str, tuple[Prepare, list[str], int, str, set[str]]] = {
     ),
     "notes in the array": (mixed, predict("out.zarr", "--overwrite"), 2, "notes.txt is in the way", set()),
     "folder in the array": (with_folder, predict("out.zarr", "--overwrite"), 2, "plots is in the way", set()),
+    "numbers in the array": (numbers, predict("out.zarr", "--overwrite"), 2, "2024/11/30 is in the way", set()),
     "link in the array": (with_link, predict("out.zarr", "--overwrite"), 2, "in the way", set()),
     "link to an array": (pointed, predict("out.zarr", "--overwrite"), 0, "", {"there.zarr"}),
     "link to nothing": (lambda w: (w / "l").symlink_to("gone"), predict("l"), 2, "in the way", set()),
@@ -308,6 +339,29 @@ def test_an_output_that_came_meanwhile_stays(run: Run, world: World, monkeypatch
     assert result.exit_code == 2
     assert "in the way" in result.stderr
     assert sorted(path.name for path in (world / "out.zarr").iterdir()) == ["notes.txt"]
+
+
+def test_a_model_that_came_meanwhile_stays(run: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = GaussianMixture.fit
+
+    def slow(model: GaussianMixture, *arguments: Any, **how: Any) -> Any:
+        world.file("n.npz")
+        return fitted(model, *arguments, **how)
+
+    monkeypatch.setattr(GaussianMixture, "fit", slow)
+    result = run(*fit("n.npz"))
+    assert result.exit_code == 2
+    assert "the model is in n.interrupted.npz" in result.stderr
+    assert (world / "n.npz").read_text() == "mine"
+    assert GaussianMixture.load("n.interrupted.npz").n_iter_ > 0
+
+
+def test_a_lock_that_cannot_be_taken_is_none(world: World) -> None:
+    lock = Path(aside.beside(str(world / "out.zarr"), "lock"))
+    lock.mkdir()
+    with pytest.raises(OSError, match="Is a directory"), locked(world / "out.zarr", print):
+        pass
+    assert lock.is_dir()
 
 
 # A process that is killed, by itself, around the step that puts its output in place.

@@ -41,11 +41,13 @@ class Guest(Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.found: dict[str, list[int]] = {}
-        self.go, self.came, self.out, self.gone, self.end = (Event() for _ in range(5))
+        self.ready, self.go, self.came, self.out, self.gone, self.end = (Event() for _ in range(6))
         self.start()
+        assert self.ready.wait(30)
 
     def run(self) -> None:
         self.found["before"] = pools()
+        self.ready.set()
         assert self.go.wait(30)
         with one_thread():
             self.found["inside"] = pools()

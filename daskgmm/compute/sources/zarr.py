@@ -104,6 +104,12 @@ class Stored(Source):
         return {name: value for name, value in vars(self).items() if name != "guarded"}
 
     def plan(self, block_bytes: int) -> Chunks:
+        try:
+            return self._planned(block_bytes)
+        except DataError as error:  # too many
+            raise DataError(f"{self.array.store_path}: {error}") from error
+
+    def _planned(self, block_bytes: int) -> Chunks:
         n, size = self.array.shape[0], self.row_bytes
         # 16 blocks at least, while they are worth reading apart: threads need some each.
         fit = min(block_bytes // size, max(-(-n // 16), SMALL // size))
