@@ -14,7 +14,7 @@ import click
 
 from daskgmm.cli.failure import say
 from daskgmm.cli.inputs import Model, waits
-from daskgmm.errors import DataError, InUseError, printable
+from daskgmm.errors import InUseError, OutputError, printable
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.store.aside import aside, check_writable
 from daskgmm.store.lock import locked
@@ -84,11 +84,8 @@ def refuse_overlaps(outputs: Iterable[str | None], inputs: Iterable[str | None],
     written, read = ([place for place in places if place is not None] for places in (outputs, inputs))
     if "" in written:
         raise click.UsageError("--out needs a name.")
-    try:
-        for out in written:
-            locate(out, options)
-    except DataError as error:
-        raise click.UsageError(str(error)) from error
+    for out in written:
+        locate(out, options, OutputError)
     for out, other in (*product(written, read), *combinations(written, 2)):
         if overlap(out, other, options):
             what = "input" if other in read else "output"

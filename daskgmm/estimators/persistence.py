@@ -57,10 +57,7 @@ def load(path: Place, kind: type[Any] | None = None) -> Any:
 
 def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
     """Name of the estimator in a file, its settings and its state; errors are those of `load`."""
-    try:
-        locate(path)
-    except DataError as error:
-        raise ModelFileError(str(error)) from error
+    locate(path, refusal=ModelFileError)
     try:
         header, arrays = files.read(path, partial(_judge, path))
         if header["version"] == 1:

@@ -11,7 +11,7 @@ import zarr
 from fsspec.implementations.local import LocalFileSystem
 from zarr.errors import NodeNotFoundError
 
-from daskgmm.errors import DataError, InUseError, OutputError
+from daskgmm.errors import InUseError, OutputError
 from daskgmm.store.aside import aside, check_writable
 from daskgmm.store.lock import locked
 from daskgmm.store.places import locate
@@ -117,10 +117,7 @@ def claimed(
     """
     if "::" in place:
         raise OutputError(f"{place} is no place for an output: name where it lies, not how it is cached.")
-    try:
-        fs, path = locate(place, options)
-    except DataError as error:
-        raise OutputError(str(error)) from error
+    fs, path = locate(place, options, OutputError)
     if isinstance(fs, LocalFileSystem):
         check_writable(path)
     else:

@@ -1,8 +1,8 @@
 """Local files and folders that are whole or absent: written beside their place, and put there in one step.
 
 What is written has a name that nobody else uses, ``PLACE.daskgmm-<32 hexadecimal digits>.partial``, and its writer
-holds the kernel's lock on it. So two writers never meet, the last to end is what stays, and what no
-lock is held on was left by one who died: the next writer removes that, and nothing else.
+holds the kernel's lock on it. So two writers never meet, and the last to end is what stays. What no lock is
+held on was left by one who died: the next writer removes that, and nothing else.
 """
 
 import ctypes

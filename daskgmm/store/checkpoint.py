@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import dask
 from dask.utils import parse_timedelta
 
-from daskgmm.errors import CheckpointError, DataError
+from daskgmm.errors import CheckpointError
 from daskgmm.store import files
 from daskgmm.store.lock import locked
 from daskgmm.store.places import Place, locate
@@ -24,6 +24,7 @@ VERSION = 2
 FURTHER: dict[str, Callable[[Any, Any], bool]] = {"max_iter": operator.le, "tol": operator.ge}
 
 INTERVAL = "60 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-interval`
+
 Check: TypeAlias = Callable[[Mapping[str, Any], Any], None]
 """Raises for an identity and a state that do not belong together."""
 
@@ -116,10 +117,7 @@ def opened(
     if place is None:
         yield Record()
         return
-    try:
-        locate(place)
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
+    locate(place, refusal=CheckpointError)
     with ExitStack() as stack:
         check = stack.enter_context(locked(place, tell))
         found, plan = read(place, kind, belongs), layout()

@@ -16,15 +16,15 @@ Place: TypeAlias = str | os.PathLike[str]
 Options: TypeAlias = Mapping[str, Any] | None
 
 
-def locate(place: Place, options: Options = None) -> tuple[Any, str]:
-    """File system and path of a local path or an fsspec URL; `DataError` where there is no such system."""
+def locate(place: Place, options: Options = None, refusal: type[ValueError] = DataError) -> tuple[Any, str]:
+    """File system and path of a local path or an fsspec URL; a ``refusal`` where there is no such system."""
     name = os.fspath(place)
     if "://" not in name:
         return LocalFileSystem(), os.path.abspath(name)
     try:
         fs, path = fsspec.core.url_to_fs(name, **(options or {}))
     except Exception as error:  # not installed, not known, or whatever a file system may raise
-        raise DataError(f"{name} cannot be reached: {error}") from error
+        raise refusal(f"{name} cannot be reached: {error}") from error
     return fs, path
 
 
