@@ -1,8 +1,9 @@
 """One BLAS and OpenMP thread on the driver: their results differ in the last bits between thread counts."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from threading import RLock, get_ident
 from typing import Any
@@ -11,11 +12,11 @@ from weakref import WeakSet
 from threadpoolctl import ThreadpoolController
 
 
+@dataclass(eq=False, weakref_slot=True, slots=True)
 class _Guest:
     """Somebody inside `one_thread`; whom an interrupt throws out on the way is forgotten with their frame."""
 
-    def __init__(self) -> None:
-        self.thread = get_ident()
+    thread: int = field(default_factory=get_ident)
 
 
 _lock = RLock()
@@ -31,24 +32,13 @@ def _pools() -> tuple[list[Any], list[Any]]:
     return [pool for pool in found if pool not in each], each
 
 
-def _set(pool: Any, threads: int) -> None:
+def _set(limits: Mapping[Any, int]) -> None:
     """Where threadpoolctl lets one thread alone set a limit, so that two do not fight: they have our lock."""
-    free = getattr(pool, "clear_controlling_thread", lambda force: None)
-    free(force=True)
-    pool.set_num_threads(threads)
-    free(force=True)
-
-
-def _limit(pools: list[Any], before: dict[Any, int]) -> None:
-    for pool in pools:
-        before.setdefault(pool, pool.num_threads)  # first: an interrupt may come between the two
-        _set(pool, 1)
-
-
-def _restore(before: dict[Any, int]) -> None:
-    for pool, threads in list(before.items()):
-        _set(pool, threads)
-        del before[pool]
+    for pool, threads in limits.items():
+        free = getattr(pool, "clear_controlling_thread", lambda force: None)
+        free(force=True)
+        pool.set_num_threads(threads)
+        free(force=True)
 
 
 @contextmanager
@@ -58,20 +48,23 @@ def one_thread() -> Iterator[None]:
     Fits in several threads would otherwise restore each other's limit. That of OpenMP is the thread's own.
     """
     shared, each = _pools()
-    guest, own = _Guest(), dict[Any, int]()
+    guest, own = _Guest(), {pool: pool.num_threads for pool in each}
     try:
         with _lock:
             _inside.add(guest)
             if len(_inside) == 1:
-                _limit(shared, _before)
-        _limit(each, own)
+                for pool in shared:
+                    _before.setdefault(pool, pool.num_threads)  # what an interrupt left there is the true one
+                _set(dict.fromkeys(shared, 1))
+        _set(dict.fromkeys(each, 1))
         yield
     finally:
-        _restore(own)
+        _set(own)
         with _lock:
             _inside.discard(guest)
             if not _inside:
-                _restore(_before)
+                _set(_before)
+                _before.clear()
 
 
 def _in_child() -> None:
@@ -80,7 +73,8 @@ def _in_child() -> None:
         if guest.thread != get_ident():
             _inside.discard(guest)
     if not _inside:
-        _restore(_before)
+        _set(_before)
+        _before.clear()
     _lock.release()
 
 

@@ -78,10 +78,9 @@ class Source(ABC):
         """The same rows, cut as they are held, to be paired with blocks of unknown sizes."""
         return self
 
-    @property
     @abstractmethod
-    def reader(self) -> Callable[[int, Any], Any]:
-        """Maps the number of a chunk and its part to the chunk; all tasks share it."""
+    def reader(self, index: int, part: Any) -> Any:
+        """The chunk of a number, of its part; the bound method is what all tasks share."""
 
     def check_unchanged(self, title: str) -> None:
         """Raise `DataError` where the array that our tasks read is another than when it was opened."""
@@ -109,21 +108,24 @@ def joined(_: int, part: Any) -> Any:
     return np.hstack(part) if isinstance(part, list) else part
 
 
-def even_chunks(n: int, rows: int) -> tuple[int, ...]:
-    """Cut ``n`` rows into chunks of ``rows`` (at least one) and a shorter last one."""
-    rows = max(rows, 1)
-    refuse_too_many(-(-n // rows))
-    whole, rest = divmod(n, rows)
-    return (rows,) * whole + ((rest,) if rest else ())
+def even_chunks(n: int, rows: int, unit: int | None = None) -> tuple[int, ...]:
+    """Cut ``n`` rows into chunks of ``rows`` (at least one) and a shorter last one; so each ``unit`` of them.
 
-
-def refuse_too_many(n_blocks: int) -> None:
-    """Raise `DataError` for more blocks than can be planned."""
+    Raises
+    ------
+    DataError
+        For more chunks than can be planned.
+    """
+    rows, unit = max(rows, 1), max(min(n, unit or n), 1)
+    whole, rest = divmod(n, unit)
+    n_blocks = whole * -(-unit // rows) + -(-rest // rows)
     if n_blocks > MOST_BLOCKS:
         raise DataError(
             f"The rows would be cut into {n_blocks:,} blocks, and at most {MOST_BLOCKS:,} can be planned. "
             "Use a larger block_size."
         )
+    cut = [(rows,) * (size // rows) + (size % rows,) * (size % rows > 0) for size in (unit, rest)]
+    return cut[0] * whole + cut[1]
 
 
 def library(value: Any, known: Collection[str | None]) -> str | None:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -29,34 +30,22 @@ def under(region: Region, each: Sequence[int]) -> Box:
     return tuple(range(part.start // step, -(-part.stop // step)) for part, step in zip(region, each, strict=True))
 
 
-def clipped(box: Box, each: Sequence[int], region: Region) -> Region:
-    """What chunks, ``each`` of this shape, hold of a region."""
-    return tuple(
-        slice(max(numbers.start * step, part.start), min(numbers.stop * step, part.stop))
-        for numbers, step, part in zip(box, each, region, strict=True)
-    )
-
-
-def halves(box: Box) -> tuple[Box, Box]:
-    """A box of several chunks, cut along the first axis that has some."""
+def halves(region: Region, each: Sequence[int]) -> Iterator[Region]:
+    """A region over several chunks, ``each`` of this shape, cut between two along the first axis that has some."""
+    box = under(region, each)
     axis = next(axis for axis, numbers in enumerate(box) if len(numbers) > 1)
-    middle = (len(box[axis]) + 1) // 2
-    low, high = ((*box[:axis], part, *box[axis + 1 :]) for part in (box[axis][:middle], box[axis][middle:]))
-    return low, high
+    cut = box[axis][(len(box[axis]) + 1) // 2] * each[axis]
+    for part in (slice(region[axis].start, cut), slice(cut, region[axis].stop)):
+        yield (*region[:axis], part, *region[axis + 1 :])
 
 
-def pieces(box: Box, most: int) -> Iterator[Box]:
-    """A box in boxes of at most so many chunks, in order."""
-    if math.prod(map(len, box)) <= most:
-        yield box
+def pieces(region: Region, each: Sequence[int], most: int) -> Iterator[Region]:
+    """A region in parts over at most so many chunks, ``each`` of this shape, in order."""
+    if math.prod(map(len, under(region, each))) <= most:
+        yield region
     else:
-        for half in halves(box):
-            yield from pieces(half, most)
-
-
-def within(part: Region, region: Region) -> Region:
-    """Where a part of a region lies in the values of the region."""
-    return tuple(slice(p.start - r.start, p.stop - r.start) for p, r in zip(part, region, strict=True))
+        for half in halves(region, each):
+            yield from pieces(half, each, most)
 
 
 def fill_value(array: zarr.Array[Any]) -> Any:
@@ -67,11 +56,8 @@ def fill_value(array: zarr.Array[Any]) -> Any:
 def alike(array: zarr.Array[Any], region: Region, values: Array) -> list[Chunk]:
     """The chunks whose part of a region, of which these are the values, is fill value throughout."""
     fill = fill_value(array)
-
-    def same(found: Array) -> bool:
-        # NaN is the only fill value that differs from itself.
-        return bool(np.all(np.isnan(found) if fill != fill else found == fill))
-
+    # NaN is the only fill value that differs from itself.
+    same = np.isnan if fill != fill else partial(np.equal, fill)
     box = under(region, array.chunks)
     places = (
         [
@@ -84,7 +70,7 @@ def alike(array: zarr.Array[Any], region: Region, values: Array) -> list[Chunk]:
     return [
         chunk
         for chunk, place in zip(product(*box), product(*places), strict=True)
-        if (part := values[place]).size and same(part[:1]) and same(part)
+        if (part := values[place]).size and same(part[:1]).all() and same(part).all()
     ]
 
 
@@ -156,8 +142,7 @@ def first_unreadable(array: zarr.Array[Any], region: Region) -> Chunk | None:
     box = under(region, array.chunks)
     if all(len(numbers) == 1 for numbers in box):
         return tuple(numbers[0] for numbers in box)
-    for half in halves(box):
-        part = clipped(half, array.chunks, region)
+    for part in halves(region, array.chunks):
         try:
             array.get_basic_selection(part)
         except Exception:  # whatever a codec raises

@@ -55,11 +55,6 @@ GUARDS: dict[str, Callable[[Array, int], bytes | None]] = {"zstd": zstd, "blosc"
 """By the name of a codec: what looks at bytes before they are decoded, or decodes them."""
 
 
-def room(shape: tuple[int, ...], itemsize: int) -> int:
-    """Bytes that the last codec of a chunk may give: those before it may have added some."""
-    return 2 * math.prod(shape) * itemsize + 2**16
-
-
 @dataclass(frozen=True)
 class Guarded(BytesBytesCodec):
     """A codec of format 3 that looks first."""
@@ -105,10 +100,10 @@ class GuardedNumcodec(Numcodec):  # type: ignore[misc]
 
 def guarded(array: zarr.Array[Any]) -> zarr.Array[Any]:
     """The same array, whose codecs look first where there is something to look at."""
-    metadata, size = cast(Any, array.metadata), array.dtype.itemsize
-    most = room(array.chunks, size)
+    metadata, shapes = cast(Any, array.metadata), (array.shards or array.chunks, array.chunks)
+    # What the last codec may give: those before it may have added some.
+    outside, most = (2 * math.prod(shape) * array.dtype.itemsize + 2**16 for shape in shapes)
     if metadata.zarr_format == 3:
-        outside = room(array.shards or array.chunks, size)
         metadata = replace(metadata, codecs=_guarded(metadata.codecs, outside, most))
     elif metadata.compressor is not None and (guard := GUARDS.get(metadata.compressor.codec_id)):
         codec = GuardedNumcodec(metadata.compressor, guard, most)

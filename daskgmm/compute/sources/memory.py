@@ -1,9 +1,7 @@
 """NumPy arrays, and whatever scikit-learn makes into one: lists, data frames; one number for all rows."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,10 +61,5 @@ class Constant(Source):
     def plan(self, block_bytes: int) -> Chunks:
         return self.chunks
 
-    @property
-    def reader(self) -> Callable[[int, Any], Any]:
-        return partial(_always, self.value)
-
-
-def _always(value: Array, *_: Any) -> Array:
-    return value
+    def reader(self, index: int, part: Any) -> Any:
+        return self.value

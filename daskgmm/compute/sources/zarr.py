@@ -4,9 +4,9 @@ import errno
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from socket import gethostname
 from typing import Any, ClassVar, NoReturn, TypeAlias, TypeVar
 
@@ -29,7 +29,6 @@ from daskgmm.compute.sources.base import (
     check_layout,
     even_chunks,
     library,
-    refuse_too_many,
 )
 from daskgmm.errors import DataError, printable
 
@@ -104,40 +103,31 @@ class Stored(Source):
         return {name: value for name, value in vars(self).items() if name != "guarded"}
 
     def plan(self, block_bytes: int) -> Chunks:
-        try:
-            return self._planned(block_bytes)
-        except DataError as error:  # too many
-            raise DataError(f"{self.array.store_path}: {error}") from error
-
-    def _planned(self, block_bytes: int) -> Chunks:
         n, size = self.array.shape[0], self.row_bytes
         # 16 blocks at least, while they are worth reading apart: threads need some each.
         fit = min(block_bytes // size, max(-(-n // 16), SMALL // size))
-        unit = self.array.chunks[0]
-        shard = self.array.shards[0] if self.array.shards else None
-        if shard is None or shard <= fit:
-            unit = shard or unit
-            return even_chunks(n, unit * max(1, fit // unit))
-        # A block never straddles two shards: each of them is opened, and its index read, anew.
-        whole, rest = divmod(n, shard)
-        rows = unit * max(1, fit // unit)
-        refuse_too_many(whole * -(-shard // rows) + -(-rest // rows))
-        return (even_chunks(shard, rows) * whole if whole else ()) + even_chunks(rest, rows)
+        each, shard = self.array.chunks[0], self.array.shards[0] if self.array.shards else None
+        if shard is not None and shard <= fit:
+            each, shard = shard, None
+        try:
+            # A block never straddles two shards: each of them is opened, and its index read, anew.
+            return even_chunks(n, each * max(1, fit // each), shard)
+        except DataError as error:  # too many
+            raise DataError(f"{self.array.store_path}: {error}") from error
 
     def as_stored(self) -> "Stored":
         return self.cut(even_chunks(self.array.shape[0], (self.array.shards or self.array.chunks)[0]))
 
-    @property
-    def reader(self) -> Callable[[int, Any], Any]:
-        return self._read
-
-    def _read(self, index: int, _: None) -> Array:
+    def reader(self, index: int, part: Any) -> Array:
         array, rows = self.guarded, self.bounds(index)
         where = f"block {index}, rows {rows.start} to {rows.stop - 1}"
         values = self._memory(rows.stop - rows.start, where)
         region = (rows, *(slice(0, size) for size in array.shape[1:]))
-        for part in _parts(array, region):
-            out = values[chunks.within(part, region)]
+        # So many chunks as Zarr reads well together; whole shards, where these have few.
+        inner = math.prod(array.shards or array.chunks) // math.prod(array.chunks)
+        whole = array.shards if array.shards and inner <= AT_ONCE else None
+        for part in chunks.pieces(region, whole or array.chunks, AT_ONCE // inner if whole else AT_ONCE):
+            out = values[part[0].start - rows.start : part[0].stop - rows.start, *part[1:]]
             try:
                 _retried(self._fill, part, out)
             except DataError:
@@ -218,12 +208,9 @@ def _layout(array: zarr.Array[Any]) -> Layout:
 
 def _in_store(array: zarr.Array[Any], title: str) -> Layout | None:
     """Layout of the array that the store itself has where this one was opened; None where it has none."""
-
-    def found() -> Layout:
-        return _layout(zarr.open_array(array.store_path, mode="r", zarr_format=array.metadata.zarr_format))
-
+    opening = partial(zarr.open_array, mode="r", zarr_format=array.metadata.zarr_format)
     try:
-        return _asked(array, title, found)
+        return _layout(_asked(array, title, opening, array.store_path))
     except FileNotFoundError:
         return None
 
@@ -242,14 +229,6 @@ def _serves(there: Layout, here: Layout) -> bool:
     """Whether an array that the store has can be read as one of another layout: it may have more rows."""
     (shape, *rest), (rows, *others) = there, here
     return rest == others and shape[1:] == rows[1:] and shape[0] >= rows[0]
-
-
-def _parts(array: zarr.Array[Any], region: chunks.Region) -> Iterator[chunks.Region]:
-    """A region in parts of so many chunks as Zarr reads well together; of whole shards, where these have few."""
-    inner = math.prod(array.shards or array.chunks) // math.prod(array.chunks)
-    each, most = (array.chunks, AT_ONCE) if inner > AT_ONCE else (array.shards or array.chunks, AT_ONCE // inner)
-    for box in chunks.pieces(chunks.under(region, each), most):
-        yield chunks.clipped(box, each, region)
 
 
 def _gone(array: zarr.Array[Any]) -> DataError:

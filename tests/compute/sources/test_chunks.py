@@ -209,13 +209,20 @@ def test_what_no_memory_is_there_for_is_not_read(tmp_path: Path, monkeypatch: py
         as_rows(tmp_path / "y.zarr").read(0)
 
 
-def test_boxes_of_chunks() -> None:
-    box = (range(3, 10), range(2), range(5))
-    assert [len(part[0]) for part in chunks.pieces(box, 20)] == [2, 2, 2, 1]
+def test_pieces_of_a_region() -> None:
+    each, region = (10, 3, 2), (slice(34, 95), slice(0, 5), slice(1, 9))
+    assert [part[0] for part in chunks.pieces(region, each, 20)] == [
+        slice(34, 50),
+        slice(50, 70),
+        slice(70, 90),
+        slice(90, 95),
+    ]
     for most in (1, 3, 20, 70):
-        found = [(i, j, k) for part in chunks.pieces(box, most) for i in part[0] for j in part[1] for k in part[2]]
-        assert sorted(found) == sorted((i, j, k) for i in box[0] for j in box[1] for k in box[2])
-        assert all(len(a) * len(b) * len(c) <= most for a, b, c in chunks.pieces(box, most))
+        seen = np.zeros((100, 5, 10), int)
+        for part in chunks.pieces(region, each, most):
+            seen[part] += 1
+            assert np.prod([len(numbers) for numbers in chunks.under(part, each)]) <= most
+        assert (seen[region] == 1).all() and seen.sum() == seen[region].size
 
 
 @pytest.mark.parametrize("shards", [None, (4, 2), (20, 4)])
