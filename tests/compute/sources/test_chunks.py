@@ -222,7 +222,8 @@ def test_pieces_of_a_region() -> None:
         for part in chunks.pieces(region, each, most):
             seen[part] += 1
             assert np.prod([len(numbers) for numbers in chunks.under(part, each)]) <= most
-        assert (seen[region] == 1).all() and seen.sum() == seen[region].size
+        assert (seen[region] == 1).all()
+        assert seen.sum() == seen[region].size
 
 
 @pytest.mark.parametrize("shards", [None, (4, 2), (20, 4)])
