@@ -37,9 +37,9 @@ class Column:
     ndim: int = 1
     once: bool = False
 
-    def open(self, value: Any, x: Source, fill_missing: bool) -> Source:
-        """The values as a source with a row for each row of ``x``."""
-        source = as_source(value, Asked(self.title, fill_missing, ensure_2d=False))
+    def open(self, value: Any, x: Source, asked: Asked) -> Source:
+        """The values as a source with a row for each row of ``x``, of which this was asked."""
+        source = as_source(value, asked._replace(name=self.title, ensure_2d=False, variables=None))
         self.check(source, x.shape[0])
         return source
 
@@ -77,10 +77,10 @@ class Column:
 class Weights(Column):
     """One number >= 0 for each row, or one for all."""
 
-    def open(self, value: Any, x: Source, fill_missing: bool) -> Source:
+    def open(self, value: Any, x: Source, asked: Asked) -> Source:
         if isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0):
             return Constant.of(value, x.chunks)
-        return super().open(value, x, fill_missing)
+        return super().open(value, x, asked)
 
     def values(self, found: Array, block: Block) -> Array:
         weight = np.asarray(found, dtype=np.float64)

@@ -2,7 +2,7 @@
 
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -221,6 +221,8 @@ def as_rows(
     block_size: int | str = "64 MiB",
     missing_chunks: str = "raise",
     nan_policy: str = "raise",
+    variables: Sequence[str] | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     name: str = "X",
     answer_bytes: int = 0,
     **columns: Any,
@@ -232,7 +234,8 @@ def as_rows(
     unknown, both must have as many blocks, and their lengths are compared when a block is read. Values are
     checked then, too. ``block_size`` limits the bytes of X, of each column and of the answers (``answer_bytes`` a
     row) in a block; a stored chunk is never split, and Dask arrays keep their own. ``nan_policy="omit"`` gives
-    weight zero to each row that holds NaN. An input whose shape, dtype or number of rows cannot be used is a
+    weight zero to each row that holds NaN. ``variables`` are the arrays of a group that are the features, and
+    ``storage_options`` are for the file systems behind URLs. An input whose shape, dtype or number of rows cannot be used is a
     DataError, ValueError or TypeError, a path that leads to no Zarr array a FileNotFoundError.
     """
     try:
@@ -247,12 +250,14 @@ def as_rows(
     for title, (value, other) in options.items():
         if value not in ("raise", other):
             raise ValueError(f"{title} must be 'raise' or {other!r}, got {value!r}.")
-    fill = missing_chunks == "fill"
-    x = as_source(X, Asked(name, fill, ensure_2d=True))
+    chosen = None if variables is None else (variables,) if isinstance(variables, str) else tuple(variables)
+    asked = Asked(name, missing_chunks == "fill", True, variables=chosen, storage_options=storage_options)
+    x = as_source(X, asked)
     given = {key: value for key, value in columns.items() if value is not None}
-    opened = {key: COLUMNS[key].open(value, x, fill) for key, value in given.items()}
+    opened = {key: COLUMNS[key].open(value, x, asked) for key, value in given.items()}
     # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.
     widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))
     x = x.cut(x.plan(block_bytes * x.row_bytes // widest))
     aligned = {key: COLUMNS[key].aligned(source, x, name) for key, source in opened.items()}
-    return Rows(x, aligned, omit_nan=nan_policy == "omit", feature_names=feature_names(X))
+    names = feature_names(X) if x.names is None else np.array(x.names, dtype=object)
+    return Rows(x, aligned, omit_nan=nan_policy == "omit", feature_names=names)

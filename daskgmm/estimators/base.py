@@ -69,6 +69,8 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
             block_size=self.block_size,
             missing_chunks=self.missing_chunks,
             nan_policy=self.nan_policy,
+            variables=self.variables,
+            storage_options=self.storage_options,
             **more,
         )
 

@@ -37,7 +37,7 @@ from daskgmm.model.structure import STRUCTURES
 from daskgmm.store import checkpoint, values
 
 # Of watching or of reading; what they change in the rows is in their layout.
-ELSEWHERE = {"checkpoint", "verbose", "verbose_interval", "block_size", "nan_policy", *ROWWISE}
+ELSEWHERE = {"checkpoint", "verbose", "verbose_interval", "block_size", "nan_policy", "storage_options", *ROWWISE}
 
 
 class Fitting(BaseMixture):

@@ -126,6 +126,18 @@ class Parameters:
         [StrOptions({"raise", "fill"})],
         """What to do where a Zarr store lacks a chunk. Zarr itself reads it as the fill value, silently.""",
     )
+    variables: Any = parameter(
+        None,
+        ["array-like", str, None],
+        """Names of the arrays of a group, or columns of a Parquet file, that are the features, where X is such: a
+        Zarr group, an HDF5 or netCDF file. Arrays of one shape; all of their axes become rows. Not saved.""",
+    )
+    storage_options: Any = parameter(
+        None,
+        [dict, None],
+        """Options for the fsspec file system behind every URL, of X and of what goes with its rows. Not saved, but
+        shown where the estimator is printed: secrets belong into fsspec's configuration.""",
+    )
     checkpoint: Any = parameter(
         None,
         [str, os.PathLike, None],

@@ -3,7 +3,7 @@
 import math
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
@@ -33,6 +33,8 @@ class Asked(NamedTuple):
     name: str  # what to call it in messages
     fill_missing: bool  # whether a chunk that a store lacks is read as the fill value
     ensure_2d: bool  # whether it must be rows of features
+    variables: tuple[str, ...] | None = None  # which arrays of a group are the features
+    storage_options: Mapping[str, Any] | None = None  # for the file systems behind URLs
 
 
 Opener: TypeAlias = Callable[[Any, Asked], Any]
@@ -47,7 +49,8 @@ class Source(ABC):
     dtype: np.dtype[Any]  # as stored
     chunks: Chunks  # rows in each run
     collection: da.Array | None = None  # whose graph the parts refer to
-    in_driver: bool = False  # whether it is a store in the memory of this process, which no other can read
+    in_driver: bool = False  # whether it lies in the memory of this process, which no other can read
+    names: tuple[str, ...] | None = None  # of the features, where the input has some
     row_bytes: int = field(init=False)  # of one row
     offsets: Chunks = field(init=False)  # first row of each chunk; NaN from the first unknown size on
 

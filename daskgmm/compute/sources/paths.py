@@ -1,40 +1,163 @@
-"""Paths and URLs of Zarr arrays."""
+"""Paths and URLs: what lies there, and which kind of input it is."""
 
 import os
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, NoReturn
 
+import fsspec
 import zarr
+from fsspec.implementations.local import LocalFileSystem
 from zarr.errors import NodeNotFoundError
 
-from daskgmm.compute.sources.base import Asked
-from daskgmm.compute.sources.zarr import refuse_group, told
-from daskgmm.errors import DataError
+from daskgmm.compute.sources.base import Asked, Opener
+from daskgmm.compute.sources.zarr import told
+from daskgmm.errors import DataError, printable
 
-Location: TypeAlias = str | os.PathLike[str]
+CHAINED = {"zip", "tar", "libarchive", "dir", "reference", "cached", "simplecache", "filecache", "blockcache"}
+"""Protocols of fsspec whose URLs go on behind ``::``."""
+
+ENDINGS: dict[str, Opener] = {}
+"""By how a path or URL ends: what opens it. Any other leads to a Zarr array, unless it is a file."""
+SIGNATURES = {b"\x89HDF\r\n\x1a\n": ".h5", b"CDF": ".nc", b"\x93NUMPY": ".npy", b"PAR1": ".parquet", b"PK": ".zip"}
+"""By the first bytes of a file of any other name: what it is."""
+READ_BY = {
+    ".csv": "dask.dataframe.read_csv",
+    ".tsv": 'dask.dataframe.read_csv(..., sep="\\t")',
+    ".txt": "numpy.loadtxt or dask.dataframe.read_csv",
+    ".dat": "numpy.memmap or numpy.loadtxt",
+    ".json": "dask.dataframe.read_json",
+    ".npz": 'numpy.load(...)["name"]',
+    ".mat": "scipy.io.loadmat",
+    ".feather": "pandas.read_feather",
+    ".arrow": "pandas.read_feather",
+    ".xlsx": "pandas.read_excel",
+    ".fits": "astropy.io.fits",
+    ".tif": "rioxarray.open_rasterio",
+    ".tiff": "rioxarray.open_rasterio",
+    ".grib": 'xarray.open_dataset(..., engine="cfgrib")',
+    ".pt": "torch.load",
+}
+"""What reads files that are no kind of input."""
 
 
-def open_array(
-    location: Location, asked: Asked | None = None, storage_options: Mapping[str, Any] | None = None
-) -> Any:
-    """The Zarr array, of format 2 or 3, at a path or URL, to read; the options are for the URL's file system.
+class Place(NamedTuple):
+    """Where a file or store lies, and what is wanted in it."""
 
-    `FileNotFoundError` where there is none; `DataError` where a group is, with its two-dimensional arrays, and
-    where a file system or the metadata fail.
-    """
-    place = os.fspath(location)
-    if "://" not in place:
+    path: str  # absolute, or a URL
+    inside: str = ""  # the name of an array or a group in a file
+    options: dict[str, Any] | None = None  # for the file system behind a URL
+
+    def __str__(self) -> str:
+        return f"{self.path}::/{self.inside}" if self.inside else self.path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine."""
+        return "://" not in self.path
+
+    def on_disk(self) -> tuple[Any, str]:
+        """Its file system, of fsspec, and its path there."""
+        if self.is_local:
+            return LocalFileSystem(), self.path
+        try:
+            return fsspec.core.url_to_fs(self.path, **(self.options or {}))  # type: ignore[no-any-return]
+        except Exception as error:  # not installed, not known, or whatever a file system may raise
+            raise DataError(f"{self.path} cannot be opened: {told(error)}") from error
+
+
+def parted(text: str) -> tuple[str, str]:
+    """A path or URL, and what is wanted in it: ``file.h5::/group/name`` in two."""
+    path, _, inside = text.rpartition("::")
+    protocol = path.rpartition("::")[2].partition("://")[0]
+    if not path or "://" in inside or protocol in CHAINED:
+        return text, ""
+    is_file = os.path.splitext(path)[1] in ENDINGS or os.path.isfile(os.path.expanduser(path))
+    return (path, inside.strip("/")) if is_file else (text, "")
+
+
+def located(location: Any, options: Mapping[str, Any] | None) -> tuple[Place, Opener]:
+    """Where a path or URL leads, and what opens that."""
+    path, inside = os.fspath(location), ""
+    if "::" in path:
+        path, inside = parted(path)
+    if "://" in path:
+        place = Place(path, inside, dict(options) if options else None)
+    else:
         # Workers of a cluster may run in another directory.
-        place = os.path.abspath(place)
-    options = dict(storage_options) if storage_options else None
+        place = Place(os.path.abspath(os.path.expanduser(path)), inside)
+    return place, ENDINGS.get(os.path.splitext(place.path)[1].lower(), opened)
+
+
+def opened_upath(value: Any, asked: Asked) -> Any:
+    """What lies at a ``UPath``, with the options of its own file system."""
+    place, opener = located(str(value), {**value.storage_options, **(asked.storage_options or {})})
+    return opener(place, asked)
+
+
+def opened(place: Place, asked: Asked) -> Any:
+    """The Zarr array or group at a path or URL, to read; or what a file holds, whatever it is called.
+
+    `FileNotFoundError` where there is none; `DataError` where a file is that is no input, and where a file system
+    or the metadata fail.
+    """
+    if place.is_local and os.path.isfile(place.path):
+        return _file(place, asked)
     try:
-        node = zarr.open(place, mode="r", storage_options=options)
-        if isinstance(node, zarr.Group):
-            refuse_group(node)
-    except DataError:
-        raise
+        return zarr.open(place.path, mode="r", storage_options=place.options)
     except (FileNotFoundError, NodeNotFoundError) as error:
-        raise FileNotFoundError(f"There is no Zarr array at {place}.") from error
+        refuse_missing(place, error)
     except Exception as error:  # whatever a file system or damaged metadata may raise
         raise DataError(f"{place} cannot be opened: {told(error)}") from error
-    return node
+
+
+def zipped(place: Place, asked: Asked) -> Any:
+    """The Zarr array or group in a zip file, whose name goes on with what is wanted in it."""
+    try:
+        if place.is_local:
+            store = zarr.storage.ZipStore(place.path, mode="r", read_only=True)
+            return zarr.open(store, mode="r", path=place.inside)
+        url, protocol = f"zip://{place.inside}::{place.path}", place.path.partition("://")[0]
+        return zarr.open(url, mode="r", storage_options={protocol: place.options or {}})
+    except (FileNotFoundError, NodeNotFoundError) as error:
+        refuse_missing(place, error)
+    except Exception as error:  # no zip file, or whatever a file system or damaged metadata may raise
+        raise DataError(f"{place} cannot be opened as a zipped Zarr store: {told(error)}") from error
+
+
+def _file(place: Place, asked: Asked) -> Any:
+    """What a local file holds, told by its first bytes."""
+    try:
+        with open(place.path, "rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise DataError(f"{place} cannot be opened: {told(error)}") from error
+    ending = next((ending for signature, ending in SIGNATURES.items() if head.startswith(signature)), None)
+    if ending is None or os.path.splitext(place.path)[1] == ".npz":
+        refuse_file(place)
+    return ENDINGS[ending](place, asked)
+
+
+def refuse_file(place: Place) -> NoReturn:
+    """Say of a file that it is no input, and what reads it."""
+    ending = os.path.splitext(place.path)[1].lower()
+    reads = READ_BY.get(ending)
+    raise DataError(
+        f"{place} is a file, and no {', '.join(sorted(ENDINGS))} file, nor a Zarr store. "
+        + (f"Read it with {reads}, and give" if reads else "Read it, and give")
+        + " the array or data frame; or write its rows to a Zarr array."
+    )
+
+
+def refuse_missing(place: Place, error: Exception) -> NoReturn:
+    """Say that no array is at a place, and what is there instead."""
+    fs, path = place.on_disk()
+    try:
+        if fs.isfile(path) and not place.inside:
+            refuse_file(place)
+        found = sorted(name.rstrip("/").rpartition("/")[2] for name in fs.ls(path, detail=False))[:8]
+    except DataError:
+        raise
+    except Exception:  # nothing there, or nothing that may be listed
+        found = []
+    listed = f" It is a folder of: {printable(', '.join(found))}." if found else ""
+    raise FileNotFoundError(f"There is no Zarr array at {printable(str(place))}.{listed}") from error

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from socket import gethostname
-from typing import Any, ClassVar, NoReturn, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import zarr
@@ -16,7 +16,8 @@ from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
+from zarr.errors import NodeNotFoundError
+from zarr.storage import MemoryStore, StorePath
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
@@ -30,6 +31,7 @@ from daskgmm.compute.sources.base import (
     even_chunks,
     library,
 )
+from daskgmm.compute.sources.groups import Group, Member
 from daskgmm.errors import DataError, printable
 
 T = TypeVar("T")
@@ -55,8 +57,10 @@ Layout: TypeAlias = tuple[Any, ...]
 
 def opened(value: Any, asked: Asked) -> Source:
     """An array, not yet cut; `DataError` for a group, with its arrays, and for sizes that no array can have."""
+    if isinstance(value, (Store, StorePath)):
+        value = opened_store(value, asked)
     if isinstance(value, zarr.Group):
-        refuse_group(value)
+        return _of_group(value, asked)
     check_layout(value, asked.ensure_2d)
     begun, grid = _in_store(value, asked.name), (*value.chunks, *(value.shards or ()))
     if not all(0 <= size < 2**63 for size in value.shape) or not all(0 < size < 2**63 for size in grid):
@@ -129,7 +133,7 @@ class Stored(Source):
         for part in chunks.pieces(region, whole or array.chunks, AT_ONCE // inner if whole else AT_ONCE):
             out = values[part[0].start - rows.start : part[0].stop - rows.start, *part[1:]]
             try:
-                _retried(self._fill, part, out)
+                retried(self._fill, part, out)
             except DataError:
                 raise
             except Exception as error:  # whatever a store or a codec raises
@@ -187,19 +191,31 @@ class Stored(Source):
             )
 
 
-def refuse_group(group: zarr.Group) -> NoReturn:
-    """Say which arrays the group holds and how to name one."""
-    arrays = [
-        f"{printable(path)} {member.shape} {member.dtype}"
-        for path, member in sorted(group.members(max_depth=None))
-        if isinstance(member, zarr.Array) and member.ndim == 2
-    ]
-    listing = "its two-dimensional arrays are:\n  " + "\n  ".join(arrays)
-    raise DataError(
-        f"{group.store_path} is a Zarr group, not an array; "
-        + (listing if arrays else "it holds no two-dimensional array.")
-        + "\nAppend the name of an array to the path."
-    )
+def opened_store(value: Any, asked: Asked) -> Any:
+    """The array or group at the root of a store, or of a mapper of fsspec; errors as of a path."""
+    try:
+        return zarr.open(value, mode="r")
+    except (FileNotFoundError, NodeNotFoundError) as error:
+        raise FileNotFoundError(f"There is no Zarr array in the store {asked.name}, {_name(value)}.") from error
+    except Exception as error:  # whatever a store or damaged metadata may raise
+        raise DataError(f"The store {asked.name}, {_name(value)}, cannot be opened: {told(error)}") from error
+
+
+def _name(store: Any) -> str:
+    return printable(str(getattr(store, "root", store)))
+
+
+def _of_group(group: zarr.Group, asked: Asked) -> Source:
+    """Arrays of a group, by their names."""
+
+    def members() -> list[Member]:
+        arrays = [(p, a) for p, a in group.members(max_depth=None) if isinstance(a, zarr.Array)]
+        return sorted(Member(path, array.shape, array.dtype) for path, array in arrays)
+
+    def one(name: str, asked: Asked) -> Source:
+        return opened(group[name], asked)
+
+    return Group(str(group.store_path), "a Zarr group", group.attrs.asdict(), members, one).source(asked)
 
 
 def _layout(array: zarr.Array[Any]) -> Layout:
@@ -218,7 +234,7 @@ def _in_store(array: zarr.Array[Any], title: str) -> Layout | None:
 def _asked(array: zarr.Array[Any], title: str, function: Callable[..., T], *arguments: Any) -> T:
     """What a store says of an array; `DataError` where it fails to."""
     try:
-        return _retried(function, *arguments)
+        return retried(function, *arguments)
     except (DataError, FileNotFoundError):
         raise
     except Exception as error:  # whatever a store may raise
@@ -254,7 +270,7 @@ def told(error: Exception) -> str:
     return text if len(text) < 400 else text[:400] + " ..."
 
 
-def _retried(function: Callable[..., T], *arguments: Any, **how: Any) -> T:
+def retried(function: Callable[..., T], *arguments: Any, **how: Any) -> T:
     """Call a function that reads a store, again where the store fails."""
     for pause in RETRIES:
         try:

@@ -1,0 +1,125 @@
+"""Arrays in files, of which a library reads some rows at a time."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from dask.utils import format_bytes
+from distributed.system import MEMORY_LIMIT
+
+from daskgmm._typing import Array
+from daskgmm.compute.memory import Spare
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
+from daskgmm.compute.sources.zarr import retried, told
+from daskgmm.errors import DataError
+
+
+class Layout(NamedTuple):
+    """What a file says of an array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    unit: int = 1  # rows that are stored together, and cost as much to read as one of them
+    chunk_bytes: int = 0  # of what is decoded at a time
+    attributes: Mapping[str, Any] = MappingProxyType({})
+
+    def __str__(self) -> str:
+        return f"{self.dtype} of shape {self.shape}"
+
+
+class Handle(ABC):
+    """An array in a file: what it is and its rows, in any process and from any thread."""
+
+    in_driver: ClassVar[bool] = False
+
+    @abstractmethod
+    def look(self) -> Layout:
+        """What the file says now."""
+
+    @abstractmethod
+    def read(self, rows: slice, out: Array) -> None:
+        """Fill an array, C-contiguous, with some rows."""
+
+
+def source_of(handle: Handle, asked: Asked) -> "Filed":
+    """An array in a file, not yet cut; `DataError` where it cannot be opened or used."""
+    layout = _told(handle, f"{asked.name} at {handle}", handle.look)
+    check_layout(layout, asked.ensure_2d)
+    return Filed(
+        shape=layout.shape,
+        dtype=layout.dtype,
+        chunks=layout.shape[:1],
+        in_driver=handle.in_driver,
+        handle=handle,
+        layout=layout,
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Filed(Source):
+    """An array in a file, whose rows are read when a task is evaluated."""
+
+    handle: Handle
+    layout: Layout
+    spare: Spare = field(default_factory=Spare)
+    keepable: ClassVar[bool] = True
+    waits: ClassVar[bool] = True
+
+    def plan(self, block_bytes: int) -> Chunks:
+        n, size, unit = self.layout.shape[0], self.row_bytes, self.layout.unit
+        # As of a Zarr array in such chunks.
+        fit = min(block_bytes // size, max(-(-n // 16), SMALL // size))
+        try:
+            return even_chunks(n, unit * max(1, fit // unit))
+        except DataError as error:  # too many
+            raise DataError(f"{self.handle}: {error}") from error
+
+    def as_stored(self) -> "Filed":
+        return self.cut(even_chunks(self.layout.shape[0], self.layout.unit))
+
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return self._read
+
+    def _read(self, index: int, _: None) -> Array:
+        rows = self.bounds(index)
+        n_bytes = max((rows.stop - rows.start) * self.row_bytes, self.layout.chunk_bytes)
+        where = f"block {index}, rows {rows.start} to {rows.stop - 1}"
+        if n_bytes > MEMORY_LIMIT:
+            raise DataError(
+                f"{self.handle} cannot be read in {format_bytes(MEMORY_LIMIT)} of memory ({where}): it asks for "
+                f"{format_bytes(n_bytes)} at a time. Write it in smaller chunks, or use a smaller block_size."
+            )
+        values = self.spare.array((rows.stop - rows.start, *self.layout.shape[1:]), self.dtype)
+        _told(self.handle, where, self.handle.read, rows, values)
+        return values
+
+    def check_unchanged(self, title: str) -> None:
+        now = _told(self.handle, title, self.handle.look)
+        if repr(now) != repr(self.layout):  # attributes may hold arrays
+            raise DataError(
+                f"{title} at {self.handle} was changed in the meantime: it was {self.layout}, now {now}. Fit again "
+                "once it stays as it is."
+            )
+
+
+def _told(handle: Handle, where: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a handle gives, asked again where its store fails; `DataError` where it cannot be read."""
+    try:
+        return retried(function, *arguments)
+    except (DataError, FileNotFoundError, KeyError):
+        raise
+    except Exception as error:  # whatever a library or a file system may raise
+        raise DataError(f"{handle} cannot be read ({where}): {told(error)}") from error
+
+
+def needed(library: str, extra: str, place: Any) -> Any:
+    """A library that an extra brings; `DataError` that says how to install it."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise DataError(f'To read {place}, {library} is needed: pip install "daskgmm[{extra}]"') from error

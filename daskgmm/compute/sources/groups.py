@@ -1,0 +1,157 @@
+"""Groups of arrays, in whatever holds them: some of their arrays, side by side, are rows of features."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, NoReturn
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.compute.memory import Spare
+from daskgmm.compute.sources.base import Asked, Chunks, Source
+from daskgmm.errors import DataError, printable
+
+LISTED = 20  # arrays that a message names
+SPARSE = {"csr_matrix", "csc_matrix"}  # of AnnData's attribute "encoding-type"
+
+
+class Member(NamedTuple):
+    """An array in a group."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def __str__(self) -> str:
+        return f"{printable(self.name)} {self.shape} {printable(str(self.dtype))}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """What there is to know of a group, to refuse it or to take arrays out of it."""
+
+    title: str  # where it is
+    kind: str  # what it is, such as "a Zarr group"
+    attributes: Mapping[str, Any]
+    members: Callable[[], Iterable[Member]]  # all arrays below it
+    open: Callable[[str, Asked], Source]  # one of them; `KeyError` where there is none
+
+    def source(self, asked: Asked) -> Source:
+        """Its variables that are asked for, as columns; `DataError` where none are, or they do not go together."""
+        if self.attributes.get("encoding-type") in SPARSE:
+            self.refuse_sparse(asked)
+        if not asked.variables:
+            self.refuse(asked)
+        one = asked._replace(ensure_2d=False, variables=None)
+        parts = []
+        for name in asked.variables:
+            try:
+                parts.append(self.open(name, one._replace(name=f"{asked.name}[{name!r}]")))
+            except KeyError:
+                raise DataError(f"{self.title} has no array {name!r}. {self.listing()}") from None
+            except (DataError, FileNotFoundError):
+                raise
+            except Exception as error:  # whatever a file system or damaged metadata may raise
+                raise DataError(f"{self.title}: {name!r} cannot be opened: {error}") from error
+        if len(shapes := {part.shape for part in parts}) > 1:
+            told = ", ".join(f"{name} {part.shape}" for name, part in zip(asked.variables, parts, strict=True))
+            raise DataError(
+                f"The variables of {asked.name} differ in shape: {told}. Choose some of one shape, or broadcast "
+                "them: open the group with xarray, and give the Dataset of these variables."
+            )
+        if not shapes or () in shapes or 0 in next(iter(shapes)):
+            raise DataError(f"The variables of {asked.name} hold no rows: their shape is {shapes.pop()}.")
+        return SideBySide.of(asked.variables, parts)
+
+    def refuse(self, asked: Asked) -> NoReturn:
+        """Say which arrays the group holds, and how to name one, or some as features."""
+        arrays, ways = self.arrays(), []
+        if any(len(array.shape) == 2 for array in arrays) or (arrays and not asked.ensure_2d):
+            ways.append("Append the name of an array to the path.")
+        if asked.ensure_2d and arrays:
+            names = [array.name for array in arrays if array.shape == max(a.shape for a in arrays)]
+            ways.append(f"For arrays of one shape as features, set variables={names[:3]}.")
+        raise DataError(
+            f"{self.title} is {self.kind}, not an array. {self.listing(arrays)}" + "".join(f"\n{w}" for w in ways)
+        )
+
+    def arrays(self) -> list[Member]:
+        """All arrays below it, as far as they can be read."""
+        try:
+            return sorted(self.members())
+        except Exception as error:  # whatever a file system or damaged metadata may raise
+            raise DataError(f"{self.title} is {self.kind}, and cannot be listed: {error}") from error
+
+    def listing(self, arrays: Sequence[Member] | None = None) -> str:
+        """Names, shapes and types of the arrays."""
+        arrays = self.arrays() if arrays is None else arrays
+        if not arrays:
+            return "It holds no array."
+        more = f"\n  and {len(arrays) - LISTED} more" if len(arrays) > LISTED else ""
+        return "Its arrays are:" + "".join(f"\n  {array}" for array in arrays[:LISTED]) + more
+
+    def refuse_sparse(self, asked: Asked) -> NoReturn:
+        """Say how a sparse matrix becomes rows."""
+        shape = tuple(int(size) for size in np.ravel(self.attributes.get("shape", ())))
+        raise DataError(
+            f"{self.title} is a sparse matrix ({self.attributes['encoding-type']}, shape {shape}), and "
+            f"{asked.name} has to be dense. Reduce its columns first (PCA, for instance), or write it as a dense "
+            "array, block by block: array[i:j] = matrix[i:j].toarray()."
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SideBySide(Source):
+    """Arrays of one shape as columns; their values in C order are the rows, cut along the first axis alone."""
+
+    parts: tuple[Source, ...]
+    spare: Spare = field(default_factory=Spare)
+    keepable: ClassVar[bool] = True
+    waits: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], parts: Sequence[Source]) -> "SideBySide":
+        """Arrays of these names, not yet cut."""
+        n = math.prod(parts[0].shape)
+        return cls(
+            shape=(n, len(parts)),
+            dtype=np.result_type(*(part.dtype for part in parts)),
+            chunks=(n,),
+            in_driver=any(part.in_driver for part in parts),
+            names=names,
+            parts=tuple(parts),
+        )
+
+    @cached_property
+    def inner(self) -> int:
+        """Rows of each step along the first axis."""
+        return int(math.prod(self.parts[0].shape[1:]))
+
+    def plan(self, block_bytes: int) -> Chunks:
+        # The largest chunks decide: those of the others are read in parts or together.
+        widest = max(self.parts, key=lambda part: part.as_stored().chunks[0])
+        steps = widest.plan(block_bytes * widest.row_bytes // (self.inner * self.row_bytes))
+        return tuple(size * self.inner for size in steps)
+
+    def cut(self, chunks: Chunks) -> "SideBySide":
+        steps = tuple(size // self.inner for size in chunks)
+        return replace(self, chunks=chunks, parts=tuple(part.cut(steps) for part in self.parts))
+
+    def as_stored(self) -> "SideBySide":
+        return self.cut(tuple(size * self.inner for size in self.parts[0].as_stored().chunks))
+
+    @property
+    def reader(self) -> Callable[[int, Any], Any]:
+        return self._read
+
+    def _read(self, index: int, _: None) -> Array:
+        values = self.spare.array((int(self.chunks[index]), len(self.parts)), self.dtype)
+        for column, part in enumerate(self.parts):
+            values[:, column] = np.ravel(part.reader(index, None))
+        return values
+
+    def check_unchanged(self, title: str) -> None:
+        for name, part in zip(self.names or (), self.parts, strict=True):
+            part.check_unchanged(f"{title}[{name!r}]")

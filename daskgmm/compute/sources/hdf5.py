@@ -1,0 +1,223 @@
+"""HDF5: files, which netCDF-4 files are, too, and the objects of h5py."""
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+
+from daskgmm._typing import Array
+from daskgmm.compute.sources.base import Asked, Source
+from daskgmm.compute.sources.files import Handle, Layout, needed, source_of
+from daskgmm.compute.sources.groups import Group, Member
+from daskgmm.compute.sources.paths import Place, refuse_missing
+from daskgmm.errors import DataError
+
+MEANT = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")  # attributes that change numbers
+HOPS = 32  # links that lead on to links
+
+_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """After a fork: whoever held it may not be there."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let no other thread into the library, ours or one in which xarray reads: it is one for all, and not safe."""
+    theirs = sys.modules.get("xarray.backends.locks")
+    with ExitStack() as held:
+        held.enter_context(_lock)
+        if theirs is not None:
+            held.enter_context(theirs.combine_locks([theirs.NETCDFC_LOCK, theirs.HDF5_LOCK]))
+        yield
+
+
+def opened(place: Place, asked: Asked) -> Source:
+    """A dataset in a file; `DataError` for a group, with its datasets."""
+    refuse_others(place)
+    file = File(place)
+    with alone(), file.open() as root:
+        found = file.find(root, place.inside)
+        group = None if _is_dataset(found) else _group(found, file, place.inside)
+    return source_of(Stored(file, place.inside, asked.fill_missing), asked) if group is None else group.source(asked)
+
+
+def opened_object(value: Any, asked: Asked) -> Source:
+    """An ``h5py.Dataset``, or some of a group's."""
+    if _is_dataset(value):
+        return source_of(Live(value, asked.fill_missing), asked)
+    if not hasattr(value, "visititems"):
+        raise DataError(f"{asked.name} is an h5py {type(value).__name__}, expected a Dataset.")
+    members = _members(value)
+    group = Group(
+        f"{value.file.filename}::{value.name}",
+        "an HDF5 group",
+        dict(value.attrs),
+        lambda: members,
+        lambda name, one: opened_object(value[name], one),
+    )
+    return group.source(asked)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, opened anew for each block: nothing stays open, and any process can."""
+
+    place: Place
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        h5py = needed("h5py", "hdf5", self.place)
+        fs, path = self.place.on_disk()
+        with ExitStack() as held:
+            source = path if isinstance(fs, LocalFileSystem) else held.enter_context(fs.open(path, "rb"))
+            yield held.enter_context(h5py.File(source, "r"))
+
+    def find(self, root: Any, name: str) -> Any:
+        """What has a name in the file, which no link may lead out of; `KeyError` where there is none."""
+        h5py, left, here, hops = sys.modules["h5py"], name.split("/")[::-1], root, 0
+        while left:
+            if not (part := left.pop()) or part == ".":
+                continue
+            link = here.get(part, getlink=True) if hasattr(here, "visititems") else None
+            if isinstance(link, h5py.SoftLink) and hops < HOPS:
+                hops, here = hops + 1, root if link.path.startswith("/") else here
+                left += link.path.split("/")[::-1]
+            elif isinstance(link, h5py.HardLink):
+                here = here[part]
+            elif link is None:
+                raise KeyError(name)
+            else:
+                raise DataError(f"{self.place}: {name!r} is a link out of the file, or in a circle, not followed.")
+        return here
+
+
+@dataclass(frozen=True)
+class Stored(Handle):
+    """A dataset in a file."""
+
+    file: File
+    name: str
+    fill_missing: bool
+
+    def __str__(self) -> str:
+        return str(self.file.place._replace(inside=self.name))
+
+    def look(self) -> Layout:
+        with alone(), self.file.open() as root:
+            return _layout(self._dataset(root), self, self.fill_missing)
+
+    def read(self, rows: slice, out: Array) -> None:
+        with alone(), self.file.open() as root:
+            self._dataset(root).read_direct(out, np.s_[rows])
+
+    def _dataset(self, root: Any) -> Any:
+        """The dataset, whose values may lie in no other file."""
+        found = self.file.find(root, self.name)
+        others = [name for name, *_ in found.external or ()]
+        if found.is_virtual:
+            others += [source.file_name for source in found.virtual_sources() if source.file_name != "."]
+        if others:
+            raise DataError(f"{self} has its values in other files ({others[0]}, ...), which are not read.")
+        return found
+
+
+@dataclass(frozen=True)
+class Live(Handle):
+    """A dataset in a file that the user has opened; other processes open it anew."""
+
+    dataset: Any
+    fill_missing: bool
+    title: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        vars(self)["title"] = f"{self.dataset.file.filename}::{self.dataset.name}"
+
+    def __str__(self) -> str:
+        return self.title
+
+    def __reduce__(self) -> Any:
+        inside = self.dataset.name.strip("/")
+        return Stored, (File(Place(os.path.abspath(self.dataset.file.filename))), inside, self.fill_missing)
+
+    @property
+    def in_driver(self) -> bool:  # type: ignore[override]
+        """Whether other processes cannot open it, or would not see what is written."""
+        file = self.dataset.file
+        return file.mode != "r" or file.driver in ("core", "fileobj")
+
+    def look(self) -> Layout:
+        with alone():
+            return _layout(self.dataset, self, self.fill_missing)
+
+    def read(self, rows: slice, out: Array) -> None:
+        with alone():
+            self.dataset.read_direct(out, np.s_[rows])
+
+
+def _is_dataset(value: Any) -> bool:
+    return hasattr(value, "read_direct")
+
+
+def _layout(dataset: Any, handle: Handle, fill_missing: bool) -> Layout:
+    """What a dataset is; `DataError` where some of its chunks were never written."""
+    shape, dtype, chunks = tuple(dataset.shape or ()), dataset.dtype, dataset.chunks
+    if chunks is None:
+        there, wanted = int(dataset.is_virtual or dataset.id.get_storage_size() > 0), int(math.prod(shape) > 0)
+    else:
+        there = dataset.id.get_num_chunks()
+        wanted = math.prod(-(-size // each) for size, each in zip(shape, chunks, strict=True))
+    if there < wanted and not fill_missing and dtype.kind in "biuf":
+        raise DataError(
+            f"{handle} has {there} of {wanted} chunks: the others were never written, and read as the fill value "
+            f'{dataset.fillvalue}. Set missing_chunks="fill" to read them so.'
+        )
+    each = chunks or (1, *shape[1:])
+    attributes = {name: dataset.attrs[name] for name in MEANT if name in dataset.attrs}
+    return Layout(shape, dtype, each[0] if shape else 1, math.prod(each) * dtype.itemsize, attributes)
+
+
+def _members(group: Any) -> list[Member]:
+    """The datasets below a group, without dimensions of netCDF that have no values."""
+    found: list[Member] = []
+
+    def visit(name: str, value: Any) -> None:
+        if _is_dataset(value) and not bytes(value.attrs.get("NAME", b"")).startswith(b"This is a netCDF dimension"):
+            found.append(Member(name, tuple(value.shape or ()), value.dtype))
+
+    group.visititems(visit)
+    return sorted(found)
+
+
+def _group(found: Any, file: File, inside: str) -> Group:
+    """What there is to know of a group in a file."""
+    attributes: Mapping[str, Any] = dict(found.attrs)
+    members = _members(found)
+
+    def one(name: str, asked: Asked) -> Source:
+        return opened(file.place._replace(inside=f"{inside}/{name}".strip("/")), asked)
+
+    return Group(str(file.place), "an HDF5 file or group", attributes, lambda: members, one)
+
+
+def refuse_others(place: Place) -> None:
+    """Refuse what is no file."""
+    fs, path = place.on_disk()
+    if not fs.exists(path):
+        refuse_missing(place, FileNotFoundError(place.path))
+    if not fs.isfile(path):
+        raise DataError(f"{place} is no file.")

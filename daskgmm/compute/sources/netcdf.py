@@ -1,0 +1,158 @@
+"""netCDF: classic files, and the objects of netCDF4; files of its own format are HDF5."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from daskgmm._typing import Array
+from daskgmm.compute.sources import hdf5
+from daskgmm.compute.sources.base import Asked, Source
+from daskgmm.compute.sources.files import Handle, Layout, needed, source_of
+from daskgmm.compute.sources.groups import Group, Member
+from daskgmm.compute.sources.paths import Place
+from daskgmm.errors import DataError
+
+CLASSIC = b"CDF"
+
+
+def opened(place: Place, asked: Asked) -> Source:
+    """A variable in a file; `DataError` for a file without a name, with its variables."""
+    fs, path = place.on_disk()
+    hdf5.refuse_others(place)
+    with fs.open(path, "rb") as file:
+        classic = file.read(len(CLASSIC)) == CLASSIC
+    if not classic:
+        return hdf5.opened(place, asked)
+    if not place.is_local:
+        raise DataError(f"{place} is a classic netCDF file, which is not read from a URL. Copy it to a local disk.")
+    file = File(place)
+    with hdf5.alone(), file.open() as root:
+        if place.inside in root.variables:
+            group = None
+        else:
+            group = _group(root, lambda name, one: _one(file, name, one))
+    if group is None:
+        return _one(file, place.inside, asked)
+    if place.inside:
+        raise DataError(f"{place.path} has no variable {place.inside!r}. {group.listing()}")
+    return group.source(asked)
+
+
+def opened_object(value: Any, asked: Asked) -> Source:
+    """A ``netCDF4.Variable``, or some of a Dataset's or a Group's."""
+    if hasattr(value, "set_auto_maskandscale") and hasattr(value, "dimensions") and hasattr(value, "group"):
+        return source_of(Live(value), asked)
+    with hdf5.alone():
+        group = _group(value, lambda name, one: opened_object(_find(value, name), one))
+    return group.source(asked)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, opened anew for each block."""
+
+    place: Place
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        with needed("netCDF4", "netcdf", self.place).Dataset(self.place.path, "r") as root:
+            yield root
+
+
+@dataclass(frozen=True)
+class Stored(Handle):
+    """A variable in a file."""
+
+    file: File
+    name: str
+
+    def __str__(self) -> str:
+        return str(self.file.place._replace(inside=self.name))
+
+    def look(self) -> Layout:
+        with hdf5.alone(), self.file.open() as root:
+            return _layout(_find(root, self.name))
+
+    def read(self, rows: slice, out: Array) -> None:
+        with hdf5.alone(), self.file.open() as root:
+            out[...] = _raw(_find(root, self.name), rows)
+
+
+@dataclass(frozen=True)
+class Live(Handle):
+    """A variable of a file that the user has opened; other processes open it anew."""
+
+    variable: Any
+
+    def __str__(self) -> str:
+        return f"{self.variable.group().filepath()}::{_inside(self.variable)}"
+
+    def __reduce__(self) -> Any:
+        place = Place(os.path.abspath(self.variable.group().filepath()))
+        return Stored, (File(place), _inside(self.variable))
+
+    @property
+    def in_driver(self) -> bool:  # type: ignore[override]
+        """Whether other processes cannot open it."""
+        return not os.path.isfile(self.variable.group().filepath())
+
+    def look(self) -> Layout:
+        with hdf5.alone():
+            return _layout(self.variable)
+
+    def read(self, rows: slice, out: Array) -> None:
+        with hdf5.alone():
+            out[...] = _raw(self.variable, rows)
+
+
+def _one(file: File, name: str, asked: Asked) -> Source:
+    return source_of(Stored(file, name), asked)
+
+
+def _inside(variable: Any) -> str:
+    return f"{variable.group().path}/{variable.name}".strip("/")
+
+
+def _find(root: Any, name: str) -> Any:
+    """A variable of a group, or of one below it; `KeyError` where there is none."""
+    *groups, last = name.strip("/").split("/")
+    for group in groups:
+        root = root.groups[group]
+    return root.variables[last]
+
+
+def _raw(variable: Any, rows: slice) -> Array:
+    """Rows as they are stored, whatever the user had it make of them."""
+    mask, scale = variable.mask, variable.scale
+    variable.set_auto_maskandscale(False)
+    try:
+        return np.asarray(variable[rows])
+    finally:
+        variable.set_auto_mask(mask)
+        variable.set_auto_scale(scale)
+
+
+def _layout(variable: Any) -> Layout:
+    dtype = np.dtype(variable.dtype)
+    chunks = variable.chunking() or "contiguous"
+    each = (1, *variable.shape[1:]) if chunks == "contiguous" else tuple(chunks)
+    attributes = {name: variable.getncattr(name) for name in variable.ncattrs()}
+    n_bytes = int(np.prod(each, dtype=object)) * dtype.itemsize
+    return Layout(tuple(variable.shape), dtype, each[0] if variable.shape else 1, n_bytes, attributes)
+
+
+def _group(root: Any, one: Any) -> Group:
+    """What there is to know of a file or a group."""
+
+    def members(group: Any, prefix: str) -> Iterator[Member]:
+        for name, variable in group.variables.items():
+            yield Member(prefix + name, tuple(variable.shape), variable.dtype)
+        for name, below in group.groups.items():
+            yield from members(below, f"{prefix}{name}/")
+
+    found = sorted(members(root, ""))
+    return Group(root.filepath(), "a netCDF file or group", {}, lambda: found, one)
