@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES, HINT, NOT_CONVERGED, say
-from daskgmm.compute.sources.base import check_layout
+from daskgmm.compute.sources.paths import within
 from daskgmm.errors import DataError
 from daskgmm.estimators.checks import check_settings, start_shapes
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
@@ -45,6 +45,7 @@ def fit(
     out: str,
     weights: str | None,
     array: str | None,
+    variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
     warm_start: str | None,
     online: bool,
@@ -56,21 +57,22 @@ def fit(
 ) -> None:
     """Fit a mixture to the rows of DATA, and save it to OUT.
 
-    DATA is the path or URL of a Zarr array of shape (n, d). Weights and starts are Zarr arrays or
-    .npy files; labels, responsibilities and weights are read in step with the rows, never whole.
+    DATA is the path or URL of an array of shape (n, d): a Zarr array, zipped or not, a .npy, Parquet or
+    netCDF file, or a dataset in an HDF5 file, file.h5::/name. So are weights and starts; labels,
+    responsibilities and weights are read in step with the rows, never whole.
     """
     where = {name: settings.pop(name) for name in cluster.NAMES}
     given = {name: value for name, value in settings.items() if value is not None}
     _check(given, warm_start, online)
-    place = inputs.join(data, array)
+    place = within(data, array)
     read = [place, weights, *(given.get(name) for name in (*ROWWISE, *SMALL))]
-    places = inputs.Places.of(storage, *read)
+    places = inputs.Places.of(storage, variables, *read)
     output.refuse_overlaps([out, given.get("checkpoint")], read, places.storage)
     with output.model_file(out, overwrite) as write:
-        x = places.open(place)
+        x = places.rows(place)
         given |= _starts(given, places, x)
         weight = places.rowwise(weights, x.shape[:1])
-        model = _estimator(given, warm_start, online, x.shape)
+        model = _estimator({**given, **places.settings}, warm_start, online, x.shape)
         began = perf_counter()
         with (
             cluster.running(**where) as workers,
@@ -79,10 +81,11 @@ def fit(
         ):
             if workers:
                 say(workers)
-            model.fit(x, sample_weight=weight)
+            model.fit(place, sample_weight=weight)
         seconds = perf_counter() - began
-        # A warm start and a checkpoint are of this command, not of the model.
-        write(model.set_params(warm_start=False, checkpoint=None))
+        # A warm start, a checkpoint and places of starts are of this command, not of the model.
+        own = dict.fromkeys(name for name in ("checkpoint", *ROWWISE) if name in model.get_params())
+        write(model.set_params(warm_start=False, **own))
     output.show(_result(model, out, x.shape[0], seconds), as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
@@ -136,7 +139,6 @@ def _starts(given: dict[str, Any], places: inputs.Places, x: Any) -> dict[str, A
     named = [name for name in (*SMALL, *ROWWISE) if name in given]
     if not named:
         return {}
-    check_layout(x, ensure_2d=True)
     (n, d), k = x.shape, given["n_components"]
     shapes = start_shapes(k, d, given.get("covariance_type", GaussianMixture.covariance_type))
     shapes |= {"labels_init": (n,), "responsibilities_init": (n, k)}

@@ -1,17 +1,17 @@
 """Open what a command reads; whatever is wrong with it is a `DataError`."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
 import click
 import numpy as np
-import zarr
+from dask.utils import format_bytes
 
 from daskgmm._typing import Array
-from daskgmm.compute.sources.paths import open_array
+from daskgmm.compute.sources import as_source
+from daskgmm.compute.sources.base import Asked, Source
 from daskgmm.errors import DataError
 from daskgmm.estimators.checks import check_standing
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
@@ -31,55 +31,52 @@ class Places:
     """Where arrays lie: paths, and URLs with the options of the file systems behind them."""
 
     storage: Mapping[str, Any]
+    variables: tuple[str, ...] | None = None  # of the data, where that is a group
 
     @classmethod
-    def of(cls, storage: tuple[tuple[str, Any], ...], *used: str | None) -> "Places":
+    def of(cls, storage: tuple[tuple[str, Any], ...], variables: tuple[str, ...] | None, *used: str | None) -> "Places":
         """Refuse options that no URL would use."""
         if storage and not any(place and is_url(place) for place in used):
             raise click.UsageError("--storage-option is for URLs, and there is none.")
-        return cls(dict(storage))
+        return cls(dict(storage), variables)
 
     def options(self, place: str) -> dict[str, Any] | None:
         """Storage options for one place."""
         return dict(self.storage) if is_url(place) and self.storage else None
 
-    def open(self, place: str) -> zarr.Array[Any]:
-        """Open a Zarr array."""
-        array: zarr.Array[Any] = open_array(place, storage_options=self.options(place))
-        return array
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The same as parameters of an estimator, which opens places itself."""
+        return {"storage_options": dict(self.storage) or None, "variables": self.variables}
 
-    def rowwise(self, place: str | None, shape: tuple[int, ...]) -> Any:
-        """Values that go with the rows, not yet read: a ``.npy`` file or a Zarr array of this shape."""
-        if place is None:
-            return None
-        values = _mapped(place) if place.endswith(".npy") else self.open(place)
-        if values.shape != shape:
-            raise DataError(f"{place} has shape {values.shape}, expected {shape}: a value for each row.")
-        return values
+    def rows(self, place: str) -> Source:
+        """Rows of features, opened to see what they are."""
+        return self._look(place, "X", ensure_2d=True, variables=self.variables)
+
+    def rowwise(self, place: str | None, shape: tuple[float, ...]) -> str | None:
+        """The place itself, of values that go with the rows, an array of this shape."""
+        if place is not None and (found := self._look(place, place).shape) != shape:
+            raise DataError(f"{place} has shape {found}, expected {shape}: a value for each row.")
+        return place
 
     def whole(self, place: str, shape: tuple[int, ...]) -> Array:
-        """A small array of this shape: a ``.npy`` file or a Zarr array. No more is read than is wanted."""
-        values = _mapped(place) if place.endswith(".npy") else self.open(place)
-        if values.shape != shape or np.dtype(values.dtype).kind not in "biuf":
-            found = f"{values.dtype} of shape {values.shape}"
+        """A small array of this shape. No more is read than is wanted."""
+        source = self._look(place, place)
+        if source.shape != shape:
+            found = f"{source.dtype} of shape {source.shape}"
             raise click.UsageError(f"{place} holds {found}, and has to hold numbers, of shape {shape}.")
-        stored: Any = getattr(values, "shards", None) or getattr(values, "chunks", shape)
-        if math.prod(stored) > max(LARGE, math.prod(shape)):
-            raise click.UsageError(f"{place} has chunks of shape {stored}, too large to read {shape} from.")
-        try:
-            return np.array(values[...])
-        except Exception as error:  # whatever a file system or a damaged store may raise
-            raise DataError(f"{place} cannot be read: {error}") from error
+        if source.chunk_bytes > 8 * max(LARGE, math.prod(shape)):
+            size = format_bytes(source.chunk_bytes)
+            raise click.UsageError(f"{place} has chunks of {size}, too large to read {shape} from.")
+        return np.array(source.reader(0, None))
+
+    def _look(self, place: str, name: str, ensure_2d: bool = False, **more: Any) -> Source:
+        return as_source(place, Asked(name, True, ensure_2d, storage_options=self.storage, **more))
 
 
 def is_url(place: str) -> bool:
     """Whether a place is not on a local file system."""
     return "://" in place and not place.startswith(FILE_URL)
-
-
-def join(place: str, array: str | None) -> str:
-    """The place of a named array in a group."""
-    return place if array is None else f"{place.rstrip('/')}/{array.strip('/')}"
 
 
 def load_model(place: str) -> Model:
@@ -120,16 +117,3 @@ def load_either(place: str) -> Model | tuple[dict[str, Any], State]:
     if kind == files.CHECKPOINT and (found := checkpoint.read(place, State, check_standing)) is not None:
         return found
     raise DataError(f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged.")
-
-
-def _mapped(place: str) -> Array:
-    """The array in a ``.npy`` file, of which nothing but the header is read."""
-    if not os.path.exists(place):
-        raise FileNotFoundError(f"There is no file {place}.")
-    if not os.path.isfile(place):  # to open a pipe may take for ever
-        raise DataError(f"{place} is no file.")
-    try:
-        values: Array = np.load(place, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, OverflowError, EOFError) as error:
-        raise DataError(f"{place} cannot be read as .npy: {error}") from error
-    return values

@@ -23,7 +23,10 @@ BATCH, ONLINE = (
     {f.name: f for f in fields(kind) if f.metadata} for kind in (GaussianMixture, MiniBatchGaussianMixture)
 )
 # What has another name or meaning here, or none.
-APART = ("n_components", "random_state", "warm_start", "acceleration", "verbose", "verbose_interval")
+APART = (
+    *("n_components", "random_state", "warm_start", "acceleration", "variables", "storage_options"),
+    *("verbose", "verbose_interval"),
+)
 READING = ("block_size", "nan_policy", "missing_chunks")
 DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
 
@@ -137,15 +140,29 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 data = click.argument("data", metavar="DATA")
 model = click.argument("model", metavar="MODEL")
 weights = click.option(
-    "--weights", metavar="PATH", help="Weight of each row: a Zarr array or .npy file of shape (n,)."
+    "--weights", metavar="PATH", help="Weight of each row: an array of shape (n,), of any kind that DATA may be."
 )
 json_output = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an OUT that is there.")
 verbose = _verbose("Tell where an unexpected error arose.")
 log = _verbose("Log to standard error where it is no terminal; tell where an error arose.")
 
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Names between commas."""
+    names = None if value is None else tuple(name.strip() for name in value.split(","))
+    if names is not None and ("" in names or len({*names}) < len(names)):
+        raise click.BadParameter(f"{value!r} is no list of different names, such as t,s.", ctx, param)
+    return names
+
+
 store = together(
-    click.option("--array", metavar="NAME", help="Name of the array, where DATA is a group."),
+    click.option("--array", metavar="NAME", help="Name of the array, where DATA is a group or an HDF5 file."),
+    click.option(
+        "--variables",
+        metavar="NAME,NAME,...",
+        callback=_names,
+        help="Arrays of one shape in the group DATA, or columns of Parquet, each of which is a feature.",
+    ),
     click.option(
         "--storage-option",
         "storage",

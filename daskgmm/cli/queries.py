@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 from dask.base import get_scheduler
 from dask.system import CPU_COUNT
 
-from daskgmm.cli import display, inputs, options, output
+from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES, say
+from daskgmm.compute.engines import compute
+from daskgmm.compute.sources.paths import within
 from daskgmm.fit.online import Passes
 from daskgmm.fit.run import best
 from daskgmm.fit.state import State
@@ -31,17 +33,19 @@ from daskgmm.store.arrays import Claim, claimed
 @options.overwrite
 @options.json_output
 @options.verbose
+@cluster.options
 def predict(
     data: str,
     model: str,
     out: str,
     proba: bool,
     array: str | None,
+    variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
     overwrite: bool,
     as_json: bool,
     verbose: bool,
-    **reading: Any,
+    **settings: Any,
 ) -> None:
     """Write the most probable component of each row of DATA to OUT, block by block.
 
@@ -52,32 +56,39 @@ def predict(
     --overwrite removes the old array first, and the attribute "complete" of OUT becomes true at the end.
     Only an array is ever replaced, and never a folder or prefix with anything else in it.
     """
-    place = inputs.join(data, array)
-    places = inputs.Places.of(storage, data, out)
+    where = {name: settings.pop(name) for name in cluster.NAMES}
+    place = within(data, array)
+    places = inputs.Places.of(storage, variables, data, out)
     output.refuse_overlaps([out], [place, model], places.storage)
     with claimed(out, places.options(out), overwrite, say) as claim:
-        result = _written(claim, _model(model, reading), places.open(place), proba)
+        mixture = _model(model, settings, places)
+        with _workers(where):
+            result = _written(claim, mixture, place, "probabilities" if proba else "labels")
     output.show(result, as_json)
 
 
-def _written(claim: Claim, mixture: inputs.Model, x: Any, proba: bool) -> dict[str, Any]:
+# What can be written for each row: the method that answers, and what stands where there is no answer.
+ANSWERS = {"labels": ("predict", -1), "probabilities": ("predict_proba", np.nan), "scores": ("score_samples", np.nan)}
+
+
+def _written(claim: Claim, mixture: inputs.Model, place: str, content: str) -> dict[str, Any]:
     """Write the answers for all rows, block by block; what is to be told of that."""
     began = perf_counter()
-    answers = mixture.predict_proba(x) if proba else mixture.predict(x)
+    method, fill = ANSWERS[content]
+    answers = getattr(mixture, method)(place)
     rows = output.chunk_rows(answers.chunks[0])
     layout = {"shape": answers.shape, "chunks": (rows, *answers.shape[1:]), "dtype": answers.dtype}
-    fill = np.nan if proba else -1
     with (
         claim.new(fill_value=fill, **layout) as target,
         _own_threads(),
         display.one_pass("predict"),
     ):
         # No lock: no chunk is written by two tasks.
-        da.store(answers, target, lock=False)
+        compute(da.store(answers, target, lock=False, compute=False))
     return {
         "out": claim.place,
-        "content": "probabilities" if proba else "labels",
-        "n_rows": x.shape[0],
+        "content": content,
+        "n_rows": answers.shape[0],
         "n_components": mixture.n_components,
         "dtype": str(answers.dtype),
         "chunks": list(layout["chunks"]),
@@ -90,42 +101,64 @@ def _written(claim: Claim, mixture: inputs.Model, x: Any, proba: bool) -> dict[s
 @options.model
 @options.weights
 @click.option("--icl", is_flag=True, help="Also the integrated completed likelihood (slower).")
+@click.option("--out", metavar="OUT", help="Also write the log-density of each row: a Zarr array, a path or URL.")
 @options.store
 @options.reading
+@options.overwrite
 @options.json_output
 @options.verbose
+@cluster.options
 def score(
     data: str,
     model: str,
     weights: str | None,
     icl: bool,
+    out: str | None,
     array: str | None,
+    variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
+    overwrite: bool,
     as_json: bool,
     verbose: bool,
-    **reading: Any,
+    **settings: Any,
 ) -> None:
     """Score MODEL on the rows of DATA, in one pass.
 
     The log-likelihood is the mean per unit of weight, in nats. Of AIC, BIC and ICL lower is
     better; their n is the sum of weights.
+
+    With --out a second pass writes the log-density of each row, float64, in nats, NaN for rows left out by
+    --nan-policy omit. OUT is written as by "predict".
     """
-    places = inputs.Places.of(storage, data, weights)
-    mixture = _model(model, reading)
-    x = places.open(inputs.join(data, array))
+    where = {name: settings.pop(name) for name in cluster.NAMES}
+    place = within(data, array)
+    places = inputs.Places.of(storage, variables, data, weights, out)
+    output.refuse_overlaps([out], [place, weights, model], places.storage)
+    mixture = _model(model, settings, places)
+    with ExitStack() as held:
+        claim = out and held.enter_context(claimed(out, places.options(out), overwrite, say))
+        held.enter_context(_workers(where))
+        shape = places.rows(place).shape
+        result = _scored(mixture, place, int(shape[0]), places.rowwise(weights, shape[:1]), icl)
+        if claim:
+            result["out"] = _written(claim, mixture, place, "scores")["out"]
+    output.show(result, as_json)
+
+
+def _scored(mixture: inputs.Model, place: str, n_rows: int, weights: str | None, icl: bool) -> dict[str, Any]:
+    """What one pass finds."""
     began = perf_counter()
     with display.one_pass("score"):
-        found = mixture.evaluate(x, places.rowwise(weights, x.shape[:1]), entropy=icl)
-    result = {
+        found = mixture.evaluate(place, weights, entropy=icl)
+    return {
         "log_likelihood": found.mean,
-        "n_rows": x.shape[0],
+        "n_rows": n_rows,
         "total_weight": found.total_weight,
         "aic": found.aic,
         "bic": found.bic,
         **({"icl": found.icl} if icl else {}),
         "seconds": round(perf_counter() - began, 3),
     }
-    output.show(result, as_json)
 
 
 @click.command(epilog=EXIT_CODES)
@@ -195,11 +228,20 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
     }
 
 
-def _model(place: str, reading: dict[str, Any]) -> inputs.Model:
+def _model(place: str, reading: dict[str, Any], places: inputs.Places) -> inputs.Model:
     """A saved model that reads rows as told here, else as in its fit."""
     given = {name: value for name, value in reading.items() if value is not None}
-    model: inputs.Model = inputs.load_fitted(place).set_params(**given)
+    model: inputs.Model = inputs.load_fitted(place).set_params(**given, **places.settings)
     return model
+
+
+@contextmanager
+def _workers(where: dict[str, Any]) -> Iterator[None]:
+    """The cluster that the options ask for, if they do; what it is is told."""
+    with cluster.running(**where) as workers:
+        if workers:
+            say(workers)
+        yield
 
 
 @contextmanager

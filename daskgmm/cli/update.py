@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from daskgmm.cli import display, inputs, options, output
+from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES, say
+from daskgmm.compute.sources.paths import within
 from daskgmm.errors import DataError
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 
@@ -43,6 +44,7 @@ def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span
 @options.overwrite
 @options.json_output
 @options.log
+@cluster.options
 def update(
     model: str,
     data: str,
@@ -50,11 +52,12 @@ def update(
     rows: Span,
     weights: str | None,
     array: str | None,
+    variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
     overwrite: bool,
     as_json: bool,
     verbose: bool,
-    **reading: Any,
+    **settings: Any,
 ) -> None:
     """Learn from rows that were added to DATA since MODEL was saved, and save it to OUT.
 
@@ -62,17 +65,21 @@ def update(
     has learnt are never learnt twice: to repeat a command changes nothing. While it waits for the rows of
     its start, those of DATA join them.
     """
-    place = inputs.join(data, array)
-    places = inputs.Places.of(storage, data, weights)
+    where = {name: settings.pop(name) for name in cluster.NAMES}
+    place = within(data, array)
+    places = inputs.Places.of(storage, variables, data, weights)
     output.refuse_overlaps([out], [place, weights], places.storage)
     with output.model_file(out, overwrite) as write:
-        learner = _learner(model, {name: value for name, value in reading.items() if value is not None})
-        x = places.open(place)
-        first, last = _pending(rows, learner.next_row_, x.shape[0], data)
+        learner = _learner(model, settings, places)
+        shape = places.rows(place).shape
+        first, last = _pending(rows, learner.next_row_, int(shape[0]), data)
         began = perf_counter()
         if first < last:
-            with display.fitting(verbose, 1):
-                learner.extend(x, places.rowwise(weights, x.shape[:1]), slice(first, last))
+            weight = places.rowwise(weights, shape[:1])
+            with cluster.running(**where) as workers, display.fitting(verbose, 1):
+                if workers:
+                    say(workers)
+                learner.extend(place, weight, slice(first, last))
         write(learner)
     result = {
         "out": out,
@@ -85,7 +92,7 @@ def update(
     output.show(result, as_json)
 
 
-def _learner(place: str, reading: dict[str, Any]) -> MiniBatchGaussianMixture:
+def _learner(place: str, reading: dict[str, Any], places: inputs.Places) -> MiniBatchGaussianMixture:
     """The saved model, which must be one that can learn on."""
     model = inputs.load_model(place)
     if not isinstance(model, MiniBatchGaussianMixture):
@@ -93,7 +100,8 @@ def _learner(place: str, reading: dict[str, Any]) -> MiniBatchGaussianMixture:
             f"{place} holds a {type(model).__name__}: only models of fit --online learn on. To make one of it: "
             f"fit --online --warm-start {place}"
         )
-    learner: MiniBatchGaussianMixture = model.set_params(**reading)
+    given = {name: value for name, value in reading.items() if value is not None}
+    learner: MiniBatchGaussianMixture = model.set_params(**given, **places.settings)
     return learner
 
 

@@ -9,8 +9,10 @@ import dask.base
 import dask.multiprocessing
 import dask.threaded
 import distributed
+from dask.delayed import Delayed
+from dask.utils import ensure_dict
 
-from daskgmm.compute.cluster import Cluster, asynchronous, check_fit
+from daskgmm.compute.cluster import Cluster, asynchronous, check_fit, gather
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.threads import Plain, Threads
@@ -40,6 +42,15 @@ def engine_for(rows: Rows) -> Engine:
     if (get := _in_process(dask.config.get("scheduler", None))) is not None:
         return Threads(get=get)
     return Plain() if rows.n_blocks == 1 else Threads(get=dask.threaded.get)
+
+
+def compute(lazy: Delayed) -> None:
+    """Compute a Dask value where chunked rows are; on a client, every wait has a limit."""
+    client = getattr(dask.base.get_scheduler(), "__self__", None)
+    if isinstance(client, distributed.Client):
+        gather(client, ensure_dict(lazy.dask), [lazy.key])
+    else:
+        lazy.compute()
 
 
 def _in_process(setting: Any) -> Callable[..., Any] | None:

@@ -10,6 +10,7 @@ import fsspec
 from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from daskgmm.compute.sources.paths import parted
 from daskgmm.errors import DataError
 
 Place: TypeAlias = str | os.PathLike[str]
@@ -43,7 +44,8 @@ def overlap(one: Place, other: Place, options: Options = None) -> bool:
 
 def _links(place: Place, options: Options) -> list[tuple[Any, str]]:
     """The place, and what it lies in: ``zip://a::file:///x.zip`` in ``file:///x.zip``."""
-    others = os.fspath(place).split("::")[1:]
+    place = os.path.expanduser(parted(os.fspath(place))[0])
+    others = place.split("::")[1:]
     return [resolved(place, options), *(resolved("::".join(others[i:]), options) for i in range(len(others)))]
 
 

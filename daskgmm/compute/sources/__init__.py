@@ -27,7 +27,7 @@ ENDINGS |= {
     ".zip": paths.zipped,
     **dict.fromkeys((".h5", ".hdf5", ".he5", ".h5ad"), hdf5.opened),
     **dict.fromkeys((".nc", ".nc4", ".cdf"), netcdf.opened),
-    **dict.fromkeys((".parquet", ".parq", ".pq"), parquet.opened),
+    **dict.fromkeys(parquet.ENDINGS, parquet.opened),
 }
 
 

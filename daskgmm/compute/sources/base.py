@@ -51,6 +51,7 @@ class Source(ABC):
     collection: da.Array | None = None  # whose graph the parts refer to
     in_driver: bool = False  # whether it lies in the memory of this process, which no other can read
     names: tuple[str, ...] | None = None  # of the features, where the input has some
+    chunk_bytes: int = 0  # that are decoded at a time, whatever is wanted of them
     row_bytes: int = field(init=False)  # of one row
     offsets: Chunks = field(init=False)  # first row of each chunk; NaN from the first unknown size on
 

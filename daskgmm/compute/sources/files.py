@@ -13,7 +13,7 @@ from distributed.system import MEMORY_LIMIT
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks, refuse_too_many
 from daskgmm.compute.sources.zarr import retried, told
 from daskgmm.errors import DataError
 
@@ -25,7 +25,8 @@ class Layout(NamedTuple):
     dtype: np.dtype[Any]
     unit: int = 1  # rows that are stored together, and cost as much to read as one of them
     chunk_bytes: int = 0  # of what is decoded at a time
-    attributes: Mapping[str, Any] = MappingProxyType({})
+    attributes: Mapping[str, Any] = MappingProxyType({})  # that say what it holds
+    runs: tuple[int, ...] = ()  # rows that are stored together, where these are no units
 
     def __str__(self) -> str:
         return f"{self.dtype} of shape {self.shape}"
@@ -41,8 +42,8 @@ class Handle(ABC):
         """What the file says now."""
 
     @abstractmethod
-    def read(self, rows: slice, out: Array) -> None:
-        """Fill an array, C-contiguous, with some rows."""
+    def read(self, layout: Layout, rows: slice, out: Array) -> None:
+        """Fill an array, C-contiguous, with some rows of what was found before."""
 
 
 def source_of(handle: Handle, asked: Asked) -> "Filed":
@@ -54,6 +55,7 @@ def source_of(handle: Handle, asked: Asked) -> "Filed":
         dtype=layout.dtype,
         chunks=layout.shape[:1],
         in_driver=handle.in_driver,
+        chunk_bytes=layout.chunk_bytes,
         handle=handle,
         layout=layout,
     )
@@ -73,13 +75,15 @@ class Filed(Source):
         n, size, unit = self.layout.shape[0], self.row_bytes, self.layout.unit
         # As of a Zarr array in such chunks.
         fit = min(block_bytes // size, max(-(-n // 16), SMALL // size))
+        if self.layout.runs:
+            return _merged(self.layout.runs, fit)
         try:
             return even_chunks(n, unit * max(1, fit // unit))
         except DataError as error:  # too many
             raise DataError(f"{self.handle}: {error}") from error
 
     def as_stored(self) -> "Filed":
-        return self.cut(even_chunks(self.layout.shape[0], self.layout.unit))
+        return self.cut(self.layout.runs or even_chunks(self.layout.shape[0], self.layout.unit))
 
     @property
     def reader(self) -> Callable[[int, Any], Any]:
@@ -87,7 +91,7 @@ class Filed(Source):
 
     def _read(self, index: int, _: None) -> Array:
         rows = self.bounds(index)
-        n_bytes = max((rows.stop - rows.start) * self.row_bytes, self.layout.chunk_bytes)
+        n_bytes = max((rows.stop - rows.start) * self.row_bytes, self.chunk_bytes)
         where = f"block {index}, rows {rows.start} to {rows.stop - 1}"
         if n_bytes > MEMORY_LIMIT:
             raise DataError(
@@ -95,7 +99,7 @@ class Filed(Source):
                 f"{format_bytes(n_bytes)} at a time. Write it in smaller chunks, or use a smaller block_size."
             )
         values = self.spare.array((rows.stop - rows.start, *self.layout.shape[1:]), self.dtype)
-        _told(self.handle, where, self.handle.read, rows, values)
+        _told(self.handle, where, self.handle.read, self.layout, rows, values)
         return values
 
     def check_unchanged(self, title: str) -> None:
@@ -105,6 +109,17 @@ class Filed(Source):
                 f"{title} at {self.handle} was changed in the meantime: it was {self.layout}, now {now}. Fit again "
                 "once it stays as it is."
             )
+
+
+def _merged(runs: tuple[int, ...], rows: int) -> Chunks:
+    """Neighbouring runs together, up to so many rows."""
+    chunks = [0]
+    for run in runs:
+        if chunks[-1] and chunks[-1] + run > rows:
+            chunks.append(0)
+        chunks[-1] += run
+    refuse_too_many(len(chunks))
+    return tuple(chunks)
 
 
 def _told(handle: Handle, where: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -121,7 +121,7 @@ class Stored(Handle):
         with alone(), self.file.open() as root:
             return _layout(self._dataset(root), self, self.fill_missing)
 
-    def read(self, rows: slice, out: Array) -> None:
+    def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with alone(), self.file.open() as root:
             self._dataset(root).read_direct(out, np.s_[rows])
 
@@ -164,7 +164,7 @@ class Live(Handle):
         with alone():
             return _layout(self.dataset, self, self.fill_missing)
 
-    def read(self, rows: slice, out: Array) -> None:
+    def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with alone():
             self.dataset.read_direct(out, np.s_[rows])
 

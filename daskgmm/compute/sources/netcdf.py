@@ -77,7 +77,7 @@ class Stored(Handle):
         with hdf5.alone(), self.file.open() as root:
             return _layout(_find(root, self.name))
 
-    def read(self, rows: slice, out: Array) -> None:
+    def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with hdf5.alone(), self.file.open() as root:
             out[...] = _raw(_find(root, self.name), rows)
 
@@ -104,7 +104,7 @@ class Live(Handle):
         with hdf5.alone():
             return _layout(self.variable)
 
-    def read(self, rows: slice, out: Array) -> None:
+    def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with hdf5.alone():
             out[...] = _raw(self.variable, rows)
 

@@ -34,7 +34,7 @@ class Npy(Handle):
             shape, _, dtype = self._header(file)
         return Layout(shape, dtype)
 
-    def read(self, rows: slice, out: Array) -> None:
+    def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with self._file() as file:
             shape, by_columns, _ = self._header(file)
             first, width = file.tell(), out[:1].size

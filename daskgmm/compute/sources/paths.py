@@ -65,14 +65,25 @@ class Place(NamedTuple):
             raise DataError(f"{self.path} cannot be opened: {told(error)}") from error
 
 
+def is_file(path: str) -> bool:
+    """Whether a path or URL is that of a file, in which arrays have names."""
+    return os.path.splitext(path)[1].lower() in ENDINGS or os.path.isfile(os.path.expanduser(path))
+
+
 def parted(text: str) -> tuple[str, str]:
     """A path or URL, and what is wanted in it: ``file.h5::/group/name`` in two."""
     path, _, inside = text.rpartition("::")
     protocol = path.rpartition("::")[2].partition("://")[0]
-    if not path or "://" in inside or protocol in CHAINED:
+    if not path or "://" in inside or protocol in CHAINED or not is_file(path):
         return text, ""
-    is_file = os.path.splitext(path)[1] in ENDINGS or os.path.isfile(os.path.expanduser(path))
-    return (path, inside.strip("/")) if is_file else (text, "")
+    return path, inside.strip("/")
+
+
+def within(place: str, name: str | None) -> str:
+    """The place of a named array in a group, or in a file."""
+    if name is None:
+        return place
+    return f"{place.rstrip('/')}{'::' if is_file(place) else ''}/{name.strip('/')}"
 
 
 def located(location: Any, options: Mapping[str, Any] | None) -> tuple[Place, Opener]:

@@ -76,6 +76,7 @@ def opened(value: Any, asked: Asked) -> Source:
         dtype=np.dtype(value.dtype),
         chunks=value.shape[:1],
         in_driver=isinstance(value.store, MemoryStore),
+        chunk_bytes=math.prod(value.chunks) * value.dtype.itemsize,
         array=value,
         fill_missing=asked.fill_missing,
         begun=begun,
@@ -143,7 +144,7 @@ class Stored(Source):
     def _memory(self, n: int, where: str) -> Array:
         """Memory for some rows; `DataError` where they, or a chunk of them, are more than this machine has."""
         array = self.array
-        n_bytes = max(n * self.row_bytes, math.prod(array.chunks) * self.dtype.itemsize)
+        n_bytes = max(n * self.row_bytes, self.chunk_bytes)
         try:
             if n_bytes > MEMORY_LIMIT:
                 raise MemoryError
