@@ -86,7 +86,7 @@ def fit(
         # A warm start, a checkpoint and places of starts are of this command, not of the model.
         own = dict.fromkeys(name for name in ("checkpoint", *ROWWISE) if name in model.get_params())
         write(model.set_params(warm_start=False, **own))
-    output.show(_result(model, out, x.shape[0], seconds), as_json)
+    output.show(_result(model, out, int(x.shape[0]), seconds), as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
         further = "the same --checkpoint and a larger --max-iter"
@@ -146,7 +146,7 @@ def _starts(given: dict[str, Any], places: inputs.Places, x: Any) -> dict[str, A
 
 
 def _estimator(
-    given: dict[str, Any], warm_start: str | None, online: bool, shape: tuple[int, ...]
+    given: dict[str, Any], warm_start: str | None, online: bool, shape: tuple[float, ...]
 ) -> inputs.Model:
     """The estimator to fit, its parameters checked."""
     kind: type[inputs.Model] = MiniBatchGaussianMixture if online else GaussianMixture
@@ -158,7 +158,7 @@ def _estimator(
         model = _as(kind, inputs.load_fitted(warm_start))
         model.set_params(**(cold | given), warm_start=True)
     try:
-        check_settings(model, shape[1] if len(shape) == 2 else None)
+        check_settings(model, int(shape[1]) if len(shape) == 2 else None)
     except InvalidParameterError as error:
         raise click.UsageError(str(error)) from error
     except ValueError as error:

@@ -34,7 +34,9 @@ class Places:
     variables: tuple[str, ...] | None = None  # of the data, where that is a group
 
     @classmethod
-    def of(cls, storage: tuple[tuple[str, Any], ...], variables: tuple[str, ...] | None, *used: str | None) -> "Places":
+    def of(
+        cls, storage: tuple[tuple[str, Any], ...], variables: tuple[str, ...] | None, *used: str | None
+    ) -> "Places":
         """Refuse options that no URL would use."""
         if storage and not any(place and is_url(place) for place in used):
             raise click.UsageError("--storage-option is for URLs, and there is none.")

@@ -147,6 +147,7 @@ overwrite = click.option("--overwrite", is_flag=True, help="Replace an OUT that 
 verbose = _verbose("Tell where an unexpected error arose.")
 log = _verbose("Log to standard error where it is no terminal; tell where an error arose.")
 
+
 def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Names between commas."""
     names = None if value is None else tuple(name.strip() for name in value.split(","))

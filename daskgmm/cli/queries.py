@@ -68,7 +68,11 @@ def predict(
 
 
 # What can be written for each row: the method that answers, and what stands where there is no answer.
-ANSWERS = {"labels": ("predict", -1), "probabilities": ("predict_proba", np.nan), "scores": ("score_samples", np.nan)}
+ANSWERS = {
+    "labels": ("predict", -1),
+    "probabilities": ("predict_proba", np.nan),
+    "log-densities": ("score_samples", np.nan),
+}
 
 
 def _written(claim: Claim, mixture: inputs.Model, place: str, content: str) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def score(
         shape = places.rows(place).shape
         result = _scored(mixture, place, int(shape[0]), places.rowwise(weights, shape[:1]), icl)
         if claim:
-            result["out"] = _written(claim, mixture, place, "scores")["out"]
+            result["out"] = _written(claim, mixture, place, "log-densities")["out"]
     output.show(result, as_json)
 
 

@@ -235,8 +235,8 @@ def as_rows(
     checked then, too. ``block_size`` limits the bytes of X, of each column and of the answers (``answer_bytes`` a
     row) in a block; a stored chunk is never split, and Dask arrays keep their own. ``nan_policy="omit"`` gives
     weight zero to each row that holds NaN. ``variables`` are the arrays of a group that are the features, and
-    ``storage_options`` are for the file systems behind URLs. An input whose shape, dtype or number of rows cannot be used is a
-    DataError, ValueError or TypeError, a path that leads to no Zarr array a FileNotFoundError.
+    ``storage_options`` are for the file systems behind URLs. An input whose shape, dtype or number of rows cannot
+    be used is a DataError, ValueError or TypeError, a path that leads to nothing a FileNotFoundError.
     """
     try:
         block_bytes = int(parse_bytes(block_size))

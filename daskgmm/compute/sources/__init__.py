@@ -8,7 +8,7 @@ from typing import Any
 
 from daskgmm.compute.sources import dask, hdf5, memory, netcdf, npy, parquet, paths, xarray, zarr
 from daskgmm.compute.sources.base import Asked, Opener, Source, library
-from daskgmm.compute.sources.paths import ENDINGS
+from daskgmm.compute.sources.paths import ENDINGS, FOLDERS
 
 # By the library that an input comes from; what comes from no other is for scikit-learn to make an array of.
 OPENERS: dict[str | None, Opener] = {
@@ -27,7 +27,7 @@ ENDINGS |= {
     ".zip": paths.zipped,
     **dict.fromkeys((".h5", ".hdf5", ".he5", ".h5ad"), hdf5.opened),
     **dict.fromkeys((".nc", ".nc4", ".cdf"), netcdf.opened),
-    **dict.fromkeys(parquet.ENDINGS, parquet.opened),
+    **dict.fromkeys(FOLDERS, parquet.opened),
 }
 
 

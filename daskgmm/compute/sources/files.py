@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from dask.utils import format_bytes
@@ -13,9 +13,11 @@ from distributed.system import MEMORY_LIMIT
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks, refuse_too_many
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
 from daskgmm.compute.sources.zarr import retried, told
 from daskgmm.errors import DataError
+
+T = TypeVar("T")
 
 
 class Layout(NamedTuple):
@@ -48,7 +50,7 @@ class Handle(ABC):
 
 def source_of(handle: Handle, asked: Asked) -> "Filed":
     """An array in a file, not yet cut; `DataError` where it cannot be opened or used."""
-    layout = _told(handle, f"{asked.name} at {handle}", handle.look)
+    layout = reading(handle, asked.name, handle.look)
     check_layout(layout, asked.ensure_2d)
     return Filed(
         shape=layout.shape,
@@ -75,21 +77,15 @@ class Filed(Source):
         n, size, unit = self.layout.shape[0], self.row_bytes, self.layout.unit
         # As of a Zarr array in such chunks.
         fit = min(block_bytes // size, max(-(-n // 16), SMALL // size))
-        if self.layout.runs:
-            return _merged(self.layout.runs, fit)
         try:
-            return even_chunks(n, unit * max(1, fit // unit))
+            return _merged(self.layout.runs, fit) or even_chunks(n, unit * max(1, fit // unit))
         except DataError as error:  # too many
             raise DataError(f"{self.handle}: {error}") from error
 
     def as_stored(self) -> "Filed":
         return self.cut(self.layout.runs or even_chunks(self.layout.shape[0], self.layout.unit))
 
-    @property
-    def reader(self) -> Callable[[int, Any], Any]:
-        return self._read
-
-    def _read(self, index: int, _: None) -> Array:
+    def reader(self, index: int, part: Any) -> Array:
         rows = self.bounds(index)
         n_bytes = max((rows.stop - rows.start) * self.row_bytes, self.chunk_bytes)
         where = f"block {index}, rows {rows.start} to {rows.stop - 1}"
@@ -99,37 +95,37 @@ class Filed(Source):
                 f"{format_bytes(n_bytes)} at a time. Write it in smaller chunks, or use a smaller block_size."
             )
         values = self.spare.array((rows.stop - rows.start, *self.layout.shape[1:]), self.dtype)
-        _told(self.handle, where, self.handle.read, self.layout, rows, values)
+        reading(self.handle, where, self.handle.read, self.layout, rows, values)
         return values
 
     def check_unchanged(self, title: str) -> None:
-        now = _told(self.handle, title, self.handle.look)
+        now = reading(self.handle, title, self.handle.look)
         if repr(now) != repr(self.layout):  # attributes may hold arrays
             raise DataError(
-                f"{title} at {self.handle} was changed in the meantime: it was {self.layout}, now {now}. Fit again "
-                "once it stays as it is."
+                f"{title} at {self.handle} was changed in the meantime: it was {self.layout}, now {now}. Fit "
+                "again once it stays as it is."
             )
 
 
 def _merged(runs: tuple[int, ...], rows: int) -> Chunks:
     """Neighbouring runs together, up to so many rows."""
-    chunks = [0]
+    chunks = [0] if runs else []
     for run in runs:
         if chunks[-1] and chunks[-1] + run > rows:
             chunks.append(0)
         chunks[-1] += run
-    refuse_too_many(len(chunks))
+    even_chunks(len(chunks), 1)  # refuses too many
     return tuple(chunks)
 
 
-def _told(handle: Handle, where: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a handle gives, asked again where its store fails; `DataError` where it cannot be read."""
+def reading(place: Any, where: str, function: Callable[..., T], *arguments: Any) -> T:
+    """What a function reads at a place, again where its store fails; `DataError` where it cannot."""
     try:
         return retried(function, *arguments)
-    except (DataError, FileNotFoundError, KeyError):
+    except (DataError, FileNotFoundError):
         raise
     except Exception as error:  # whatever a library or a file system may raise
-        raise DataError(f"{handle} cannot be read ({where}): {told(error)}") from error
+        raise DataError(f"{place} cannot be read ({where}): {told(error)}") from error
 
 
 def needed(library: str, extra: str, place: Any) -> Any:

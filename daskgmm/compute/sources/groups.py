@@ -1,6 +1,7 @@
 """Groups of arrays, in whatever holds them: some of their arrays, side by side, are rows of features."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,6 +34,7 @@ class Group:
     """What there is to know of a group, to refuse it or to take arrays out of it."""
 
     title: str  # where it is
+    joint: str  # what stands between that and the name of an array
     kind: str  # what it is, such as "a Zarr group"
     attributes: Mapping[str, Any]
     members: Callable[[], Iterable[Member]]  # all arrays below it
@@ -68,14 +70,18 @@ class Group:
     def refuse(self, asked: Asked) -> NoReturn:
         """Say which arrays the group holds, and how to name one, or some as features."""
         arrays, ways = self.arrays(), []
-        if any(len(array.shape) == 2 for array in arrays) or (arrays and not asked.ensure_2d):
-            ways.append("Append the name of an array to the path.")
-        if asked.ensure_2d and arrays:
-            names = [array.name for array in arrays if array.shape == max(a.shape for a in arrays)]
-            ways.append(f"For arrays of one shape as features, set variables={names[:3]}.")
-        raise DataError(
-            f"{self.title} is {self.kind}, not an array. {self.listing(arrays)}" + "".join(f"\n{w}" for w in ways)
-        )
+        whole = [array.name for array in arrays if len(array.shape) == (2 if asked.ensure_2d else 1)]
+        if whole:
+            ways.append(f"\nFor one of them, append its name: {self.title}{self.joint}{printable(whole[0])}")
+        shapes = Counter(array.shape for array in arrays if array.shape)
+        if asked.ensure_2d and shapes and (max(shapes.values()) > 1 or not whole):
+            (shape, _), *_ = shapes.most_common(1)
+            names = [printable(array.name) for array in arrays if array.shape == shape][:3]
+            ways.append(
+                f"\nFor some of one shape as the features, name them: variables={names} "
+                f"(--variables {','.join(names)})"
+            )
+        raise DataError(f"{self.title} is {self.kind}, not an array. {self.listing(arrays)}{''.join(ways)}")
 
     def arrays(self) -> list[Member]:
         """All arrays below it, as far as they can be read."""
@@ -120,6 +126,7 @@ class SideBySide(Source):
             dtype=np.result_type(*(part.dtype for part in parts)),
             chunks=(n,),
             in_driver=any(part.in_driver for part in parts),
+            chunk_bytes=max(part.chunk_bytes for part in parts),
             names=names,
             parts=tuple(parts),
         )
@@ -142,14 +149,10 @@ class SideBySide(Source):
     def as_stored(self) -> "SideBySide":
         return self.cut(tuple(size * self.inner for size in self.parts[0].as_stored().chunks))
 
-    @property
-    def reader(self) -> Callable[[int, Any], Any]:
-        return self._read
-
-    def _read(self, index: int, _: None) -> Array:
+    def reader(self, index: int, part: Any) -> Array:
         values = self.spare.array((int(self.chunks[index]), len(self.parts)), self.dtype)
-        for column, part in enumerate(self.parts):
-            values[:, column] = np.ravel(part.reader(index, None))
+        for column, one in enumerate(self.parts):
+            values[:, column] = np.ravel(one.reader(index, None))
         return values
 
     def check_unchanged(self, title: str) -> None:

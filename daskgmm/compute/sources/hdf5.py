@@ -14,12 +14,19 @@ from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm._typing import Array
 from daskgmm.compute.sources.base import Asked, Source
-from daskgmm.compute.sources.files import Handle, Layout, needed, source_of
+from daskgmm.compute.sources.files import Handle, Layout, needed, reading, source_of
 from daskgmm.compute.sources.groups import Group, Member
-from daskgmm.compute.sources.paths import Place, refuse_missing
+from daskgmm.compute.sources.paths import Place, refuse_no_file
 from daskgmm.errors import DataError
 
-MEANT = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")  # attributes that change numbers
+MEANT = (
+    "scale_factor",
+    "add_offset",
+    "_FillValue",
+    "missing_value",
+    "_Unsigned",
+)  # attributes that change numbers
+DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
 HOPS = 32  # links that lead on to links
 
 _lock = threading.Lock()
@@ -48,12 +55,22 @@ def alone() -> Iterator[None]:
 
 def opened(place: Place, asked: Asked) -> Source:
     """A dataset in a file; `DataError` for a group, with its datasets."""
-    refuse_others(place)
+    refuse_no_file(place)
     file = File(place)
+    group = reading(place, asked.name, _group_at, file, place.inside)
+    if group is not None:
+        return group.source(asked)
+    return source_of(Stored(file, place.inside, asked.fill_missing), asked)
+
+
+def _group_at(file: "File", inside: str) -> Group | None:
+    """The group of a name in a file; None for a dataset."""
     with alone(), file.open() as root:
-        found = file.find(root, place.inside)
-        group = None if _is_dataset(found) else _group(found, file, place.inside)
-    return source_of(Stored(file, place.inside, asked.fill_missing), asked) if group is None else group.source(asked)
+        try:
+            found = file.find(root, inside)
+        except KeyError:
+            raise DataError(f"{file.place.path} has no {inside!r}. {_group(root, file, '').listing()}") from None
+        return None if _is_dataset(found) else _group(found, file, inside)
 
 
 def opened_object(value: Any, asked: Asked) -> Source:
@@ -63,14 +80,13 @@ def opened_object(value: Any, asked: Asked) -> Source:
     if not hasattr(value, "visititems"):
         raise DataError(f"{asked.name} is an h5py {type(value).__name__}, expected a Dataset.")
     members = _members(value)
-    group = Group(
-        f"{value.file.filename}::{value.name}",
-        "an HDF5 group",
-        dict(value.attrs),
-        lambda: members,
-        lambda name, one: opened_object(value[name], one),
-    )
-    return group.source(asked)
+    file, inside = value.file.filename, value.name.strip("/")
+
+    def one(name: str, asked: Asked) -> Source:
+        return opened_object(value[name], asked)
+
+    title, joint = (f"{file}::/{inside}", "/") if inside else (file, "::/")
+    return Group(title, joint, "an HDF5 group", dict(value.attrs), lambda: members, one).source(asked)
 
 
 @dataclass(frozen=True)
@@ -196,7 +212,9 @@ def _members(group: Any) -> list[Member]:
     found: list[Member] = []
 
     def visit(name: str, value: Any) -> None:
-        if _is_dataset(value) and not bytes(value.attrs.get("NAME", b"")).startswith(b"This is a netCDF dimension"):
+        if _is_dataset(value) and not bytes(value.attrs.get("NAME", b"")).startswith(
+            b"This is a netCDF dimension"
+        ):
             found.append(Member(name, tuple(value.shape or ()), value.dtype))
 
     group.visititems(visit)
@@ -211,13 +229,5 @@ def _group(found: Any, file: File, inside: str) -> Group:
     def one(name: str, asked: Asked) -> Source:
         return opened(file.place._replace(inside=f"{inside}/{name}".strip("/")), asked)
 
-    return Group(str(file.place), "an HDF5 file or group", attributes, lambda: members, one)
-
-
-def refuse_others(place: Place) -> None:
-    """Refuse what is no file."""
-    fs, path = place.on_disk()
-    if not fs.exists(path):
-        refuse_missing(place, FileNotFoundError(place.path))
-    if not fs.isfile(path):
-        raise DataError(f"{place} is no file.")
+    title, joint = (str(file.place), "/") if inside else (file.place.path, "::/")
+    return Group(title, joint, "an HDF5 file or group", attributes, lambda: members, one)

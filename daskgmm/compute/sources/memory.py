@@ -9,10 +9,12 @@ from sklearn.utils import check_array
 
 from daskgmm._typing import Array
 from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks, joined
+from daskgmm.compute.sources.refusals import refuse_others
 
 
 def opened(value: Any, asked: Asked) -> Source:
     """Anything: a view, or a copy where it is no NumPy array; what cannot be an array is told by scikit-learn."""
+    refuse_others(value, asked)
     array = check_array(
         value,
         ensure_all_finite=False,

@@ -11,9 +11,9 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.compute.sources import hdf5
 from daskgmm.compute.sources.base import Asked, Source
-from daskgmm.compute.sources.files import Handle, Layout, needed, source_of
+from daskgmm.compute.sources.files import Handle, Layout, needed, reading, source_of
 from daskgmm.compute.sources.groups import Group, Member
-from daskgmm.compute.sources.paths import Place
+from daskgmm.compute.sources.paths import Place, refuse_no_file
 from daskgmm.errors import DataError
 
 CLASSIC = b"CDF"
@@ -22,24 +22,25 @@ CLASSIC = b"CDF"
 def opened(place: Place, asked: Asked) -> Source:
     """A variable in a file; `DataError` for a file without a name, with its variables."""
     fs, path = place.on_disk()
-    hdf5.refuse_others(place)
+    refuse_no_file(place)
     with fs.open(path, "rb") as file:
         classic = file.read(len(CLASSIC)) == CLASSIC
     if not classic:
         return hdf5.opened(place, asked)
     if not place.is_local:
-        raise DataError(f"{place} is a classic netCDF file, which is not read from a URL. Copy it to a local disk.")
+        raise DataError(f"{place} is a classic netCDF file, not read from a URL. Copy it to a local disk.")
     file = File(place)
+    group = reading(place, asked.name, _group_at, file, place.inside)
+    return _one(file, place.inside, asked) if group is None else group.source(asked)
+
+
+def _group_at(file: "File", inside: str) -> Group | None:
+    """A file as a group; None where a variable of it is wanted."""
     with hdf5.alone(), file.open() as root:
-        if place.inside in root.variables:
-            group = None
-        else:
-            group = _group(root, lambda name, one: _one(file, name, one))
-    if group is None:
-        return _one(file, place.inside, asked)
-    if place.inside:
-        raise DataError(f"{place.path} has no variable {place.inside!r}. {group.listing()}")
-    return group.source(asked)
+        group = _group(root, lambda name, one: _one(file, name, one))
+        if inside and inside not in root.variables:
+            raise DataError(f"{file.place.path} has no variable {inside!r}. {group.listing()}")
+        return None if inside else group
 
 
 def opened_object(value: Any, asked: Asked) -> Source:
@@ -155,4 +156,4 @@ def _group(root: Any, one: Any) -> Group:
             yield from members(below, f"{prefix}{name}/")
 
     found = sorted(members(root, ""))
-    return Group(root.filepath(), "a netCDF file or group", {}, lambda: found, one)
+    return Group(root.filepath(), "::/", "a netCDF file or group", {}, lambda: found, one)

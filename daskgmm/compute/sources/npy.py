@@ -9,7 +9,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.compute.sources.base import Asked
 from daskgmm.compute.sources.files import Filed, Handle, Layout, source_of
-from daskgmm.compute.sources.paths import Place
+from daskgmm.compute.sources.paths import Place, refuse_no_file
 from daskgmm.errors import DataError
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -51,9 +51,8 @@ class Npy(Handle):
                 columns[(slice(None), *where)] = part
 
     def _file(self) -> Any:
+        refuse_no_file(self.place)
         fs, path = self.place.on_disk()
-        if fs.exists(path) and not fs.isfile(path):  # to open a pipe may take for ever
-            raise DataError(f"{self.place} is no file.")
         return fs.open(path, "rb")
 
     def _header(self, file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -1,10 +1,10 @@
 """Parquet, files or folders of them: whole row groups are read at once, of the columns that are wanted.
 
-Not through Dask's data frames, which do not know how many rows they have: what goes with the rows would have to come in
-the same partitions, and ``block_size`` would mean nothing.
+Not through Dask's data frames, which do not know how many rows they have: what goes with the rows would have to
+come in the same partitions, and ``block_size`` would mean nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
@@ -17,10 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from daskgmm._typing import Array
 from daskgmm.compute.sources.base import Asked, Source
 from daskgmm.compute.sources.files import Handle, Layout, needed, source_of
-from daskgmm.compute.sources.paths import Place, refuse_missing
+from daskgmm.compute.sources.paths import FOLDERS, Place, refuse_missing
 from daskgmm.errors import DataError
-
-ENDINGS = (".parquet", ".parq", ".pq")
 
 
 class RowGroup(NamedTuple):
@@ -62,7 +60,7 @@ class Table(Handle):
                 found.append((columns, groups))
                 largest = max([largest, *(size.total_byte_size for size in sizes)])
         columns = found[0][0]
-        for other, groups in found:
+        for other, _ in found:
             if list(other) != list(columns):
                 raise DataError(f"{self}: the files differ in columns: {list(columns)}, {list(other)}.")
         dtype = np.result_type(*(dtype for other, _ in found for dtype in other.values()))
@@ -75,7 +73,8 @@ class Table(Handle):
         out, names = out.reshape(len(out), -1), layout.attributes["columns"]
         ends = list(accumulate(layout.runs))
         under = [
-            (group, last) for group, last in zip(layout.attributes["groups"], ends, strict=True)
+            (group, last)
+            for group, last in zip(layout.attributes["groups"], ends, strict=True)
             if last > rows.start and last - group.n_rows < rows.stop
         ]
         first = under[0][1] - under[0][0].n_rows
@@ -95,13 +94,13 @@ class Table(Handle):
         """The files at the place, in the order of their names and of the numbers in these."""
         fs, path = self.place.on_disk()
         if not fs.exists(path):
-            refuse_missing(self.place, FileNotFoundError(path))
+            refuse_missing(self.place)
         if fs.isfile(path):
             return [path]
         found = [name for name in fs.find(path) if not name.rpartition("/")[2].startswith(("_", "."))]
-        parts = [name for name in found if name.lower().endswith(ENDINGS)]
+        parts = [name for name in found if name.lower().endswith(FOLDERS)]
         if not parts:
-            raise DataError(f"{self} holds no {', '.join(ENDINGS)} file.")
+            raise DataError(f"{self} holds no {', '.join(FOLDERS)} file.")
         if any("=" in name.removeprefix(path).rpartition("/")[0] for name in parts):
             raise DataError(
                 f"{self} is partitioned: names of folders are values of columns. Open it with "
@@ -129,8 +128,8 @@ class Table(Handle):
         if wrong := [name for name, dtype in types.items() if dtype is None]:
             numbers = [name for name, dtype in types.items() if dtype is not None]
             raise DataError(
-                f"Column {wrong[0]!r} of {self} is {schema.field(wrong[0]).type}, no number. To leave it out, name "
-                f"the others: variables={numbers}."
+                f"Column {wrong[0]!r} of {self} is {schema.field(wrong[0]).type}, no number. To leave it out, "
+                f"name the others: variables={numbers}."
             )
         return {name: dtype for name, dtype in types.items() if dtype is not None}
 

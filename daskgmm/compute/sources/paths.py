@@ -18,6 +18,8 @@ CHAINED = {"zip", "tar", "libarchive", "dir", "reference", "cached", "simplecach
 
 ENDINGS: dict[str, Opener] = {}
 """By how a path or URL ends: what opens it. Any other leads to a Zarr array, unless it is a file."""
+FOLDERS = (".parquet", ".parq", ".pq")
+"""Those that may be folders, too."""
 SIGNATURES = {b"\x89HDF\r\n\x1a\n": ".h5", b"CDF": ".nc", b"\x93NUMPY": ".npy", b"PAR1": ".parquet", b"PK": ".zip"}
 """By the first bytes of a file of any other name: what it is."""
 READ_BY = {
@@ -96,7 +98,10 @@ def located(location: Any, options: Mapping[str, Any] | None) -> tuple[Place, Op
     else:
         # Workers of a cluster may run in another directory.
         place = Place(os.path.abspath(os.path.expanduser(path)), inside)
-    return place, ENDINGS.get(os.path.splitext(place.path)[1].lower(), opened)
+    ending = os.path.splitext(place.path)[1].lower()
+    if ending in ENDINGS and (ending in FOLDERS or not os.path.isdir(place.path)):
+        return place, ENDINGS[ending]
+    return place, opened
 
 
 def opened_upath(value: Any, asked: Asked) -> Any:
@@ -122,15 +127,17 @@ def opened(place: Place, asked: Asked) -> Any:
 
 
 def zipped(place: Place, asked: Asked) -> Any:
-    """The Zarr array or group in a zip file, whose name goes on with what is wanted in it."""
+    """The Zarr array or group in a zip file; its name is what is wanted in it."""
+    fs, path = place.on_disk()
+    if not fs.exists(path):
+        refuse_missing(place)
     try:
         if place.is_local:
-            store = zarr.storage.ZipStore(place.path, mode="r", read_only=True)
-            return zarr.open(store, mode="r", path=place.inside)
+            return zarr.open(zarr.storage.ZipStore(path, mode="r", read_only=True), mode="r", path=place.inside)
         url, protocol = f"zip://{place.inside}::{place.path}", place.path.partition("://")[0]
         return zarr.open(url, mode="r", storage_options={protocol: place.options or {}})
     except (FileNotFoundError, NodeNotFoundError) as error:
-        refuse_missing(place, error)
+        raise DataError(f"There is no Zarr array at {place}, in the zip file.") from error
     except Exception as error:  # no zip file, or whatever a file system or damaged metadata may raise
         raise DataError(f"{place} cannot be opened as a zipped Zarr store: {told(error)}") from error
 
@@ -150,20 +157,21 @@ def _file(place: Place, asked: Asked) -> Any:
 
 def refuse_file(place: Place) -> NoReturn:
     """Say of a file that it is no input, and what reads it."""
-    ending = os.path.splitext(place.path)[1].lower()
-    reads = READ_BY.get(ending)
+    reads = READ_BY.get(os.path.splitext(place.path)[1].lower())
     raise DataError(
-        f"{place} is a file, and no {', '.join(sorted(ENDINGS))} file, nor a Zarr store. "
+        f"{place} is a file, and neither a Zarr store nor of a kind that is read: {', '.join(sorted(ENDINGS))}. "
         + (f"Read it with {reads}, and give" if reads else "Read it, and give")
         + " the array or data frame; or write its rows to a Zarr array."
     )
 
 
-def refuse_missing(place: Place, error: Exception) -> NoReturn:
-    """Say that no array is at a place, and what is there instead."""
+def refuse_missing(place: Place, error: Exception | None = None) -> NoReturn:
+    """Say that nothing is at a place, or what is there instead."""
+    if place.inside or os.path.splitext(place.path)[1].lower() in ENDINGS:
+        raise FileNotFoundError(f"There is no file {printable(place.path)}.") from error
     fs, path = place.on_disk()
     try:
-        if fs.isfile(path) and not place.inside:
+        if fs.isfile(path):
             refuse_file(place)
         found = sorted(name.rstrip("/").rpartition("/")[2] for name in fs.ls(path, detail=False))[:8]
     except DataError:
@@ -172,3 +180,12 @@ def refuse_missing(place: Place, error: Exception) -> NoReturn:
         found = []
     listed = f" It is a folder of: {printable(', '.join(found))}." if found else ""
     raise FileNotFoundError(f"There is no Zarr array at {printable(str(place))}.{listed}") from error
+
+
+def refuse_no_file(place: Place) -> None:
+    """Raise where there is no file, or something else: to open a pipe may take for ever."""
+    fs, path = place.on_disk()
+    if not fs.exists(path):
+        refuse_missing(place)
+    if not fs.isfile(path):
+        raise DataError(f"{place.path} is no file.")

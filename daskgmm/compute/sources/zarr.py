@@ -17,7 +17,7 @@ from distributed.system import MEMORY_LIMIT
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import NodeNotFoundError
-from zarr.storage import MemoryStore, StorePath
+from zarr.storage import MemoryStore, StorePath, ZipStore
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
@@ -216,7 +216,11 @@ def _of_group(group: zarr.Group, asked: Asked) -> Source:
     def one(name: str, asked: Asked) -> Source:
         return opened(group[name], asked)
 
-    return Group(str(group.store_path), "a Zarr group", group.attrs.asdict(), members, one).source(asked)
+    title, joint = str(group.store_path), "/"
+    if isinstance(group.store, ZipStore):
+        inside = f"::/{group.path}" if group.path else ""
+        title, joint = f"{group.store.path}{inside}", "/" if inside else "::/"
+    return Group(title, joint, "a Zarr group", group.attrs.asdict(), members, one).source(asked)
 
 
 def _layout(array: zarr.Array[Any]) -> Layout:
