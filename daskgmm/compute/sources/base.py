@@ -178,9 +178,9 @@ def check_layout(array: Any, ensure_2d: bool) -> None:
         return
     if len(shape) > 2:
         raise DataError(
-            f"Found array with dim {len(shape)}, while dim <= 2 is required: its shape is {shape}. One axis has to "
-            "be the features, and all others the rows: reshape it, or stack them with xarray. Arrays of a group that "
-            'are a feature each may stay as they are: give the group, and variables=["name", ...] '
+            f"Found array with dim {len(shape)}, while dim <= 2 is required: its shape is {shape}. One axis has "
+            "to be the features, and all others the rows: reshape it, or stack them with xarray. Arrays of a "
+            'group that are a feature each may stay as they are: give the group, and variables=["name", ...] '
             "(--variables name,...)."
         )
     for size, axis in ((shape[0], "sample"), (shape[1], "feature")):

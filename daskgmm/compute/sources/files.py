@@ -4,8 +4,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from dask.utils import format_bytes
@@ -20,14 +19,15 @@ from daskgmm.errors import DataError
 T = TypeVar("T")
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True)
+class Layout:
     """What a file says of an array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     unit: int = 1  # rows that are stored together, and cost as much to read as one of them
     chunk_bytes: int = 0  # of what is decoded at a time
-    attributes: Mapping[str, Any] = MappingProxyType({})  # that say what it holds
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # that say what it holds
     runs: tuple[int, ...] = ()  # rows that are stored together, where these are no units
 
     def __str__(self) -> str:

@@ -1,0 +1,336 @@
+"""Arrays in files: whatever is in them is read as it is meant, or refused in words that say what it is."""
+
+import pickle
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import h5py
+import netCDF4
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daskgmm._typing import Array
+from daskgmm.compute.rows import as_rows
+from daskgmm.compute.sources import as_source
+from daskgmm.compute.sources.base import Asked
+from daskgmm.errors import DataError
+from tests.compute.arrays import VALUES, D, N, joined, read_all
+from tests.doors import DOORS, PATHS, hdf5, netcdf, npy, parquet, store
+
+ROW = 8 * D
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_rows_are_read_block_by_block(door: str, tmp_path: Path) -> None:
+    rows = as_rows(DOORS[door](VALUES, tmp_path), block_size=7 * ROW)
+    assert rows.n_blocks >= 3
+    assert max(len(block.x) for block in read_all(rows)) <= 7
+    np.testing.assert_array_equal(joined(rows), VALUES)
+    assert rows.waits
+    rows.check_unchanged()
+    if "written" not in door and "mapper" not in door:
+        np.testing.assert_array_equal(joined(pickle.loads(pickle.dumps(rows))), VALUES)
+
+
+DTYPES = ["f8", ">f8", "f4", "f2", "i8", "u2", ">i4", "?"]
+
+
+@given(
+    door=st.sampled_from(["npy", "npy by columns", "hdf5", "netcdf", "parquet"]),
+    dtype=st.sampled_from(DTYPES),
+    shape=st.one_of(st.tuples(st.integers(1, 30)), st.tuples(st.integers(1, 30), st.integers(1, 4))),
+    cuts=st.lists(st.integers(1, 8), min_size=1, max_size=6),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_type_shape_and_cut(
+    door: str, dtype: str, shape: tuple[int, ...], cuts: list[int], tmp_path_factory: Any
+) -> None:
+    if door == "netcdf" and dtype in ("f2", "?"):
+        dtype = "f4"  # netCDF has neither
+    if door == "parquet":
+        dtype = dtype.strip(">")  # nor has Arrow other orders
+    values = (np.random.default_rng(0).normal(size=shape) * 50).astype(dtype)
+    place = DOORS[door](values, tmp_path_factory.mktemp("any"))
+    source = as_source(place, Asked("X", True, ensure_2d=len(shape) == 2))
+    bounds = np.unique(np.minimum(np.cumsum([0, *cuts, 30]), len(values)))
+    source = source.cut(tuple(np.diff(bounds).tolist()))
+    found = np.concatenate([source.reader(i, None) for i in range(len(source.chunks))])
+    np.testing.assert_array_equal(found, values)
+    assert source.dtype == values.dtype
+
+
+def test_a_file_that_shrank_or_was_replaced_is_noticed(tmp_path: Path) -> None:
+    place = Path(npy(VALUES, tmp_path))
+    rows = as_rows(place, block_size=5 * ROW)
+    np.save(place, VALUES[:10])
+    with pytest.raises(DataError, match="was changed in the meantime"):
+        rows.check_unchanged()
+    place.write_bytes(place.read_bytes()[:-1])
+    with pytest.raises(DataError, match="is cut off: it has 239 of 240 bytes"):
+        rows.read(0)
+
+
+def test_hdf5_chunks_that_were_never_written(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", shape=(N, D), dtype="f8", chunks=(5, D), fillvalue=7.0)[5:10] = VALUES[5:10]
+        file.create_dataset("none", shape=(N, D), dtype="f8")
+    for name, told in (("x", "1 of 4 chunks"), ("none", "0 of 1 chunks")):
+        with pytest.raises(DataError, match=rf"x.h5::/{name} has {told}: .* missing_chunks=\"fill\""):
+            as_rows(f"{tmp_path}/x.h5::{name}")
+    found = joined(as_rows(f"{tmp_path}/x.h5::x", missing_chunks="fill"))
+    np.testing.assert_array_equal(found[5:10], VALUES[5:10])
+    assert (np.delete(found, np.s_[5:10], 0) == 7).all()
+
+
+def test_threads_read_hdf5_and_netcdf_in_turn(tmp_path: Path) -> None:
+    """Neither library is safe in two threads at once; both may be one library."""
+    places = [hdf5(VALUES, tmp_path), netCDF4.Dataset(netcdf(VALUES, tmp_path).partition("::")[0])["x"]]
+    rows = [as_rows(place, block_size=ROW) for place in places]
+    failed: list[BaseException] = []
+
+    def read(one: Any) -> None:
+        try:
+            for _ in range(5):
+                np.testing.assert_array_equal(joined(one), VALUES)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=read, args=(one,)) for one in rows * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failed
+
+
+def test_reading_netcdf_leaves_what_the_user_set(tmp_path: Path) -> None:
+    with netCDF4.Dataset(netcdf(VALUES, tmp_path).partition("::")[0]) as file:
+        file["x"].set_auto_mask(False)
+        as_rows(file["x"]).read(0)
+        assert (file["x"].mask, file["x"].scale) == (False, True)
+
+
+# Parquet
+
+
+def table(path: Path, **columns: Any) -> str:
+    pq.write_table(pa.table(columns), path, row_group_size=4)
+    return str(path)
+
+
+def test_null_is_nan_and_an_index_of_pandas_no_feature(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"i": pd.array([1, None, 3], "Int64"), "b": pd.array([True, None, False], "boolean")})
+    frame.set_index(pd.Index([7, 8, 9], name="id")).to_parquet(tmp_path / "x.parquet")
+    rows = as_rows(tmp_path / "x.parquet")
+    np.testing.assert_array_equal(joined(rows), [[1, 1], [np.nan, np.nan], [3, 0]])
+    assert rows.feature_names is not None
+    assert list(rows.feature_names) == ["i", "b"]
+
+
+def test_row_groups_are_read_whole(tmp_path: Path) -> None:
+    place = table(tmp_path / "x.parquet", a=np.arange(10.0), b=np.arange(10))
+    assert as_rows(place, block_size=1).x.chunks == (4, 4, 2)
+    assert as_rows(place, block_size=8 * 16).x.chunks == (8, 2)
+
+
+def test_columns_are_chosen(tmp_path: Path) -> None:
+    place = table(tmp_path / "x.parquet", name=["x"] * 5, a=np.arange(5.0), b=np.arange(5))
+    with pytest.raises(DataError, match=r"Column 'name' of .* is string, no number.*variables=\['a', 'b'\]"):
+        as_rows(place)
+    np.testing.assert_array_equal(joined(as_rows(place, variables=["b", "a"])), np.arange(5.0)[:, None] * [1, 1])
+    with pytest.raises(DataError, match=r"has no one column 'c'. Its columns are: name string, a double, b int64"):
+        as_rows(place, variables=["c"])
+
+
+def test_files_that_do_not_go_together(tmp_path: Path) -> None:
+    folder = tmp_path / "x.parquet"
+    folder.mkdir()
+    table(folder / "a.parquet", a=np.arange(5.0))
+    table(folder / "b.parquet", b=np.arange(5.0))
+    with pytest.raises(DataError, match="the files differ in columns"):
+        as_rows(folder)
+    split = tmp_path / "y.parquet"
+    (split / "year=1999").mkdir(parents=True)
+    table(split / "year=1999/a.parquet", a=np.arange(5.0))
+    with pytest.raises(DataError, match="is partitioned: names of folders are values of columns"):
+        as_rows(split)
+
+
+# What is no input
+
+
+def linked(folder: Path, name: str, link: Any) -> str:
+    hdf5(VALUES, folder)
+    with h5py.File(folder / "links.h5", "w") as file:
+        file[name] = link
+    return f"{folder}/links.h5::{name}"
+
+
+def stored_elsewhere(folder: Path) -> str:
+    (folder / "raw.bin").write_bytes(VALUES.tobytes())
+    with h5py.File(folder / "e.h5", "w") as file:
+        file.create_dataset(
+            "x", shape=VALUES.shape, dtype="f8", external=[(str(folder / "raw.bin"), 0, VALUES.nbytes)]
+        )
+    return f"{folder}/e.h5::x"
+
+
+def virtual(folder: Path) -> str:
+    hdf5(VALUES, folder)
+    layout = h5py.VirtualLayout(VALUES.shape, "f8")
+    layout[:] = h5py.VirtualSource(folder / "x.h5", "deep/x", VALUES.shape)
+    with h5py.File(folder / "v.h5", "w") as file:
+        file.create_virtual_dataset("x", layout)
+    return f"{folder}/v.h5::x"
+
+
+def sparse(folder: Path, kind: str) -> Any:
+    attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [40, 30]}
+    if kind == "zarr":
+        zarr.create_group(str(folder / "a.zarr")).create_group("X", attributes=attributes)
+        return folder / "a.zarr/X"
+    with h5py.File(folder / "a.h5ad", "w") as file:
+        file.create_group("X").attrs.update(attributes)
+    return f"{folder}/a.h5ad::/X"
+
+
+def text(folder: Path, name: str, content: str = "1,2\n") -> str:
+    (folder / name).write_text(content)
+    return str(folder / name)
+
+
+def archive(folder: Path) -> Path:
+    np.savez(folder / "a.npz", x=VALUES)
+    return folder / "a.npz"
+
+
+def objects(folder: Path) -> str:
+    np.save(folder / "o.npy", np.array([[1, "a"]], dtype=object), allow_pickle=True)
+    return str(folder / "o.npy")
+
+
+def cube(folder: Path) -> Any:
+    return zarr.create_group(str(folder / "c.zarr")).create_array("t", data=np.zeros((2, 3, 4, 5)))
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "csv": (lambda f: text(f, "a.csv"), r"a.csv is a file, and neither .* Read it with dask.dataframe.read_csv"),
+    "csv at a url": (lambda f: f"file://{text(f, 'a.csv')}", r"a.csv is a file, and neither .*read_csv"),
+    "no ending": (lambda f: text(f, "README"), r"README is a file, and neither a Zarr store nor"),
+    "npz": (archive, r'numpy.load\(...\)\["name"\]'),
+    "no zip": (lambda f: text(f, "a.zip"), "cannot be opened as a zipped Zarr store: BadZipFile"),
+    "no npy": (lambda f: text(f, "a.npy"), "a.npy cannot be read"),
+    "no hdf5": (lambda f: text(f, "a.h5"), "a.h5 cannot be read"),
+    "no netcdf": (lambda f: text(f, "a.nc"), "a.nc cannot be read"),
+    "no classic netcdf": (lambda f: text(f, "a.nc", "CDF\1"), "a.nc cannot be read"),
+    "no parquet": (lambda f: text(f, "a.parquet"), "a.parquet cannot be read"),
+    "objects": (objects, "o.npy holds pickled objects, which are not read"),
+    "a folder": (lambda f: text(f, "a.bin") and f, "There is no Zarr array at .*. It is a folder of: a.bin"),
+    "no file": (lambda f: f / "a.npy", "There is no file .*a.npy"),
+    "no name": (
+        lambda f: hdf5(VALUES, f).partition("::")[0],
+        r"x.h5 is an HDF5 file or group, not an array. Its arrays are:\n  deep/x \(20, 3\) float64\n"
+        r"For one of them, append its name: .*x.h5::/deep/x",
+    ),
+    "another name": (lambda f: hdf5(VALUES, f) + "y", r"has no 'link/xy'. Its arrays are:\n  deep/x"),
+    "a link to another file": (lambda f: linked(f, "x", h5py.ExternalLink("x.h5", "/deep/x")), "link out of the"),
+    "a circle of links": (lambda f: linked(f, "x", h5py.SoftLink("/x")), "in a circle"),
+    "values in another file": (stored_elsewhere, "has its values in other files .*raw.bin"),
+    "parts of another file": (virtual, "has its values in other files .*x.h5"),
+    "sparse": (lambda f: sparse(f, "zarr"), r"X is a sparse matrix \(csr_matrix, shape \(40, 30\)\)"),
+    "sparse, hdf5": (lambda f: sparse(f, "h5"), r"::/X is a sparse matrix \(csr_matrix, shape \(40, 30\)\)"),
+    "four axes": (cube, r"dim 4, while dim <= 2 is required: its shape is \(2, 3, 4, 5\).*variables="),
+    "a group of no rows": (
+        lambda f: cube(f) and f / "c.zarr",
+        r"t \(2, 3, 4, 5\) float64\nFor some of one shape as the features, name them: variables=\['t'\]",
+    ),
+    "an empty store": (lambda f: zarr.storage.MemoryStore(), "There is no Zarr array in the store X"),
+    "an empty mapper": (lambda f: fsspec.get_mapper(str(f)), "There is no Zarr array in the store X"),
+    "a generator": (lambda f: (row for row in VALUES), "X is of type generator, .*MiniBatchGaussianMixture"),
+    "None": (lambda f: None, "X is None, and has to be a NumPy"),
+    "a dict": (lambda f: {"a": [1.0]}, "X is of type dict, .*pandas.DataFrame"),
+    "a set": (lambda f: {1.0}, "X is of type set, .*give a list"),
+    "bytes": (lambda f: b"x.zarr", "X is of type bytes, .*A path is a str"),
+    "a function": (lambda f: test_row_groups_are_read_whole, "X is of type function"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_input_says_what_it_is(case: str, tmp_path: Path) -> None:
+    make, told = REFUSED[case]
+    with pytest.raises((DataError, FileNotFoundError), match=f"(?s){told}"):
+        as_rows(make(tmp_path))
+
+
+def test_variables_that_do_not_go_together(tmp_path: Path) -> None:
+    group = zarr.create_group(str(tmp_path / "g.zarr"))
+    for name, shape in (("a", (6,)), ("b", (6,)), ("wide", (6, 2)), ("empty", (0,))):
+        group.create_array(name, data=np.zeros(shape))
+    for variables, told in (
+        (["a", "wide"], r"differ in shape: a \(6,\), wide \(6, 2\)"),
+        (["a", "c"], r"has no array 'c'. Its arrays are:\n  a \(6,\) float64"),
+        (["empty"], r"hold no rows: their shape is \(0,\)"),
+        ([], r"name them: variables=\['a', 'b'\] \(--variables a,b\)"),
+    ):
+        with pytest.raises(DataError, match=told):
+            as_rows(group, variables=variables)
+
+
+def test_names_are_printed_without_control_characters(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["a\x1b[31m\u202eb"] = VALUES
+    with pytest.raises(DataError) as caught:
+        as_rows(tmp_path / "x.h5")
+    assert r"a\x1b[31m\u202eb (20, 3)" in str(caught.value)
+
+
+def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"h5py": hdf5, "pyarrow.parquet": parquet}
+    written = {library: write(VALUES, tmp_path) for library, write in places.items()}
+    for (library, place), extra in zip(written.items(), ("hdf5", "parquet"), strict=True):
+        monkeypatch.setitem(__import__("sys").modules, library, None)
+        with pytest.raises(DataError, match=rf'{library} is needed: pip install "daskgmm\[{extra}\]"'):
+            as_rows(place)
+
+
+def test_the_home_folder_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for write in (npy, store, hdf5):
+        place = write(VALUES, tmp_path).replace(str(tmp_path), "~")
+        assert place.startswith("~/")
+        np.testing.assert_array_equal(joined(as_rows(place)), VALUES)
+
+
+def test_relative_paths_hold_in_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for name in PATHS:
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path)
+        rows = as_rows(PATHS[name](VALUES, Path(name)))
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        np.testing.assert_array_equal(joined(rows), VALUES)
+
+
+def test_a_zarr_store_may_have_any_name(tmp_path: Path) -> None:
+    for name in ("x.npy", "x.h5", "x.nc", "x.zip"):
+        zarr.create_array(str(tmp_path / name), data=VALUES)
+        np.testing.assert_array_equal(joined(as_rows(tmp_path / name)), VALUES)
+
+
+def test_weights_and_starts_come_through_files(tmp_path: Path) -> None:
+    def one(place: Any) -> Array:
+        source = as_source(place, Asked("w", False, ensure_2d=False))
+        return np.asarray(source.reader(0, None))
+
+    for name, write in PATHS.items():
+        (tmp_path / name).mkdir()
+        np.testing.assert_array_equal(one(write(VALUES[:, 0].copy(), tmp_path / name)), VALUES[:, 0])
