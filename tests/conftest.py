@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sklearn.datasets import load_iris, load_wine
 
-from tests import structures
+from tests import forks, structures
 
 # The same examples on every machine and every run; no deadline, as the first call may compile.
 settings.register_profile(
@@ -108,8 +108,13 @@ def starts_processes(path: Path) -> bool:
     """Whether the tests of a file do."""
     return any(
         word in path.read_text("utf-8")
-        for word in ("clusters:", "LocalCluster", "subprocess", "Popen", "SPAWN", "serving")
+        for word in ("clusters:", "LocalCluster", "subprocess", "Popen", "Fork(", "METHOD", "serving")
     )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if starts_processes(item.path):
+        forks.prepare()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from daskgmm import GaussianMixture
 from daskgmm.cli import cluster
 from daskgmm.compute.cluster import check_package
 from daskgmm.errors import UnfitWorkersError
+from tests.forks import Fork
 
 Run = Callable[..., Result]
 Certificates = Callable[[str], tuple[str, ...]]
 SETTINGS = ("-k", 3, "--seed", 0, "--block-size", 2400)
+
+DASK = "from dask.cli import run_cli; run_cli()"
 
 pytestmark = pytest.mark.timeout(100)
 
@@ -36,18 +40,13 @@ def scheduler_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     common = ("--scheduler-file", str(place))
     words = [
         ("scheduler", *common, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"),
-        ("worker", *common, "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)),
+        ("worker", *common, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(folder)),
     ]
-    started: list[subprocess.Popen[bytes]] = []
-    try:
+    with ExitStack() as stack:
         for each in words:
-            command = [sys.executable, "-m", "dask", *each]
-            started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            process = stack.enter_context(Fork(DASK, *each))
+            stack.callback(process.send_signal, signal.SIGTERM)
         yield place
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait(timeout=20)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -85,7 +84,8 @@ atexit.register(lambda: open({place!r}, "a").write(f"{{gc.get_freeze_count()}} "
 def test_local_workers(run: Run, data: str, tmp_path: Path, threads: Path) -> None:
     """They say how many they are, and end without a search for garbage that outlasts Dask's patience."""
     out, ends = tmp_path / "out.npz", tmp_path / "ends"
-    with dask.config.set({"distributed.worker.preload": [LAST.format(place=str(ends))]}):
+    own = {"distributed.worker.multiprocessing-method": "spawn"}  # a fork has no such end
+    with dask.config.set(own | {"distributed.worker.preload": [LAST.format(place=str(ends))]}):
         result = run("fit", data, *SETTINGS, "--out", out, "--local", 2)
     assert result.exit_code == 0, result.stderr
     assert re.fullmatch(
@@ -181,8 +181,7 @@ def tls_address(tmp_path_factory: pytest.TempPathFactory, certificates: Certific
     """Address of a scheduler with TLS, without the scheme; it has no workers."""
     place = tmp_path_factory.mktemp("tls") / "scheduler.json"
     words = ("--protocol", "tls", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", *certificates("ca"))
-    command = [sys.executable, "-m", "dask", "scheduler", "--scheduler-file", str(place), *words]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with Fork(DASK, "scheduler", "--scheduler-file", place, *words) as process:
         try:
             ends = time.monotonic() + 60
             while not place.exists() or not place.read_text().endswith("}"):

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from daskgmm.fit.events import Event, Reached
 from daskgmm.store import aside
 from daskgmm.store.lock import locked
 from tests.cli.test_process import start
+from tests.forks import Fork
 
 Run = Callable[..., Result]
 
@@ -369,7 +369,7 @@ SUICIDE = """
 import os, signal, sys
 from daskgmm.cli import main
 from daskgmm.store import aside
-kind, words = sys.argv[1], sys.argv[2:]
+_, kind, *words = sys.argv
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 if kind == "before the swap":
     aside._put_folder = die
@@ -396,12 +396,8 @@ def test_a_kill_around_the_renaming_leaves_the_old_or_the_new(run: Run, world: W
     world.array("out.zarr", **LABELS)[...] = 3
     before = tree(world.folder)
     words = predict("out.zarr", "--overwrite")
-    ended = subprocess.run(
-        [sys.executable, "-c", SUICIDE, kind, *words],
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(aside.__file__).parents[2])])},
-    )
-    assert ended.returncode == -signal.SIGKILL
+    with Fork(SUICIDE, kind, *words) as process:
+        assert process.wait(60) == -signal.SIGKILL
     if kind != "between the renames":  # only where the system cannot swap names is there such a moment
         assert zarr.open_array("out.zarr", mode="r").shape in ((7,), (60,))
     result = run(*words)
@@ -476,9 +472,9 @@ def test_sixty_kills_leave_the_old_or_the_new_output(run: Run, world: World) -> 
     killed = 0
     for number in range(60):
         out = ["out.zarr", "n.npz"][number % 2]
-        with start(*words[out], cwd=world.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with start(*words[out]) as process:
             try:
-                process.wait(random.uniform(1.0, 4.0))
+                process.wait(random.uniform(0.0, 0.7))
             except subprocess.TimeoutExpired:
                 process.kill()
                 killed += 1

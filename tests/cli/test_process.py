@@ -25,34 +25,24 @@ from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm.cli import main
 from daskgmm.cli.display import Terminal
 from daskgmm.fit.events import Progress, Stage
+from tests.forks import Fork, path
 
 Run = Callable[..., Result]
 
-# A process started in the background may have been told to ignore interrupts.
-PROGRAM = """
-import signal
-from daskgmm.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-main(prog_name="daskgmm")
-"""
-ROOT = str(Path(daskgmm.__file__).parents[1])
+PROGRAM = 'from daskgmm.cli import main; main(prog_name="daskgmm")'
 
 
-def start(*words: object, **how: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM, *map(str, words)]
-    path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "80"}
-    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
-    return subprocess.Popen(command, text=True, env=environment, **how)
+def start(*words: object, stderr: int | None = None) -> Fork:
+    return Fork(PROGRAM, *words, stderr=stderr, TERM="xterm", COLUMNS="80")
 
 
 @pytest.mark.timeout(90)
 def test_a_pipe_gets_json_alone(data: str, tmp_path: Path) -> None:
     out = tmp_path / "out.npz"
-    with start("fit", data, "-k", 3, "--seed", 0, "--out", out, "--json") as process:
-        told, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    assert json.loads(told)["n_iter"] == GaussianMixture.load(out).n_iter_
+    command = [sys.executable, "-c", PROGRAM, *f"fit {data} -k 3 --seed 0 --out {out} --json".split()]
+    found = subprocess.run(command, capture_output=True, timeout=80, env={**os.environ, "PYTHONPATH": path()})
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert json.loads(found.stdout)["n_iter"] == GaussianMixture.load(out).n_iter_
 
 
 @pytest.mark.timeout(90)
@@ -69,7 +59,7 @@ def test_an_interrupt_signal_leaves_the_best_model_so_far_beside_its_place(data:
     before = {path.name for path in tmp_path.iterdir()}
     words = ("--tol", 0, "--max-iter", 10**9, "--verbose")
     with start("fit", data, "-k", 3, "--out", out, *words) as process:
-        assert process.stderr is not None
+        assert process.stderr
         try:
             assert any(line.startswith("iteration 2") for line in process.stderr)
             process.send_signal(signal.SIGINT)
@@ -88,7 +78,7 @@ def test_a_terminated_command_goes_on_where_it_was(data: str, tmp_path: Path) ->
     place, whole, out = tmp_path / "c", tmp_path / "whole.npz", tmp_path / "out.npz"
     words = ("fit", data, "-k", 3, "--seed", 0, "--tol", 0, "--max-iter", 300, "--verbose")
     with start(*words, "--out", out, "--checkpoint", place) as process:
-        assert process.stderr is not None
+        assert process.stderr
         try:
             assert any(line.startswith("iteration 2") for line in process.stderr)
             process.send_signal(signal.SIGTERM)
@@ -131,7 +121,7 @@ def test_a_terminated_online_fit_goes_on_where_it_was(data: str, tmp_path: Path)
     )
     words = (*words, "--init-size", 90, "--verbose")  # none are held out, so all passes are made
     with start(*words, "--out", out, "--checkpoint", place) as process:
-        assert process.stderr is not None
+        assert process.stderr
         try:
             assert any(line.startswith("iteration 2") for line in process.stderr)
             process.send_signal(signal.SIGTERM)

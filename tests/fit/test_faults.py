@@ -89,8 +89,12 @@ def kill(client: Any, many: int = 1) -> None:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Any]:
-    with cluster(current=False) as client:  # other tests are to run on threads meanwhile
-        yield client
+    # As Dask starts them unless told otherwise: for BLAS, with the environment of the nanny.
+    with dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}):
+        started = cluster(current=False)  # other tests are to run on threads meanwhile
+        client = started.__enter__()
+    yield client
+    started.__exit__(None, None, None)
 
 
 @pytest.fixture

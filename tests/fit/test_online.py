@@ -19,10 +19,10 @@ from daskgmm.fit.state import State
 from daskgmm.fit.survey import RowSample, Threshold
 from daskgmm.store.checkpoint import read
 from daskgmm.store.values import digest
-from tests.drivers import lives, start
+from tests.drivers import lives
+from tests.forks import Fork
 from tests.listeners import SEEDED, Heard, stop
 
-ROOT = str(Path(daskgmm.__file__).parents[1])
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(3000, 3)) + 4.0 * RANDOM.integers(3, size=(3000, 1))
 WEIGHT = RANDOM.uniform(0.5, 2.0, len(X))
@@ -358,5 +358,5 @@ def test_a_killed_driver_goes_on_to_the_same_bits(kills: int, tmp_path: Path) ->
     whole = bits(fresh(**LONG).fit(chunked()))
     place, out = tmp_path / "c", tmp_path / "out.npz"
     program, often = PROGRAM.format(settings=LONG), {"DASK_DASKGMM__CHECKPOINT_INTERVAL": "10 ms"}
-    for _ in lives(lambda: start(program, tmp_path / "x.npy", place, out, **often), kills, 1.0, place, out):
+    for _ in lives(lambda: Fork(program, tmp_path / "x.npy", place, out, **often), kills, 1.0, place, out):
         assert bits(fresh(place, **LONG).fit(chunked())) == whole

@@ -21,7 +21,8 @@ from daskgmm.model.update import Regularised
 from daskgmm.store import files
 from daskgmm.store.checkpoint import VERSION, Checkpoint, opened, read
 from daskgmm.store.values import digest
-from tests.drivers import bits, lives, start
+from tests.drivers import bits, lives
+from tests.forks import Fork
 from tests.listeners import SEEDED, stop
 
 RANDOM = np.random.default_rng(0)
@@ -465,7 +466,7 @@ def test_a_killed_driver_goes_on_to_the_same_bits(kills: int, tmp_path: Path) ->
     whole = bits(fit(**LONG))
     place, out = tmp_path / "c", tmp_path / "out.npz"
     program = PROGRAM.format(settings=LONG)
-    for _ in lives(lambda: start(program, tmp_path / "x.npy", place, out), kills, 0.6, place, out):
+    for _ in lives(lambda: Fork(program, tmp_path / "x.npy", place, out), kills, 0.6, place, out):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert bits(fit(place, **LONG)) == whole

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,14 +17,14 @@ import dask
 import numpy as np
 import pytest
 
-import daskgmm
 from daskgmm import GaussianMixture, watching
 from daskgmm.errors import CheckpointError, CheckpointInUseError, DataError
 from daskgmm.fit.state import State
 from daskgmm.store.checkpoint import read
 from daskgmm.store.lock import Lease, locked
 from daskgmm.store.places import locate
-from tests.drivers import bits, kill, start
+from tests.drivers import bits, kill
+from tests.forks import Fork
 from tests.listeners import SEEDED, At, Heard
 from tests.store.bucket import Bucket
 
@@ -161,9 +160,9 @@ with locked({str(tmp_path / "c")!r}, print):
     print("taken", flush=True)
     os.kill(os.getpid(), {int(signal.SIGKILL)})
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(daskgmm.__file__).parents[1])}
-    died = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert (died.stdout, died.returncode) == ("taken\n", -signal.SIGKILL)
+    with Fork(program) as died:
+        told, _ = died.communicate(30)
+    assert (told, died.returncode) == ("taken\n", -signal.SIGKILL)
     assert (tmp_path / "c.daskgmm-lock").exists()
     with locked(tmp_path / "c", print):
         pass
@@ -350,7 +349,7 @@ def test_a_killed_driver_goes_on_from_a_url_to_the_same_bits(kills: int, tmp_pat
     words = (tmp_path / "x.npy", place, out, repr(settings))
     moments, killed, held = random.Random(0), 0, 0
     while killed < kills:
-        kill(start(PROGRAM, *words, DASK_DASKGMM__CHECKPOINT_LEASE="0.3s"), moments.uniform(0.3, 0.9))
+        kill(Fork(PROGRAM, *words, DASK_DASKGMM__CHECKPOINT_LEASE="0.3s"), moments.uniform(0.3, 0.9))
         if out.exists():  # too late: once more from the start
             out.unlink()
             (tmp_path / "c").unlink()

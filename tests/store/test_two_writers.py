@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from daskgmm import GaussianMixture
 from daskgmm.cli import main
+from tests.forks import METHOD
 
-SPAWN = multiprocessing.get_context("spawn")
+CONTEXT: Any = multiprocessing.get_context(METHOD)
 LIMIT = 60.0  # seconds that any of them waits
 
 
@@ -28,8 +29,8 @@ def _save(place: str, number: int, rounds: int, barrier: Barrier) -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("rounds", [25, pytest.param(500, marks=pytest.mark.slow)])
 def test_two_saves_to_one_path_leave_a_whole_model(tmp_path: Path, rounds: int) -> None:
-    place, barrier = str(tmp_path / "m.npz"), SPAWN.Barrier(2)
-    savers = [SPAWN.Process(target=_save, args=(place, number, rounds, barrier)) for number in (1, 2)]
+    place, barrier = str(tmp_path / "m.npz"), CONTEXT.Barrier(2)
+    savers = [CONTEXT.Process(target=_save, args=(place, number, rounds, barrier)) for number in (1, 2)]
     for saver in savers:
         saver.start()
     seen = {1.0: 0, 2.0: 0}
@@ -66,9 +67,9 @@ def assert_one_whole_output(
         model = GaussianMixture.from_parameters(np.full(2, 0.5), means, np.stack([np.eye(2)] * 2))
         models[str(folder / f"{number}.npz")] = model.predict(x)
         model.save(folder / f"{number}.npz")
-    barrier, results = SPAWN.Barrier(2), SPAWN.Queue()
+    barrier, results = CONTEXT.Barrier(2), CONTEXT.Queue()
     shared = rounds, barrier, results
-    writers = [SPAWN.Process(target=predict, args=(words, data, out, model, *shared)) for model in models]
+    writers = [CONTEXT.Process(target=predict, args=(words, data, out, model, *shared)) for model in models]
     for writer in writers:
         writer.start()
     ended: dict[int, dict[str, int]] = {}
