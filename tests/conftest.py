@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -51,6 +52,14 @@ def reference() -> Any:
     if np.finfo(structures.L).eps > 1e-18:
         pytest.skip("long double has no more digits than float64 on this platform")
     return structures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync() -> Iterator[None]:
+    """Nobody pulls the plug on a test; thousands of files would wait for the disk."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 class Reads:

@@ -1,6 +1,8 @@
 """What is stored: every class that may be comes back bit for bit, and a new field of one needs nothing else."""
 
 import json
+import os
+import stat
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -225,3 +227,12 @@ def test_values_are_frozen(stored: dict[str, list[Any]]) -> None:
         first = fields(value)[0].name
         with pytest.raises(AttributeError, match="cannot assign"):
             setattr(value, first, None)
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("named"), replace(*names)))
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(stat.filemode(os.fstat(handle).st_mode)[0]))
+    files.save(tmp_path / "model.npz", {}, 1.0)
+    assert done == ["-", "named", "d"]
