@@ -39,7 +39,7 @@ def prepare() -> None:
 
 
 class Fork:
-    """A Python program in a process of its own, with the methods of `subprocess.Popen`; its output fits in a pipe."""
+    """A program in a process of its own, with the methods of `subprocess.Popen`; a pipe holds its output."""
 
     def __init__(
         self, program: str, *words: Any, stdout: int | None = None, stderr: int | None = None, **environment: str

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import logging
+import re
 import signal
 import threading
 import traceback
@@ -15,6 +16,8 @@ import click
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm.errors import ClusterLostError, DataError, InUseError, OutputError, printable
+from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 
 NOT_CONVERGED = 3  # the others are of exceptions; 2 is click's own
 
@@ -31,6 +34,11 @@ Exit codes:
 
 An output appears under its name only once it is whole.
 """
+
+# Parameters as messages of the library name them, outside paths and quotation marks, and what each is set to.
+PARAMETERS = {*GaussianMixture._get_param_names(), *MiniBatchGaussianMixture._get_param_names()}
+PLAIN = "|".join(name for name in PARAMETERS - {"n_components"} if "_" in name or name == "tol")
+NAMED = re.compile(rf"(?<![\w/.'\"-])({PLAIN})(?![\w/.'-])(?:=\"(\w+)\")?")
 
 VERBOSE = "daskgmm.verbose"
 HINT = "daskgmm.hint"  # how to go on where a command is stopped
@@ -57,6 +65,16 @@ class Interrupted(click.ClickException):
 def plain(text: str) -> str:
     """A message as it may be printed: nothing in it steers a terminal, and no line of it passes for another."""
     return printable(text, keep="\n\t").rstrip().replace("\n", "\n  ")
+
+
+def option(parameter: str) -> str:
+    """The option for a parameter of the estimators."""
+    return "--seed" if parameter == "random_state" else f"--{parameter.replace('_', '-')}"
+
+
+def in_options(error: Exception) -> str:
+    """What an error of the library says, in the words of the command line."""
+    return NAMED.sub(lambda found: " ".join(filter(None, (option(found[1]), found[2]))), str(error))
 
 
 def say(text: str) -> None:
@@ -88,13 +106,13 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             raise Interrupted(f"Interrupted. {ctx.meta.get(HINT, '')}".rstrip()) from None
         except ClusterLostError as error:
-            raise Interrupted(f"{error} {ctx.meta.get(HINT, '')}".rstrip()) from error
+            raise Interrupted(f"{in_options(error)} {ctx.meta.get(HINT, '')}".rstrip()) from error
         except InUseError as error:
             raise Interrupted(f"{error} Wait until it has ended, or name another.") from error
         except OutputError as error:
             raise click.UsageError(str(error)) from error
         except (DataError, FileNotFoundError) as error:
-            raise BadData(str(error)) from error
+            raise BadData(in_options(error)) from error
         except BrokenPipeError:  # whoever reads the results has enough: click ends in silence
             raise
         except Exception as error:

@@ -9,7 +9,7 @@ import click
 from sklearn.utils._param_validation import InvalidParameterError
 
 from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES, HINT, NOT_CONVERGED, say
+from daskgmm.cli.failure import EXIT_CODES, HINT, NOT_CONVERGED, option, say
 from daskgmm.compute.sources.paths import within
 from daskgmm.errors import DataError
 from daskgmm.estimators.checks import check_settings, start_shapes
@@ -89,8 +89,8 @@ def fit(
     output.show(_result(model, out, int(x.shape[0]), seconds), as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
-        further = "the same --checkpoint and a larger --max-iter"
-        say(f"{told}To go on: {further if given.get('checkpoint') else f'--warm-start {out}'}")
+        further = "the same command, a larger --max-iter" if "checkpoint" in given else f"--warm-start {out}"
+        say(f"{told}To go on: {further}{'' if overwrite else ' and --overwrite'}")
         raise click.exceptions.Exit(NOT_CONVERGED)
 
 
@@ -123,13 +123,11 @@ def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:
     """Refuse options that do not go together."""
     known = (MiniBatchGaussianMixture if online else GaussianMixture)._get_param_names()
     if clash := [name for name in given if name not in known]:
-        raise click.UsageError(
-            f"{options.name(clash[0])} has no meaning {'with' if online else 'without'} --online."
-        )
+        raise click.UsageError(f"{option(clash[0])} has no meaning {'with' if online else 'without'} --online.")
     if warm_start is None and "n_components" not in given:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     if clash := [name for name in STARTS if warm_start is not None and name in given]:
-        raise click.UsageError(f"{options.name(clash[0])} has no meaning beside --warm-start.")
+        raise click.UsageError(f"{option(clash[0])} has no meaning beside --warm-start.")
     if all(name in given for name in ROWWISE):
         raise click.UsageError("Give --labels-init or --responsibilities-init, not both.")
 

@@ -1,6 +1,7 @@
 """Open what a command reads; whatever is wrong with it is a `DataError`."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
@@ -21,7 +22,7 @@ from daskgmm.fit.state import State
 from daskgmm.store import checkpoint, files
 
 FILE_URL = "file://"
-LARGE = 2**20  # values of a chunk, which a small array may have whatever its own size
+CHUNK_VALUES = 2**20  # which a small array may have whatever its own size
 
 Model = GaussianMixture | MiniBatchGaussianMixture
 
@@ -67,7 +68,7 @@ class Places:
         if source.shape != shape:
             found = f"{source.dtype} of shape {source.shape}"
             raise click.UsageError(f"{place} holds {found}, and has to hold numbers, of shape {shape}.")
-        if source.chunk_bytes > 8 * max(LARGE, math.prod(shape)):
+        if source.chunk_bytes > 8 * max(CHUNK_VALUES, math.prod(shape)):
             size = format_bytes(source.chunk_bytes)
             raise click.UsageError(f"{place} has chunks of {size}, too large to read {shape} from.")
         return np.array(source.reader(0, None))
@@ -86,7 +87,7 @@ def load_model(place: str) -> Model:
     try:
         return cast(Model, load(place))
     except OSError as error:
-        raise DataError(f"The model {place} cannot be read: {error.strerror or error}.") from error
+        raise _unreadable(place, error) from error
 
 
 def load_fitted(place: str) -> Model:
@@ -113,9 +114,18 @@ def load_either(place: str) -> Model | tuple[dict[str, Any], State]:
     except (DataError, files.Damaged):
         kind = None
     except OSError as error:
-        raise DataError(f"{place} cannot be read: {error.strerror or error}.") from error
+        raise _unreadable(place, error) from error
     if kind == files.MODEL:
         return load_model(place)
     if kind == files.CHECKPOINT and (found := checkpoint.read(place, State, check_standing)) is not None:
         return found
     raise DataError(f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged.")
+
+
+def _unreadable(place: str, error: OSError) -> DataError:
+    """Say why a model cannot be read, and what a store in its place is."""
+    if not isinstance(error, IsADirectoryError):
+        return DataError(f"The model {place} cannot be read: {error.strerror or error}.")
+    stored = any(os.path.exists(os.path.join(place, name)) for name in ("zarr.json", ".zarray", ".zgroup"))
+    what = "a Zarr store: give it as DATA" if stored else "a folder"
+    return DataError(f"{place} is {what}. A model is a file, such as fit writes to its --out.")

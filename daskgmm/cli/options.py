@@ -1,6 +1,7 @@
 """Options that commands share, and one for each parameter of the estimator."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from numbers import Integral
@@ -10,10 +11,10 @@ import click
 from dask.utils import parse_bytes
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from daskgmm.cli.failure import VERBOSE
+from daskgmm.cli.failure import VERBOSE, option
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
-from daskgmm.estimators.parameters import SMALL
+from daskgmm.estimators.parameters import ROWWISE, SMALL
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
@@ -29,6 +30,8 @@ APART = (
 )
 READING = ("block_size", "nan_policy", "missing_chunks")
 DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
+# What a checkpoint says of arrays that go with the rows, and their options.
+OF_ROWS = {"sample_weight's dtype": "weights", **{f"{title}'s dtype": title for title in ROWWISE}}
 
 
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -118,23 +121,29 @@ def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
     return value
 
 
-def name(parameter: str) -> str:
-    """The option for a parameter of the estimators."""
-    return "--seed" if parameter == "random_state" else f"--{parameter.replace('_', '-')}"
-
-
 def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options that go on from a checkpoint, as far as they are given, and what the rows have to be."""
     online = identity["estimator"] == MiniBatchGaussianMixture.__name__
     given: dict[str, Any] = {"--online": True} if online else {}
     rest = {parameter: value for parameter, value in identity.items() if value is not None}
     del rest["estimator"]
-    for parameter in (BATCH | ONLINE).keys() & rest.keys():
+    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {"acceleration"}:  # for which there is no option
         value = rest.pop(parameter)
-        given[name(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
+        given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
     if rest.pop("omit_nan", False):
         given["--nan-policy"] = "omit"
     return dict(sorted(given.items())), rest
+
+
+def command(place: str, identity: Mapping[str, Any]) -> str:
+    """The command that goes on from a checkpoint, but for the names of DATA, OUT and what it knows a hash of."""
+    given, rest = asked(identity)
+    words = ["daskgmm", "fit", "DATA", "--out", "OUT", "--checkpoint", place]
+    for name, value in given.items():
+        hashed = str(value).startswith("sha256 ")
+        words += [name] if value is True else [name, "PATH" if hashed else str(value)]
+    words += [word for title in rest.keys() & OF_ROWS.keys() for word in (option(OF_ROWS[title]), "PATH")]
+    return shlex.join(words)
 
 
 data = click.argument("data", metavar="DATA")

@@ -52,6 +52,15 @@ def learnt(model: Model) -> Result:
     }
 
 
+def standing(model: Model) -> Result:
+    """What to say of a model that no fit has made, or not yet."""
+    if waits(model):
+        return {"status": f"no mixture yet: {model.n_rows_to_start_} more rows are needed to seed it"}
+    if isinstance(model, MiniBatchGaussianMixture) and not model.n_passes_ and model.n_batches_seen_:
+        return {"status": "learnt from a stream, batch by batch: no passes, and no convergence"}
+    return {}
+
+
 @contextmanager
 def model_file(out: str, overwrite: bool) -> Iterator[Callable[[Model], None]]:
     """Be the only writer of a model, which is what this gives; refuses, before any work, a bad file name."""
@@ -85,7 +94,8 @@ def refuse_overlaps(outputs: Iterable[str | None], inputs: Iterable[str | None],
     if "" in written:
         raise click.UsageError("--out needs a name.")
     for out in written:
-        locate(out, options, OutputError)
+        if locate(out, options, OutputError)[0].protocol == "memory":
+            raise click.UsageError(f"{out} would be gone with this process: name a path, or the URL of a store.")
     for out, other in (*product(written, read), *combinations(written, 2)):
         if overlap(out, other, options):
             what = "input" if other in read else "output"

@@ -173,7 +173,11 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
     """Tell what is in a saved MODEL, or where the fit of a checkpoint stands."""
     mixture = inputs.load_either(model)
     if isinstance(mixture, tuple):
-        output.show({"checkpoint": model, **_standing(*mixture)}, as_json)
+        told = {"checkpoint": model, **_standing(*mixture)}
+        if not as_json:  # to be copied
+            hashes = {name: value for name, value in told.pop("options").items() if "sha256" in str(value)}
+            told |= {"goes on with": options.command(model, mixture[0]), "data": {**told.pop("data"), **hashes}}
+        output.show(told, as_json)
         return
     plain = (bool, int, float, str)
     shape = ("n_components", "covariance_type")
@@ -186,6 +190,7 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
     result = {
         "model": model,
         "estimator": type(mixture).__name__,
+        **output.standing(mixture),
         "n_components": mixture.n_components,
         "n_features": mixture.n_features_in_,
         "covariance_type": mixture.covariance_type,

@@ -61,9 +61,9 @@ def update(
 ) -> None:
     """Learn from rows that were added to DATA since MODEL was saved, and save it to OUT.
 
-    MODEL comes from "fit --online", or from "update". It knows the next row of DATA, so rows that it
-    has learnt are never learnt twice: to repeat a command changes nothing. While it waits for the rows of
-    its start, those of DATA join them.
+    MODEL comes from "fit --online", from "update", or from a stream (partial_fit). It knows how many rows it has
+    learnt, and takes them for the first of DATA, so none is learnt twice: to repeat a command changes nothing.
+    While it waits for the rows of its start, those of DATA join them.
     """
     where = {name: settings.pop(name) for name in cluster.NAMES}
     place = within(data, array)
@@ -116,7 +116,10 @@ def _pending(rows: Span, learnt: int, n: int, data: str) -> tuple[int, int]:
     if max(last, first) > n:
         raise DataError(f"{data} has {n} rows, and row {max(last, first)} is asked for.")
     if rows == (None, None) and learnt:
-        say(f"Beginning at row {learnt}: as many were learnt already, of this store or another.")
+        say(
+            f"Beginning at row {learnt}: the rows that the model has learnt, of a store or a stream, count as the "
+            "first of DATA. If they are not, fit --online --warm-start learns from all of it."
+        )
     if first < learnt:
         say(f"Rows {first} to {min(last, learnt)} were learnt already, and are left out.")
     if learnt < first < last:

@@ -49,22 +49,27 @@ def _settled(
     """The answers from ``half * 2**power`` (groups, n), half the squared distance to the first of each group, and
     ``lead * 2**e`` (n, k), by how much that of the first exceeds that of each component in its group.
     """
-    (n, k), d, top = lead.shape, mixture.n_features, np.maximum(power.max(axis=0), 0)
-    norm = np.broadcast_to(mixture.covariance.half_log_det(d), k) - 0.5 * d * np.log(2 * np.pi)
+    (n, k), d = lead.shape, mixture.n_features
     log_weights = np.log(mixture.weights)
-    joint, behind = np.empty((n, k)), np.empty((n, k))
+    norm = np.broadcast_to(mixture.covariance.half_log_det(d), k) - 0.5 * d * np.log(2 * np.pi)
+    top = np.maximum(power.max(axis=0), 0)  # log-densities are in units of ``2**top``: the largest distance fits
+    joint, behind = np.empty((n, k)), np.empty((n, k))  # of the best of the group; by how much each is below it
     for g, members in enumerate(groups):
-        own, level = lead[:, members], lead[:, members] + np.ldexp(log_weights[members], -e[:, None])
-        # What distances alone do not tell, the weights do, however small beside them.
-        level = np.where(level == level.max(axis=1, keepdims=True), log_weights[members], -np.inf)
-        best = level.argmax(axis=1)
-        leader, weight = own[np.arange(n), best], log_weights[members][best]
-        behind[:, members] = np.ldexp(own - leader[:, None], e[:, None]) + (log_weights[members] - weight[:, None])
-        # In units of ``2**top``, which holds the largest distance.
+        best = members[_best(lead[:, members], log_weights[members], e)]
+        leader, weight = lead[np.arange(n), best], log_weights[best]
         reached = np.ldexp(leader, e - top) + np.ldexp(norm[members[0]] + weight, -top)
         joint[:, members] = (reached - np.ldexp(half[g], power[g] - top))[:, None]
+        nearer = np.ldexp(lead[:, members] - leader[:, None], e[:, None])
+        behind[:, members] = nearer + (log_weights[members] - weight[:, None])
     labels, peak = np.where(behind == 0, joint, -np.inf).argmax(axis=1), joint.max(axis=1)
     behind += np.ldexp(joint - peak[:, None], top[:, None])
     resp = np.where(mixture.weights > 0, np.exp(behind), 0.0)
     total = resp.sum(axis=1)
     return labels, np.ldexp(peak, top) + np.log(total), resp / total[:, None]
+
+
+def _best(lead: Array, log_weights: Array, e: Array) -> Array:
+    """Numbers (n,) of the most probable in a group: where distances leave it open, the weights decide."""
+    level = lead + np.ldexp(log_weights, -e[:, None])
+    best: Array = np.where(level == level.max(axis=1, keepdims=True), log_weights, -np.inf).argmax(axis=1)
+    return best

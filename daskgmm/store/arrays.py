@@ -78,8 +78,10 @@ class Claim:
         except Exception:  # a file, a folder of anything, a damaged array
             node = None
         if not isinstance(node, zarr.Array):
-            kind = "a Zarr group" if isinstance(node, zarr.Group) else "no Zarr array"
-            raise OutputError(f"{self.place} is in the way: it is {kind}, and stays.")
+            kind = "a Zarr group" if isinstance(node, zarr.Group) else "no Zarr array, or a damaged one"
+            raise OutputError(
+                f"{self.place} is in the way: it is {kind}, and stays. Name another place, or remove it yourself."
+            )
         if foreign := next(
             (name for name, linked in _objects(fs, path) if linked or not _is_own(name, node.ndim)), None
         ):

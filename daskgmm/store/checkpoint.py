@@ -133,8 +133,9 @@ def opened(
             _compare(place, there, here)
             here.setdefault("digests", there.get("digests"))
             checkpoint.state, checkpoint.written = state, before
-            what = "is finished" if state.done else "goes on"
-            tell(f"The fit {what}, from {os.fspath(place)}; passes over the rows so far: {state.n_passes}.")
+            finished = before.done and state.done
+            what, more = ("is finished", " The rows were not read.") if finished else ("goes on", "")
+            tell(f"The fit {what}, from {os.fspath(place)}; passes over the rows so far: {state.n_passes}.{more}")
         # An interrupt may have struck in the middle of a write.
         stack.callback(checkpoint.flush)
         yield checkpoint
@@ -189,7 +190,8 @@ def _compare(place: Place, there: Mapping[str, Any], here: Mapping[str, Any]) ->
         listed = "\n".join(lines)
         raise CheckpointError(
             f"The checkpoint {os.fspath(place)} is of another fit:\n{listed}\n"
-            "Fit what it is of, name another file, or delete it."
+            "To go on, give the rows and settings that it was begun with; only max_iter may be larger, and tol "
+            "smaller. To begin another fit, name another file, or delete this one."
         )
 
 

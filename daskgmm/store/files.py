@@ -44,11 +44,11 @@ class Damaged(Exception):
 def save(place: Place, header: Mapping[str, Any], value: Any) -> None:
     """Replace the file at once: locally written aside, synced and renamed; on a URL one PUT."""
     arrays: dict[str, Array] = {}
-    told = sealed({**header, "value": pack(value, arrays, "value")}, arrays)
+    whole = sealed({**header, "value": pack(value, arrays, "value")}, arrays)
     fs, path = locate(place)
     if not isinstance(fs, LocalFileSystem):
         buffer = io.BytesIO()
-        _write(buffer, told, arrays)
+        _write(buffer, whole, arrays)
         try:
             fs.pipe_file(path, buffer.getvalue())
         except OSError:
@@ -57,7 +57,7 @@ def save(place: Place, header: Mapping[str, Any], value: Any) -> None:
             raise OSError(f"{type(error).__name__}: {error}") from error
         return
     with aside(path) as new, open(new, "wb") as file:
-        _write(file, told, arrays)
+        _write(file, whole, arrays)
         file.flush()
         os.fsync(file.fileno())
 

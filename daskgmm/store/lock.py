@@ -22,7 +22,7 @@ from daskgmm.store.places import Options, Place, locate
 
 LEASE = "30 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-lease`
 LONGEST = 3600.0  # seconds that any owner is given: what an object says of itself is not trusted further
-MOST_BYTES = 4096  # of an object that is read
+OBJECT_BYTES = 4096  # of a lease that are read
 
 
 @contextmanager
@@ -221,7 +221,7 @@ class Lease:
 
     def _read(self) -> bytes | None:
         try:
-            found: bytes = self.fs.cat_file(self.path, start=0, end=MOST_BYTES)
+            found: bytes = self.fs.cat_file(self.path, start=0, end=OBJECT_BYTES)
         except FileNotFoundError:
             return None
         return found

@@ -208,6 +208,24 @@ def test_verbose_logs_a_line_per_interval(run: Run, data: str, out: Path) -> Non
     assert [int(words[1]) for words in told] == [2, 4, 5]  # and the last
 
 
+def test_errors_name_options(run: Run, write: Write, values: Array, out: Path, tmp_path: Path) -> None:
+    place, data = tmp_path / "max_iter", write("data.zarr", values)
+    words = ("fit", data, "-k", 3, "--out", out, "--checkpoint", place)
+    result = run(*words, "--seed", 0, "--max-iter", 2, "--tol", 0)
+    assert result.stderr.endswith("To go on: the same command, a larger --max-iter and --overwrite\n")
+    result = run(*words, "--seed", 1, "--max-iter", 1, "--tol", 0, "--overwrite")
+    assert result.exit_code == 4
+    assert (
+        f"{place} is of another fit:\n    --max-iter: 2 there, 1 now\n    --seed: 0 there, 1 now\n"
+        in result.stderr
+    )
+    assert "only --max-iter may be larger, and --tol smaller" in result.stderr
+    (Path(data) / "c/1/0").unlink()
+    result = run("fit", data, "-k", 3, "--out", out, "--overwrite")
+    assert result.exit_code == 4
+    assert "Set --missing-chunks fill to" in result.stderr
+
+
 def test_a_checkpoint_in_use_is_to_be_tried_again(run: Run, data: str, out: Path, tmp_path: Path) -> None:
     place = tmp_path / "c"
     results: list[Result] = []
@@ -272,7 +290,7 @@ USAGE: dict[str, tuple[tuple[object, ...], str]] = {
     "no pair": (("-k", 2, "--storage-option", "anon"), "KEY=VALUE"),
     "deep": (("-k", 2, "--storage-option", "a=" + "[" * 100_000), "nested too deeply"),
     "unknown": (("-k", 2, "--speed", "high"), "No such option"),
-    "out url": (("-k", 2, "--out", "memory://out.npz"), "not to a URL"),
+    "out url": (("-k", 2, "--out", "local://out.npz"), "not to a URL"),
     "out folder": (("-k", 2, "--out", "."), "is a directory"),
     "out nowhere": (("-k", 2, "--out", "no/where.npz"), "there is no folder"),
 }

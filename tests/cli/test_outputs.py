@@ -22,10 +22,11 @@ from daskgmm.store import aside
 from daskgmm.store.lock import locked
 from tests.cli.test_process import start
 from tests.forks import Fork
+from tests.store.bucket import KEPT
 
 Run = Callable[..., Result]
 
-BUCKET = "memory://daskgmm-outputs"
+BUCKET = f"{KEPT}://daskgmm-outputs"
 LABELS = {"shape": (7,), "chunks": (4,), "dtype": "int64"}
 
 
@@ -87,7 +88,7 @@ def fit(out: object, *words: str, data: str = "x.zarr") -> list[str]:
 
 
 def foreign(world: World, url: str) -> None:
-    fsspec.filesystem("memory").pipe_file(f"{url}/part-0.parquet", b"others'")
+    fsspec.filesystem(KEPT).pipe_file(f"{url}/part-0.parquet", b"others'")
 
 
 def linked(world: World) -> None:
@@ -186,6 +187,8 @@ CASES: dict[str, tuple[Prepare, list[str], int, str, set[str]]] = {
         set(),
     ),
     "wildcards": (wild, predict(f"{BUCKET}/r?.zarr", "--overwrite"), 0, "", {"r?.zarr"}),
+    "memory": (ANY, predict("memory://daskgmm-outputs/a"), 2, "would be gone with this process", set()),
+    "model: checkpoint in memory": (ANY, fit("n.npz", "--checkpoint", "memory://c"), 2, "would be gone", set()),
     "no such system": (ANY, predict("nowhere://x"), 2, "cannot be reached", set()),
     "local://, folder": (lambda w: w.file("mine/a"), predict("local://{here}/mine"), 2, "in the way", set()),
     "local://, model": (ANY, predict("local://{here}/m.npz", "--overwrite"), 2, "overlaps", set()),
@@ -239,6 +242,13 @@ CASES: dict[str, tuple[Prepare, list[str], int, str, set[str]]] = {
     "file for a folder": (ANY, predict("w.npy/out.zarr"), 2, "no folder", set()),
     "not writable": (ANY, predict("/proc/out.zarr"), 2, "cannot be written", set()),
     "long name": (ANY, predict("o" * 256), 2, "cannot be written: File name too long", set()),
+    "damaged array": (
+        lambda w: w.file("out.zarr/zarr.json", "{"),
+        predict("out.zarr", "--overwrite"),
+        2,
+        "or a damaged one, and stays. Name another place, or remove it yourself.",
+        set(),
+    ),
     "longest name": (ANY, predict("o" * 255), 0, "", {"o" * 255}),
     "no name": (ANY, predict(""), 2, "needs a name", set()),
     "model: weights": (ANY, fit("w.npy", "--overwrite", "--weights", "w.npy"), 2, "overlaps", set()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable
 from itertools import accumulate, count
 from pathlib import Path
@@ -24,6 +25,7 @@ from daskgmm._typing import Array
 from daskgmm.cli.output import chunk_rows
 from daskgmm.fit.state import State
 from daskgmm.store import checkpoint
+from tests.store.bucket import KEPT
 
 Run = Callable[..., Result]
 Write = Callable[..., str]
@@ -286,7 +288,7 @@ def test_a_url_is_complete_last(
     values: Array,
     watch: Watch,
 ) -> None:
-    url = "memory://daskgmm-predict/labels.zarr"
+    url = f"{KEPT}://daskgmm-predict/labels.zarr"
     seen = []
     watch(lambda block: seen.append(opened(url).attrs["complete"]))
     result = run("predict", data, model, "--out", url, "--block-size", 1)
@@ -422,12 +424,12 @@ def test_info_of_a_checkpoint(run: Run, data: str, tmp_path: Path, online: tuple
         "log_likelihood": model.lower_bound_,
         **({"n_samples_seen": model.n_samples_seen_} if online else {}),
     }
-    # With what it says a command goes on.
-    options = [word for pair in given.items() for word in pair]
-    again = run("fit", data, *options, *online, "--out", out, "--overwrite", "--checkpoint", place)
-    assert again.stderr.startswith(
-        f"The fit is finished, from {place}; passes over the rows so far: {model.n_passes_}."
-    )
+    # The command that it prints goes on.
+    (line,) = [line for line in run("info", place).stdout.splitlines() if line.startswith("goes on with")]
+    _, *command = shlex.split(line.removeprefix("goes on with"))
+    again = run(*({"DATA": data, "OUT": out}.get(word, word) for word in command), "--overwrite")
+    told = f"The fit is finished, from {place}; passes over the rows so far: {model.n_passes_}."
+    assert again.stderr.startswith(f"{told} The rows were not read.\n")
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -458,15 +460,21 @@ def test_info_tells_all_that_a_checkpoint_compares(
         assert option in told or name in told, name
         shown = json.dumps(value) if as_json and name not in ("means_init",) else str(value)
         assert shown.replace('"', "") in told.replace('"', "").replace("=yes", "True"), name
+    if not as_json:
+        assert "--means-init PATH" in told
+        assert "--weights PATH" in told
     assert ("--nan-policy" in told, "sample_weight's dtype" in told) == (True, True)
 
 
 def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_text("nothing")
+    zarr.create_array(tmp_path / "x.zarr", shape=(3, 2), dtype="f8")
     for place, message in (
         (tmp_path / "no.npz", "is not a model"),
         (f"local://{tmp_path}/no.npz", "is not a model"),
         (tmp_path / "none.npz", "No such file"),
+        (tmp_path / "x.zarr", "is a Zarr store: give it as DATA"),
+        (tmp_path, "is a folder"),
     ):
         result = run("info", place)
         assert (result.exit_code, result.stdout) == (4, "")

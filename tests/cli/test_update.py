@@ -220,6 +220,7 @@ def test_a_model_that_waits_is_shown_and_goes_on(run: Run, data: str, waiting: P
     assert told == {
         "model": str(waiting),
         "estimator": "MiniBatchGaussianMixture",
+        "status": "no mixture yet: 110 more rows are needed to seed it",
         "n_components": 3,
         "n_features": 3,
         "covariance_type": "full",
@@ -253,3 +254,15 @@ def test_a_model_that_waits_answers_nothing(run: Run, data: str, waiting: Path, 
         assert "is no mixture yet: 40 of the first 150 rows have come" in result.stderr
         assert not out.exists()
     assert waiting.read_bytes() == before
+
+
+def test_a_model_of_a_stream_says_so_and_that_its_rows_count_as_the_first(
+    run: Run, data: str, values: Array, tmp_path: Path, out: Path
+) -> None:
+    place = tmp_path / "stream.npz"
+    MiniBatchGaussianMixture(3, random_state=0).partial_fit(values[:200]).save(place)
+    assert "learnt from a stream" in run("info", place).stdout
+    result = run("update", place, data, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert "Beginning at row 200: the rows that the model has learnt, of a store or a stream" in result.stderr
+    assert "fit --online --warm-start" in result.stderr

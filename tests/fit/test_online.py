@@ -8,7 +8,6 @@ import dask.array as da
 import numpy as np
 import pytest
 
-import daskgmm
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
 from daskgmm.compute.rows import as_rows
 from daskgmm.compute.threads import Threads
@@ -357,6 +356,7 @@ def test_a_killed_driver_goes_on_to_the_same_bits(kills: int, tmp_path: Path) ->
     np.save(tmp_path / "x.npy", X)
     whole = bits(fresh(**LONG).fit(chunked()))
     place, out = tmp_path / "c", tmp_path / "out.npz"
-    program, often = PROGRAM.format(settings=LONG), {"DASK_DASKGMM__CHECKPOINT_INTERVAL": "10 ms"}
+    program = PROGRAM.format(settings=LONG)
+    often: dict[str, Any] = {"DASK_DASKGMM__CHECKPOINT_INTERVAL": "10 ms"}
     for _ in lives(lambda: Fork(program, tmp_path / "x.npy", place, out, **often), kills, 1.0, place, out):
         assert bits(fresh(place, **LONG).fit(chunked())) == whole

@@ -1,4 +1,4 @@
-"""A file system with the two properties of an object store that matter here, over a local folder.
+"""File systems for tests. One has the two properties of an object store that matter here, over a local folder.
 
 An object is replaced at once, and may be put on the condition that there is none.
 """
@@ -10,8 +10,9 @@ from uuid import uuid4
 
 import fsspec
 from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
-BUCKET = "bucket"
+BUCKET, KEPT = "bucket", "kept"
 
 
 class Bucket(AbstractFileSystem):  # type: ignore[misc]
@@ -61,4 +62,15 @@ class Bucket(AbstractFileSystem):  # type: ignore[misc]
         Path(self._strip_protocol(path)).unlink()
 
 
+class Kept(MemoryFileSystem):  # type: ignore[misc]
+    """``kept://bucket/object``: the objects of ``memory://``, as if they outlived this process."""
+
+    protocol = KEPT
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> Any:
+        return super()._strip_protocol(path.replace(f"{KEPT}://", "memory://", 1))
+
+
 fsspec.register_implementation(BUCKET, Bucket, clobber=True)
+fsspec.register_implementation(KEPT, Kept, clobber=True)

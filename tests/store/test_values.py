@@ -232,7 +232,12 @@ def test_values_are_frozen(stored: dict[str, list[Any]]) -> None:
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *names: (done.append("named"), replace(*names)))
+
+    def named(old: str, new: str) -> None:
+        done.append("named")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", named)
     monkeypatch.setattr(os, "fsync", lambda handle: done.append(stat.filemode(os.fstat(handle).st_mode)[0]))
     files.save(tmp_path / "model.npz", {}, 1.0)
     assert done == ["-", "named", "d"]
