@@ -106,14 +106,16 @@ class Mixture:
 
         Rows that the kernels find to be too far, or no numbers, are looked at again: no others.
         """
-        labels, density, resp = (len(x) * (question == asked) for asked in ANSWERS)
-        out = np.empty(labels, dtype=np.int64), np.empty(density), np.empty((resp, self.n_components))
-        model = self.model_for(x, None)
-        sound = kernels.posterior(x, model, *out) or self._answered_far(x, model, out)
+        out, sound = self._answers(x, [question == asked for asked in ANSWERS])
         return out[ANSWERS.index(question)], sound
 
-    def _answered_far(self, x: Array, model: kernels.layouts.Model, out: tuple[Array, Array, Array]) -> bool:
-        """Answer anew for finite rows that are too far for the kernels; whether all rows are finite."""
+    def _answers(self, x: Array, asked: list[bool]) -> tuple[list[Array], bool]:
+        """Those of `ANSWERS` that are asked for, the others without rows; whether all values are finite."""
+        n_labels, n_densities, n_resp = (len(x) * some for some in asked)
+        out = [np.empty(n_labels, np.int64), np.empty(n_densities), np.empty((n_resp, self.n_components))]
+        model = self.model_for(x, None)
+        if kernels.posterior(x, model, *out):
+            return out, True
         labels, density, resp = out
         if not len(density):
             density = np.empty(len(x))
@@ -122,10 +124,14 @@ class Mixture:
         finite = lost[np.isfinite(x[lost]).all(axis=1)]
         for first in range(0, len(finite), kernels.PIECE):
             rows = finite[first : first + kernels.PIECE]
-            for answer, found in zip(out, far.answers(self, x[rows]), strict=True):
+            if model.means.itemsize == 8:
+                found = list(far.answers(self, x[rows]))
+            else:  # float64 reaches further
+                found, _ = self._answers(x[rows].astype(np.float64), asked)
+            for answer, part in zip(out, found, strict=True):
                 if len(answer):
-                    answer[rows] = found
-        return len(finite) == len(lost)
+                    answer[rows] = part
+        return out, len(finite) == len(lost)
 
     def sample(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:
         """``n`` rows (n, d) and their components (n,), grouped by component: ancestral sampling."""
