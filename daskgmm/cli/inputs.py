@@ -64,7 +64,12 @@ class Places:
 
     def whole(self, place: str, shape: tuple[int, ...]) -> Array:
         """A small array of this shape. No more is read than is wanted."""
-        source = self._look(place, place)
+        try:
+            source = self._look(place, place)
+        except DataError as error:
+            if place in str(error):
+                raise
+            raise DataError(f"{place}: {error}") from error
         if source.shape != shape:
             found = f"{source.dtype} of shape {source.shape}"
             raise click.UsageError(f"{place} holds {found}, and has to hold numbers, of shape {shape}.")
