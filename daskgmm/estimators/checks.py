@@ -135,6 +135,6 @@ def _covariance(value: Any, k: int, d: int, covariance_type: str, name: str) -> 
     try:
         if name == "precisions":
             return form.from_precisions(structure, values)
-        return form.of(structure, values, resolved=False)
+        return form.of(structure, values, ridge=np.inf)
     except CollapseError as error:
         raise ValueError(f"{wrong}; component {error.component} is not") from error

@@ -47,6 +47,16 @@ class Ground:
     x: Array
     weight: Array | None
 
+    @property
+    def middle(self) -> Array:
+        """The mean of all rows, (1, d)."""
+        return self.survey.overall.means
+
+    @property
+    def centred(self) -> Array:
+        """The points about it: scikit-learn's distances are differences of squares, which an offset drowns."""
+        return self.x - self.middle
+
 
 def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[Mixture]:
     """Starting mixtures of a batch fit: one for "subsample" or a start given in full, else ``n_init``.
@@ -131,8 +141,8 @@ def kmeans(ground: Ground, random: np.random.RandomState) -> Mixture:
 
 def plus_plus(ground: Ground, random: np.random.RandomState) -> Mixture:
     """Around centres far from each other."""
-    centres, _ = kmeans_plusplus(ground.x, ground.recipe.k, sample_weight=ground.weight, random_state=random)
-    return around(ground, centres)
+    _, rows = kmeans_plusplus(ground.centred, ground.recipe.k, sample_weight=ground.weight, random_state=random)
+    return around(ground, ground.x[rows])
 
 
 def rows_at_random(ground: Ground, random: np.random.RandomState) -> Mixture:
@@ -171,7 +181,7 @@ def around(ground: Ground, centres: Array) -> Mixture:
     """
     recipe, x, weight = ground.recipe, ground.x, ground.weight
     k = len(centres)
-    labels = pairwise_distances_argmin(x, centres)
+    labels = pairwise_distances_argmin(ground.centred, centres - ground.middle)
     found = moments(recipe.structure, x, weight, labels, k)
     within = moments(recipe.structure, x - found.means[labels], weight)
     covariance = recipe.structure.fit(within, within.scatter, recipe.reg_covar).take(np.zeros(k, int))

@@ -54,11 +54,11 @@ class Covariance(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, structure: "Structure", values: Array, resolved: bool = True) -> Self:
+    def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
         """From covariances; `CollapseError` names the first that is not positive definite.
 
-        With ``resolved``, one that is singular within the rounding of a scatter is not, either: right where
-        nothing was added to the diagonal.
+        One that is singular within the rounding of a scatter is not, either, unless ``ridge``, which its diagonal
+        is known to hold, is more than rounding. An infinite ``ridge`` stands for covariances that are given.
         """
 
     @classmethod
@@ -160,8 +160,8 @@ class Matrices(Covariance):
         return apart
 
     @classmethod
-    def of(cls, structure: "Structure", values: Array, resolved: bool = True) -> Self:
-        return cls(structure, values, np.stack([precision_factor(c, j, resolved) for j, c in enumerate(values)]))
+    def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
+        return cls(structure, values, np.stack([precision_factor(c, j, ridge) for j, c in enumerate(values)]))
 
     @classmethod
     def from_precisions(cls, structure: "Structure", precisions: Array) -> Self:
@@ -247,7 +247,7 @@ class Axes(Covariance):
         return moved.sum(axis=0, keepdims=True) if summed else moved
 
     @classmethod
-    def of(cls, structure: "Structure", values: Array, resolved: bool = True) -> Self:
+    def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
         check_positive(values)
         return cls(structure, values, 1.0 / np.sqrt(values))
 

@@ -1,7 +1,7 @@
 """Cholesky factors of covariances and precisions, and when a matrix counts as singular."""
 
 import numpy as np
-from scipy.linalg import eigvalsh
+from scipy.linalg import eigh
 from scipy.linalg.lapack import dpotrf, dtrtri  # what cholesky and solve_triangular call, a tenth of their cost
 
 from daskgmm._typing import Array
@@ -10,57 +10,82 @@ from daskgmm.errors import CollapseError
 EPS = float(np.finfo(np.float64).eps)
 
 
-def collapsed(component: int) -> CollapseError:
-    """Scikit-learn's sentence, with the component that it leaves out."""
+def collapsed(component: int, feature: int | None = None, enough: float | None = None) -> CollapseError:
+    """Scikit-learn's sentence, with what it leaves out: the component, and the feature that is to blame.
+
+    A feature that varies follows from others, and a ``reg_covar`` of ``enough`` would tell them apart.
+    """
+    told = ""
+    if feature is not None and enough is None:
+        told = f": feature {feature} does not vary in it beyond rounding. Leave that out, or give a reg_covar"
+    elif feature is not None:
+        told = (
+            f": feature {feature} follows from others in it, within rounding. Leave that out, or raise reg_covar "
+            f"to {enough:.0e}"
+        )
     return CollapseError(
         "Fitting the mixture model failed because some components have ill-defined empirical covariance "
         "(for instance caused by singleton or collapsed samples). Try to decrease the number of components, "
         f"increase reg_covar, or scale the input data. The covariance of component {component} is not "
-        "positive definite.",
+        f"positive definite{told}.",
         component,
     )
 
 
 def check_positive(values: Array) -> None:
-    """Refuse variances (k, ...) that are not positive."""
+    """Refuse variances (k, d), or (k, 1) of all features, that are not positive."""
     if not np.all(values > 0):
-        raise collapsed(int(np.argwhere(~(values > 0))[0, 0]))
+        component, feature = np.argwhere(~(values > 0))[0].tolist()
+        raise collapsed(component, feature if values.shape[1] > 1 else None)
 
 
-def precision_factor(covariance: Array, component: int, resolved: bool) -> Array:
-    """Upper triangular U with ``U @ U.T`` the inverse of ``covariance`` (d, d).
+def precision_factor(covariance: Array, component: int, ridge: float) -> Array:
+    """Upper triangular U with ``U @ U.T`` the inverse of ``covariance`` (d, d), a scatter and ``ridge`` on its diagonal.
 
-    With ``resolved``, a matrix that is singular within the rounding of a scatter counts as collapsed.
+    Off by what a relative change of some d·eps of single values of ``covariance`` does to it, whatever the units of
+    features (Higham 2002, theorem 10.6). A covariance whose smallest eigenvalue is rounding counts as collapsed;
+    one whose ``ridge`` is infinite is taken as it is.
     """
-    lower = _lower_cholesky(covariance, component)
-    if resolved and _is_singular(covariance, lower):
+    lower, failed = dpotrf(covariance, lower=True)
+    if not np.isfinite(covariance).all():
         raise collapsed(component)
+    # A pivot that is not positive is that of the first feature which those before it determine.
+    lost = failed - 1 if failed else _lost(covariance, lower, ridge) if ridge < np.inf else None
+    if lost is not None:
+        raise collapsed(component, lost, _enough(covariance, lost))
     inverse, _ = dtrtri(lower, lower=True)
     return np.ascontiguousarray(inverse.T)
 
 
 def factor_of_precision(precision: Array, component: int) -> tuple[Array, Array]:
     """The covariance and the upper factor U of a given precision ``U @ U.T``."""
-    upper = _lower_cholesky(precision[::-1, ::-1], component)[::-1, ::-1]
+    lower, failed = dpotrf(precision[::-1, ::-1], lower=True)
+    if failed or not np.isfinite(lower).all():
+        raise collapsed(component)
+    upper = lower[::-1, ::-1]
     root, _ = dtrtri(upper)
     return root.T @ root, np.ascontiguousarray(upper)
 
 
-def _lower_cholesky(matrix: Array, component: int) -> Array:
-    lower, failed = dpotrf(matrix, lower=True)
-    if failed or not np.isfinite(lower).all():
-        raise collapsed(component)
-    return np.asarray(lower)
-
-
-def _is_singular(matrix: Array, lower: Array) -> bool:
-    """Whether the correlation matrix has an eigenvalue within rounding of zero.
+def _lost(matrix: Array, lower: Array, ridge: float) -> int | None:
+    """The feature that follows from others within rounding, if any: of largest share in that eigenvector.
 
     A pivot of a singular matrix is rounding, of a size that depends on the other pivots. The smallest eigenvalue
-    of the correlation matrix is off by a few d·eps only, and so is the scatter that it came from.
+    of the correlation matrix is off by a few d·eps only, and so is the scatter that it came from; mostly by
+    sqrt(d)·eps, and what a ridge adds to it has to be more.
     """
-    scale = np.sqrt(np.diag(matrix))
+    variances = np.diag(matrix)
+    scale = np.sqrt(variances)
     if np.all(np.diag(lower) > 1e-5 * scale):
-        return False
-    smallest = eigvalsh(matrix / np.outer(scale, scale), subset_by_index=[0, 0])[0]
-    return bool(smallest <= 32 * len(matrix) * EPS)
+        return None
+    (smallest,), vectors = eigh(matrix / np.outer(scale, scale), subset_by_index=[0, 0])
+    square = np.square(vectors[:, 0])
+    if smallest > 32 * len(matrix) * EPS or square @ (ridge / variances) > np.sqrt(len(matrix)) * EPS:
+        return None
+    return int(np.argmax(square))
+
+
+def _enough(matrix: Array, feature: int) -> float | None:
+    """What to add to the diagonal so that rounding is a thousandth of it; None where the feature does not vary."""
+    variance = matrix[feature, feature]
+    return float(1e3 * np.sqrt(len(matrix)) * EPS * variance) if variance > 0 else None

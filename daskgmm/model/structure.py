@@ -76,7 +76,8 @@ class Structure:
         Raises
         ------
         CollapseError
-            If a covariance is not positive definite, or a variance below what float64 resolves at its mean.
+            If a covariance is not positive definite, or, without a ``ridge``, a variance below what float64 resolves
+            at its mean.
         """
         s, form = statistics, self.form
         alive = s.weight > TINY
@@ -84,13 +85,13 @@ class Structure:
         # No 0/0 for empty components: it would spread NaN.
         values = np.divide(s.scatter, weight, out=np.zeros_like(s.scatter), where=weight > 0)
         values = values + ridge * form.unit(values.shape[-1])
-        if not self.shared:
-            values = np.where(alive[form.beside], values, previous)
-        # Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding.
-        sunk = ~(form.diagonals(values) > (4 * EPS * s.reference) ** 2).all(axis=1) & alive
-        if sunk.any():
-            raise collapsed(int(np.argmax(sunk)))
-        return form.of(self, values, resolved=ridge == 0)
+        values = np.where(weight > TINY, values, previous)
+        if ridge == 0:  # else they are at least that: rows are exact about a mean that they are near, however far
+            # Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding.
+            sunk = ~(form.diagonals(values) > (4 * EPS * s.reference) ** 2) & alive[:, None]
+            if sunk.any():
+                raise collapsed(*np.argwhere(sunk)[0].tolist())
+        return form.of(self, values, ridge)
 
 
 STRUCTURES = {

@@ -1,10 +1,13 @@
 """The M-step, and ways to make it safe: parameters from statistics."""
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from daskgmm._typing import Array
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
 from daskgmm.model.blas import one_thread
@@ -27,21 +30,41 @@ class Update(ABC):
         return 0.0
 
 
-def maximise(s: Statistics, means: Array, values: Array, ridge: float) -> Mixture:
+def strict(error: CollapseError) -> bool:
+    """Excuses no collapse."""
+    return False
+
+
+def maximise(
+    s: Statistics, means: Array, values: Array, ridge: float, excuse: Callable[[CollapseError], bool] = strict
+) -> Mixture:
     """The parameters that maximise the expected log-likelihood, with ``ridge`` added to variances.
 
-    A component without weight takes its mean from ``means`` and its covariance from ``values``. Raises
-    `CollapseError` as `Structure.fit` does.
+    A component without weight takes its mean from ``means`` and its covariance from ``values``. So does the
+    covariance of one that collapses, if ``excuse`` says so of the error: a step of expectation/conditional
+    maximisation, which does not lower the likelihood either (Meng & Rubin 1993). Else that `CollapseError` is raised.
     """
     means = np.where((s.weight > TINY)[:, None], s.means, means)
-    return Mixture(s.weight / s.weight.sum(), means, s.structure.fit(s.about(means), values, ridge))
+    centred = s.about(means)
+    while True:
+        try:
+            return Mixture(s.weight / s.weight.sum(), means, s.structure.fit(centred, values, ridge))
+        except CollapseError as error:
+            kept = np.ones(len(means), bool) if s.structure.shared else np.arange(len(means)) == error.component
+            if not centred.weight[kept].any() or not excuse(error):
+                raise
+            centred = replace(centred, weight=np.where(kept, 0.0, centred.weight))
 
 
 @dataclass(frozen=True)
 class Regularised(Update):
     """Maximum likelihood, and ``reg_covar`` on the diagonal of every covariance.
 
-    An empty component keeps its mean and covariance at weight 0.
+    An empty component keeps its mean and covariance at weight 0. With eps = 2.2e-16, and rows that differ by r and
+    whose weights and responsibilities are given, a mean m is off by some eps·(r + |m|), and a covariance by some
+    eps·(σ² + δ²), where δ is how far the mean has moved. Where a move to another place leaves nothing of a variance
+    but such rounding, and with ``reg_covar`` no covariance, the component keeps the one that it had until the next
+    E-step, which sees it from its new mean.
     """
 
     reg_covar: float = 0.0
@@ -52,8 +75,16 @@ class Regularised(Update):
 
     def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
         """Raises `CollapseError` where a covariance is not positive definite."""
+        s = statistics
+
+        def moved(error: CollapseError) -> bool:
+            """Whether a move to another place took the variance away: what it left may be rounding."""
+            diagonals = s.structure.form.diagonals
+            left = diagonals(s.about(s.means).scatter) < 1e-3 * diagonals(s.scatter)
+            return bool(self.reg_covar > 0 and left[error.component].any())
+
         with one_thread():
-            return maximise(statistics, mixture.means, mixture.covariance.values, self.reg_covar)
+            return maximise(s, mixture.means, mixture.covariance.values, self.reg_covar, moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +94,9 @@ class Steady(Update):
     To each component d + 1 rows are added that lie about its own mean as all rows lie about theirs, or as those of
     ``anchor`` do: the mode under an inverse Wishart prior (Fraley & Raftery 2007). They keep a component of few
     rows from collapsing, and vanish as ``n_rows`` of the statistics grows. Weights and means stay those of the
-    rows. Where even the covariance of all rows about their means is singular, which ``reg_covar`` > 0 prevents,
-    covariances stay as they were. What is watched leaves the prior out, as it vanishes with the rows.
+    rows. A covariance that is singular nevertheless, as that of all rows about their means may be, stays as it was,
+    and a warning says why; those of other components do not. What is watched leaves the prior out, as it vanishes
+    with the rows.
     """
 
     reg_covar: float = 0.0
@@ -75,7 +107,7 @@ class Steady(Update):
         require(at_least(0, self.reg_covar), "reg_covar is below 0.")
 
     def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
-        """Never raises for statistics that are finite."""
+        """Never raises for statistics that are finite; warns of each covariance that stays as it was."""
         s, structure = statistics, statistics.structure
         total = s.weight.sum()
         extra = (mixture.means.shape[1] + 1) * total / s.n_rows
@@ -89,7 +121,13 @@ class Steady(Update):
                 )
             filled = replace(centred, weight=s.weight + extra, shift=np.zeros_like(s.shift), scatter=scatter)
             try:
-                found = maximise(filled, mixture.means, mixture.covariance.values, self.reg_covar)
-            except CollapseError:
-                return Mixture(s.weight / total, s.means, mixture.covariance)
-        return Mixture(s.weight / total, found.means, found.covariance)
+                found = maximise(filled, mixture.means, mixture.covariance.values, self.reg_covar, _tell)
+            except CollapseError:  # of a given covariance, which float64 holds less well than its factor
+                found = mixture
+        return Mixture(s.weight / total, s.means, found.covariance)
+
+
+def _tell(error: CollapseError) -> bool:
+    """Excuses every collapse, with a warning."""
+    warnings.warn(f"{error} It stays as it was.", stacklevel=2)
+    return True
