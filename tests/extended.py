@@ -1,11 +1,12 @@
-"""Adversarial problems, and EM in extended precision to judge their results by.
+"""Adversarial problems, and EM in extended precision to judge results by.
 
-Nothing is shared with the package. Rows are measured from the first of them, and no covariance is ever formed on
-the way: a factor comes from the centred rows themselves, by orthogonal transformations. So a result is off by about
-``eps * sqrt(condition)``, 1e-13 in an 80-bit long double at a condition of 1e12, where a covariance matrix would
-lose 1e-7 (Golub & Van Loan 2013, section 5.3).
+Nothing is shared with the package. Rows are measured from the first of them, and no covariance is formed on the way
+to a factor, which comes from the centred rows themselves by reflections. So a density is off by some
+``eps * sqrt(condition)`` (Golub & Van Loan 2013, section 5.3), with the 80 bits of x86 1e-13 where the condition of
+a covariance is 1e12, and a mean by eps of the spread of the rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,16 +15,18 @@ import numpy as np
 L = np.longdouble
 KINDS = ("full", "tied", "diag", "spherical")
 STEPS = 20
+# Means and covariances, in standard deviations; log-likelihood, relative.
+AIM = (1e-7, 1e-7, 1e-9)
+SLACK = 10  # times what rounding does in one draw of it
 
 
 class Found(NamedTuple):
-    """Where EM stands after so many iterations; points are measured from ``origin``."""
+    """Where EM stands; components of any type have a covariance each."""
 
     weights: Any  # (k,)
-    means: Any  # (k, d)
+    means: Any  # (k, d) from the first row
     covariances: Any  # (k, d, d)
-    log_likelihood: float  # mean over the rows, before the last update
-    origin: Any  # (d,)
+    log_likelihood: Any  # mean over the rows, before the last update
 
 
 @dataclass(frozen=True)
@@ -34,87 +37,97 @@ class Problem:
     kind: str
     x: Any  # (n, d) of any dtype
     weight: Any  # (n,) or None
+    reg_covar: float
     weights: Any  # (k,)
     means: Any  # (k, d)
-    variances: Any  # (k, d)
-    reg_covar: float
+    precisions: Any  # (k, d)
 
     @property
-    def start(self) -> dict[str, Any]:
-        """As the estimators take it."""
-        v, d = self.variances, self.x.shape[1]
+    def settings(self) -> dict[str, Any]:
+        """Of an estimator, ours or scikit-learn's."""
+        p = self.precisions
         precisions = {
-            "full": lambda: np.stack([np.diag(1 / row) for row in v]),
-            "tied": lambda: np.diag(1 / v[0]),
-            "diag": lambda: 1 / v,
-            "spherical": lambda: 1 / v[:, 0],
+            "full": lambda: p[:, :, None] * np.eye(p.shape[1]),
+            "tied": lambda: np.diag(p[0]),
+            "diag": lambda: p,
+            "spherical": lambda: p[:, 0],
         }[self.kind]()
-        assert d
-        return {"weights_init": self.weights, "means_init": self.means, "precisions_init": precisions}
+        start = {"weights_init": self.weights, "means_init": self.means, "precisions_init": precisions}
+        return {"covariance_type": self.kind, "tol": 0, "max_iter": STEPS, "reg_covar": self.reg_covar, **start}
+
+    def found(self, model: Any) -> Found:
+        """Of a fitted estimator."""
+        (k, d), c = model.means_.shape, model.covariances_
+        full = {
+            "full": lambda: c,
+            "tied": lambda: np.broadcast_to(c, (k, d, d)),
+            "diag": lambda: c[:, :, None] * np.eye(d),
+            "spherical": lambda: c[:, None, None] * np.eye(d),
+        }[self.kind]()
+        return Found(model.weights_, model.means_.astype(L) - self.x[0].astype(L), full, model.lower_bounds_[-1])
 
 
-def em(problem: Problem, steps: int = STEPS, held: bool = False, x: Any = None) -> Found:
-    """EM on the rows of a problem, or on others; ``held`` rounds the parameters to float64 after each M-step.
+def em(problem: Problem, x: Any = None, held: bool = False) -> Found:
+    """EM on the rows of a problem, or on others in their place.
 
-    Raises `ZeroDivisionError` where such covariances have no Cholesky factor.
+    ``held`` rounds the parameters to float64 after each M-step. Raises `ZeroDivisionError` where a covariance is
+    singular.
     """
-    x = problem.x if x is None else x
-    w = np.ones(len(x), L) if problem.weight is None else problem.weight.astype(L)
-    x, w = x[w > 0].astype(L), w[w > 0]
-    origin = x[0].copy()
-    y, means = x - origin, problem.means.astype(L) - origin
-    weights = problem.weights.astype(L)
-    factors = np.stack([np.diag(1 / np.sqrt(1 / v)) for v in problem.variances.astype(L)])
-    trace = L(0)
-    for _ in range(steps):
-        logits = np.stack([_log_density(y - m, r) for m, r in zip(means, factors, strict=True)], axis=1)
-        with np.errstate(divide="ignore"):
-            logits += np.log(weights)
+    origin = problem.x[0].astype(L)
+    y = (problem.x if x is None else x).astype(L) - origin
+    w = np.ones(len(y), L) if problem.weight is None else problem.weight.astype(L)
+    y, w = y[w > 0], w[w > 0]
+    weights, means = problem.weights.astype(L), problem.means.astype(L) - origin
+    factors = np.sqrt(1 / problem.precisions.astype(L))[:, :, None] * np.eye(y.shape[1])
+    bound: Any = L(0)
+    for _ in range(STEPS):
+        with np.errstate(all="ignore"):  # an empty component; a singular covariance, whose results are NaN
+            logs = [np.log(p) + _density(y - m, r) for p, m, r in zip(weights, means, factors, strict=True)]
+        logits = np.stack(logs, axis=1)
         peak = logits.max(axis=1, keepdims=True)
         resp = np.exp(logits - peak)
         total = resp.sum(axis=1, keepdims=True)
-        trace = w @ (peak + np.log(total))[:, 0] / w.sum()
+        bound = w @ (peak + np.log(total))[:, 0] / w.sum()
         share = w[:, None] * resp / total
         mass = share.sum(axis=0)
         weights = mass / mass.sum()
-        for _ in range(2):  # the second time takes the rounding of the first away
-            means = means + np.stack([s @ (y - m) for s, m in zip(share.T, means, strict=True)]) / mass[:, None]
+        for _ in range(2):  # the second time takes away what the first has rounded
+            off = [s @ (y - m) for s, m in zip(share.T, means, strict=True)]
+            means = means + np.stack(off) / mass[:, None]
         factors = _factors(problem, y, share, mass, means)
         if held:
-            weights, means = (a.astype(float).astype(L) for a in (weights, means + origin))
-            means = means - origin
+            weights, means = weights.astype(float).astype(L), (means + origin).astype(float).astype(L) - origin
             factors = np.stack([_cholesky((r.T @ r).astype(float).astype(L)) for r in factors])
-    return Found(weights, means, np.swapaxes(factors, 1, 2) @ factors, trace, origin)
+    return Found(weights, means, np.swapaxes(factors, 1, 2) @ factors, bound)
 
 
-def _log_density(c: Any, r: Any) -> Any:
-    """Of centred rows, with upper ``r.T @ r`` the covariance."""
+def _density(c: Any, r: Any) -> Any:
+    """Log-density of centred rows whose covariance is ``r.T @ r``, with ``r`` upper triangular."""
     z = np.zeros_like(c)
     for i in range(c.shape[1]):
         z[:, i] = (c[:, i] - z[:, :i] @ r[:i, i]) / r[i, i]
-    log_two_pi = np.log(8 * np.arctan(L(1)))
-    return -(z * z).sum(axis=1) / 2 - np.log(np.abs(np.diag(r))).sum() - c.shape[1] * log_two_pi / 2
+    log_det = 2 * np.log(np.abs(np.diag(r))).sum()
+    return -((z * z).sum(axis=1) + log_det + c.shape[1] * np.log(8 * np.arctan(L(1)))) / 2
 
 
 def _factors(problem: Problem, y: Any, share: Any, mass: Any, means: Any) -> Any:
     """Upper ``r`` of each component, with ``r.T @ r`` its covariance."""
-    k, d = means.shape
-    ridge = np.sqrt(L(problem.reg_covar)) * np.eye(d, dtype=L)
+    d, ridge = y.shape[1], L(problem.reg_covar)
     over = mass.sum() if problem.kind == "tied" else mass
-    rows = [a * (y - m) for a, m in zip(np.sqrt(share / over).T[:, :, None], means, strict=True)]
+    rows = [a[:, None] * (y - m) for a, m in zip(np.sqrt(share / over).T, means, strict=True)]
+    beneath = np.sqrt(ridge) * np.eye(d, dtype=L)
     if problem.kind == "tied":
-        return np.broadcast_to(_triangle(np.concatenate([*rows, ridge])), (k, d, d))
+        return np.stack([_triangle(np.concatenate([*rows, beneath]))] * len(means))
     if problem.kind == "full":
-        return np.stack([_triangle(np.concatenate([part, ridge])) for part in rows])
+        return np.stack([_triangle(np.concatenate([part, beneath])) for part in rows])
     variances = np.stack([(part * part).sum(axis=0) for part in rows])
     if problem.kind == "spherical":
-        variances = np.broadcast_to(variances.mean(axis=1, keepdims=True), (k, d))
-    return np.sqrt(variances + L(problem.reg_covar))[:, :, None] * np.eye(d, dtype=L)
+        variances = np.repeat(variances.mean(axis=1, keepdims=True), d, axis=1)
+    return np.sqrt(variances + ridge)[:, :, None] * np.eye(d, dtype=L)
 
 
 def _triangle(a: Any) -> Any:
-    """The upper factor of the QR decomposition, by Householder's reflections."""
-    a = a.copy()
+    """The upper factor of a QR decomposition, by Householder's reflections."""
     for j in range(a.shape[1]):
         v = a[j:, j].copy()
         norm = np.sqrt(v @ v)
@@ -125,77 +138,106 @@ def _triangle(a: Any) -> Any:
 
 
 def _cholesky(a: Any) -> Any:
+    """Upper, in the precision of ``a``."""
     upper = np.zeros_like(a)
     for j in range(len(a)):
         rest = a[j, j] - upper[:j, j] @ upper[:j, j]
         if not rest > 0:
-            raise ZeroDivisionError("The covariance is singular.")
+            raise ZeroDivisionError("A covariance is singular.")
         upper[j, j] = np.sqrt(rest)
         upper[j, j + 1 :] = (a[j, j + 1 :] - upper[:j, j] @ upper[:j, j + 1 :]) / upper[j, j]
     return upper
 
 
-def apart(found: Found, other: Found) -> tuple[float, float, float]:
-    """Means in standard deviations of the first, covariances alike, relative log-likelihoods: the largest."""
-    sigma = np.sqrt(np.einsum("kii->ki", found.covariances))
-    means = (found.means - (other.means + (other.origin - found.origin))) / sigma
-    covariances = (found.covariances - other.covariances) / (sigma[:, :, None] * sigma[:, None, :])
-    bound = (found.log_likelihood - other.log_likelihood) / max(1, abs(found.log_likelihood))
-    return tuple(float(np.abs(off).max()) for off in (means, covariances, bound))  # type: ignore[return-value]
+def apart(exact: Found, other: Found) -> Any:
+    """Largest differences of means, covariances and log-likelihood, in the units of `AIM`."""
+    sigma = np.sqrt(np.einsum("kii->ki", exact.covariances))
+    means = (exact.means - other.means) / sigma
+    covariances = (exact.covariances - other.covariances) / (sigma[:, :, None] * sigma[:, None, :])
+    bound = (exact.log_likelihood - other.log_likelihood) / max(1, abs(exact.log_likelihood))
+    return np.array([np.abs(off).max() for off in (means, covariances, bound)], dtype=float)
 
 
-def problems(count: int, seed: int = 0) -> list[Problem]:
-    """So many, all kinds of trouble mixed."""
-    return [draw(np.random.default_rng([seed, i]), KINDS[i % 4], i) for i in range(count)]
+def allowed(problem: Problem, exact: Found) -> Any:
+    """What rounding allows of each difference: infinite where it makes a covariance singular.
+
+    Two things do: each value of the rows off by half a unit of its last place, and parameters that float64 holds.
+    Rows in float32 are worked on in float32, too, with errors of some units of its last place.
+    """
+    x, eps = problem.x, float(np.finfo(problem.x.dtype if problem.x.dtype.kind == "f" else float).eps)
+    off = np.random.default_rng(0).uniform(-eps / 2, eps / 2, x.shape).astype(L)
+    limits = np.maximum(AIM, 0 if eps < 1e-15 else 16 * eps)
+    with np.errstate(all="ignore"):
+        for settings in ({"x": x.astype(L) * (1 + off)}, {"held": True}):
+            try:
+                moved = apart(exact, em(problem, **settings))
+            except ZeroDivisionError:
+                return np.full(3, np.inf)
+            limits = np.maximum(limits, SLACK * np.where(np.isfinite(moved), moved, np.inf))
+    return limits
 
 
-def draw(random: np.random.Generator, kind: str, number: int) -> Problem:
-    """One problem: its name tells the troubles."""
+def judge(problem: Problem, fits: dict[str, Callable[[Problem], Found]]) -> dict[str, tuple[str, Any]]:
+    """What each fit comes to, and its differences from extended precision.
+
+    "right": within `AIM`; "rounding": within what that allows; "refused": with an error, as it may be where
+    rounding makes a covariance singular; else "wrong", also of an error elsewhere.
+    """
+    exact, limits, told = em(problem), None, {}
+    for name, fit in fits.items():
+        try:
+            off = apart(exact, fit(problem))
+        except ValueError:
+            off = None
+        if off is not None and (off <= AIM).all():
+            told[name] = ("right", off)
+            continue
+        limits = allowed(problem, exact) if limits is None else limits
+        if off is None:
+            told[name] = ("wrong" if np.isfinite(limits).all() else "refused", off)
+        else:
+            told[name] = ("rounding" if (off <= limits).all() else "wrong", off)
+    return told
+
+
+def draw(number: int, seed: int = 0) -> Problem:
+    """One problem of many, with troubles of all kinds, which its name tells."""
+    random, kind = np.random.default_rng([seed, number]), KINDS[number % 4]
     k, d = int(random.integers(1, 6)), int(random.integers(1, 9))
-    n, told = 80 * k, []
-    labels = np.arange(n) % k
-    sigma = np.ones(d)
-    turn = np.linalg.qr(random.normal(size=(d, d)))[0]
-    if random.random() < 0.4 and d > 1:
-        exponent = random.uniform(2, 12)
-        told.append(f"condition 1e{exponent:.0f}")
-        turn = 10 ** (-exponent / 2 * np.linspace(0, 1, d))[:, None] * turn
-    apart = 10 ** random.uniform(2, 8) if random.random() < 0.3 else random.uniform(1, 4)
-    if apart > 10:
-        told.append(f"separation {apart:.0e}")
-    centres = apart * random.normal(size=(k, d))
-    if random.random() < 0.5:
-        told.append("scales")
-        sigma = 10 ** random.uniform(-12, 12, size=d)
-    offset = np.zeros(d)
-    if random.random() < 0.5:
-        told.append("offset")
-        offset = random.choice([-1, 1], size=d) * 10 ** random.uniform(0, 12, size=d)
-        if random.random() < 0.5:  # in standard deviations, else in numbers
-            offset *= sigma
-    x = offset + sigma * ((centres @ turn if apart < 10 else centres)[labels] + random.normal(size=(n, d)) @ turn)
+    told: list[str] = []
+
+    def trouble(name: str, chance: float) -> bool:
+        if random.random() >= chance:
+            return False
+        told.append(name)
+        return True
+
+    labels = np.arange(40 * k) % k
+    shape = np.linalg.qr(random.normal(size=(d, d)))[0]
+    if d > 1 and trouble("condition", 0.4):
+        shape = 10 ** (-random.uniform(1, 6) * np.linspace(0, 1, d))[:, None] * shape
+    wide = trouble("separation", 0.3)
+    centres = (10 ** random.uniform(2, 8) if wide else random.uniform(1, 4)) * random.normal(size=(k, d))
+    unit = 10 ** random.uniform(-12, 12, size=d) if trouble("scales", 0.5) else np.ones(d)
+    x = unit * ((centres if wide else centres @ shape)[labels] + random.normal(size=(len(labels), d)) @ shape)
+    if trouble("offset", 0.5):
+        x = x + random.choice([unit, np.ones(d)]) * random.choice([-1, 1], size=d) * 10 ** random.uniform(0, 12, d)
     reg_covar = float(random.choice([0.0, 1e-6]))
-    if random.random() < 0.2:
-        told.append("constant")
-        x[:, random.integers(d)] = offset[0] + 0.1
+    if trouble("constant", 0.2):
+        x[:, random.integers(d)] = x[0, 0]
         reg_covar = 1e-6
-    if random.random() < 0.2 and d > 1:
-        told.append("duplicate")
+    if d > 1 and trouble("duplicate", 0.2):
         x[:, 0] = x[:, -1]
         reg_covar = 1e-6 * float(random.choice([1.0, max(1.0, x.var(axis=0).max())]))
     dtype = str(random.choice(["f8", "f8", "f8", "f4", "i8"]))
     x = np.rint(x).astype("i8") if dtype == "i8" else x.astype(dtype)
-    weight = {
-        0: None,
-        1: random.integers(0, 4, size=n).astype(float),
-        2: 10 ** random.uniform(-3, 3, size=n),
-    }[int(random.choice([0, 0, 1, 2]))]
-    name = f"{number}: {kind}, {dtype}, k={k}, d={d}, reg={reg_covar:.0e} " + ", ".join(told)
-    return begun(name, kind, x, weight, labels, reg_covar)
+    weight = [None, None, random.integers(0, 4, len(x)).astype(float), 10 ** random.uniform(-3, 3, len(x))]
+    name = f"{number}: {kind}, {dtype}, k={k}, d={d}, reg_covar={reg_covar:.0e}; {', '.join(told)}"
+    return _started(name, kind, x, weight[random.integers(4)], reg_covar, labels)
 
 
-def begun(name: str, kind: str, x: Any, weight: Any, labels: Any, reg_covar: float) -> Problem:
-    """A start near the groups that rows were drawn in: means off by .3 of a standard deviation."""
+def _started(name: str, kind: str, x: Any, weight: Any, reg_covar: float, labels: Any) -> Problem:
+    """From means .3 standard deviations off those of the groups that rows were drawn in."""
     groups = [x[labels == j].astype(L) for j in np.unique(labels)]
     means = np.stack([group.mean(axis=0) for group in groups])
     variances = np.stack([group.var(axis=0) for group in groups]) + L(reg_covar)
@@ -204,8 +246,7 @@ def begun(name: str, kind: str, x: Any, weight: Any, labels: Any, reg_covar: flo
         variances[:] = variances.mean(axis=0)
     if kind == "spherical":
         variances[:] = variances.mean(axis=1, keepdims=True)
-    sign = np.where(np.arange(means.size).reshape(means.shape) % 2, 1, -1)
-    means = (means + L(0.3) * sign * np.sqrt(variances)).astype(float)
-    return Problem(
-        name, kind, x, weight, np.full(len(groups), 1 / len(groups)), means, 1 / (1 / variances.astype(float)), reg_covar
-    )
+    signs = np.where(np.arange(means.size) % 2, 0.3, -0.3).reshape(means.shape)
+    shares = np.full(len(means), 1 / len(means))
+    moved = (means + signs * np.sqrt(variances)).astype(float)
+    return Problem(name, kind, x, weight, reg_covar, shares, moved, (1 / variances).astype(float))

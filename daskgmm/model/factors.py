@@ -8,28 +8,25 @@ from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
 
 EPS = float(np.finfo(np.float64).eps)
+ILL_DEFINED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical covariance "
+    "(for instance caused by singleton or collapsed samples). Try to decrease the number of components, "
+    "increase reg_covar, or scale the input data. "
+)
 
 
 def collapsed(component: int, feature: int | None = None, enough: float | None = None) -> CollapseError:
-    """Scikit-learn's sentence, with what it leaves out: the component, and the feature that is to blame.
+    """Scikit-learn's sentence, and what it leaves out: the component, and the feature that is to blame.
 
-    A feature that varies follows from others, and a ``reg_covar`` of ``enough`` would tell them apart.
+    The feature does not vary, or follows from others: then a ``reg_covar`` of ``enough`` tells them apart.
     """
-    told = ""
+    told = f"{ILL_DEFINED}The covariance of component {component} is not positive definite"
     if feature is not None and enough is None:
-        told = f": feature {feature} does not vary in it beyond rounding. Leave that out, or give a reg_covar"
+        told += f": feature {feature} does not vary there beyond rounding. Leave the feature out, or give a reg_covar"
     elif feature is not None:
-        told = (
-            f": feature {feature} follows from others in it, within rounding. Leave that out, or raise reg_covar "
-            f"to {enough:.0e}"
-        )
-    return CollapseError(
-        "Fitting the mixture model failed because some components have ill-defined empirical covariance "
-        "(for instance caused by singleton or collapsed samples). Try to decrease the number of components, "
-        f"increase reg_covar, or scale the input data. The covariance of component {component} is not "
-        f"positive definite{told}.",
-        component,
-    )
+        told += f": feature {feature} follows from others there within rounding. Leave the feature out, or raise "
+        told += f"reg_covar to {enough:.0e}"
+    return CollapseError(f"{told}.", component)
 
 
 def check_positive(values: Array) -> None:

@@ -13,6 +13,7 @@ from daskgmm.errors import CollapseError
 from daskgmm.model.blas import one_thread
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.covariance import Covariance
+from daskgmm.model.factors import ILL_DEFINED
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import TINY
@@ -129,5 +130,5 @@ class Steady(Update):
 
 def _tell(error: CollapseError) -> bool:
     """Excuses every collapse, with a warning."""
-    warnings.warn(f"{error} It stays as it was.", stacklevel=2)
+    warnings.warn(f"{str(error).removeprefix(ILL_DEFINED)} Until then, it stays as it was.", stacklevel=2)
     return True

@@ -145,6 +145,21 @@ def test_what_is_singular_within_the_rounding_of_a_scatter_may_be_taken_as_given
     assert np.isfinite(FULL.form.of(FULL, values, ridge=np.inf).factor).all()
 
 
+@pytest.mark.parametrize("feature", [1, 2])
+def test_a_feature_that_follows_from_others_is_named_with_a_remedy(feature: int) -> None:
+    """As long as the ridge on the diagonal is less than rounding: then luck would decide."""
+    variances = np.array([1.0, 1e16, 1e16])
+    values = np.diag(variances)
+    values[1, 2] = values[2, 1] = 1e16
+    values[feature, feature] *= 1 + 4 * EPS  # rounding may have left this
+    told = "component 0 .* feature [12] follows from others .* raise reg_covar to 4e[+]03"
+    for ridge in (0.0, 1e-6, 1.0):
+        with pytest.raises(CollapseError, match=told):
+            FULL.form.of(FULL, values[None], ridge)
+    ridged = values + 4e3 * np.eye(3)
+    assert np.isfinite(FULL.form.of(FULL, ridged[None], 4e3).factor).all()
+
+
 def test_a_collapse_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(CollapseError("why", 3)))
     assert (str(error), error.component) == ("why", 3)

@@ -105,11 +105,42 @@ def test_steady_breaks_on_no_rows_and_on_no_spread(kind: str) -> None:
     for s in (mixture.expectation(x[:1]), labelled(kind, on_points, labels)):
         with pytest.raises(CollapseError):
             Regularised()(mixture, s)
-    singular = Steady()(mixture, labelled(kind, on_points, labels))
+    with pytest.warns(UserWarning, match="it stays as it was"):
+        singular = Steady()(mixture, labelled(kind, on_points, labels))
     np.testing.assert_array_equal(singular.covariance.values, mixture.covariance.values)
     np.testing.assert_allclose(singular.means, mixture.means, rtol=4 * EPS)
     anchored = Steady(anchor=mixture.covariance)(mixture, mixture.expectation(x[:1]))
     assert np.isfinite(anchored.covariance.factor).all()
+
+
+@own_covariances
+def test_a_collapse_leaves_the_covariances_of_others_alone(kind: str) -> None:
+    mixture = draw_mixture(kind)
+    x = draw_rows(mixture)
+    x[:50] = 1e14  # where rows are known to .01
+    s = labelled(kind, x, np.where(np.arange(len(x)) < 50, 1, 2 * (np.arange(len(x)) % 2)))
+    s = replace(s, n_rows=1e9)
+    with pytest.warns(UserWarning, match="covariance of component 1 .* feature 0 does not vary .* stays as it was"):
+        found = Steady()(mixture, s)
+    others = Regularised()(mixture, replace(s, weight=np.where(np.arange(3) == 1, 0, s.weight)))
+    np.testing.assert_array_equal(found.means, s.means)
+    np.testing.assert_array_equal(found.covariance.values[1], mixture.covariance.values[1])
+    np.testing.assert_allclose(found.covariance.values[[0, 2]], others.covariance.values[[0, 2]], rtol=1e-6)
+
+
+@own_covariances
+@pytest.mark.parametrize("distance", [1e5, 3e8, 7e12])
+def test_a_mean_that_moves_far_onto_one_point_is_seen_from_there(kind: str, distance: float) -> None:
+    mixture = draw_mixture(kind)
+    x = draw_rows(mixture)
+    x[:50] = [0.1, distance]
+    s = labelled(kind, x, np.where(np.arange(len(x)) < 50, 1, 2 * (np.arange(len(x)) % 2)))
+    for share in (0.3, 0.4, 0.7):  # of which rounding makes more or less than nothing
+        moved = Regularised(1e-6)(mixture, s.about(share * s.means))
+        assert np.isfinite(moved.covariance.factor).all()
+        np.testing.assert_allclose(moved.means, s.means, rtol=1e-12)
+    after = matrices(Regularised(1e-6)(moved, s.about(moved.means)).covariance.values, kind, 3, 2)
+    np.testing.assert_allclose(after[1], 1e-6 * np.eye(2), rtol=1e-9)
 
 
 @dataclass(frozen=True)
