@@ -2,15 +2,18 @@
 
     python benchmarks/accuracy.py
 
-Five tables: a worked example recomputed in float64, the six Old Faithful models from the library's own seeding,
+Six tables: a worked example recomputed in float64, the six Old Faithful models from the library's own seeding,
 scikit-learn's parameters after 20 iterations from the same start, one step against extended precision for narrow
-components in wide data, and unit blobs very far apart. Data and sources: ``tests/data``.
+components in wide data, unit blobs very far apart, and 200 adversarial problems against extended precision, with
+scikit-learn beside. Data and sources: ``tests/data``, ``tests/extended.py``.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,14 @@ from sklearn.mixture import GaussianMixture as Sklearn
 
 from daskgmm import GaussianMixture
 
-DATA = Path(__file__).parents[1] / "tests" / "data"
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))
+from tests.extended import Found, Problem, draw, judge  # noqa: E402
+
+DATA = ROOT / "tests" / "data"
 KINDS = ("full", "tied", "diag", "spherical")
+OUTCOMES = ("right", "rounding", "refused", "wrong")
+TROUBLES = ("scales", "offset", "constant", "duplicate", "condition", "separation")
 
 
 def faithful() -> Any:
@@ -202,6 +211,42 @@ def far_apart() -> Iterator[tuple[str, float]]:
             yield f"{name}, {kind}: ten steps, furthest variance from 1", np.abs(spectrum - 1).max()
 
 
+def ours(problem: Problem) -> Found:
+    """Of one of the adversarial problems."""
+    model = GaussianMixture(len(problem.weights), **problem.settings)
+    return problem.found(model.fit(problem.x, sample_weight=problem.weight))
+
+
+def theirs(problem: Problem) -> Found:
+    """The same by scikit-learn, which has no weights: rows as often as they count."""
+    x = problem.x if problem.weight is None else np.repeat(problem.x, problem.weight.astype(int), axis=0)
+    return problem.found(Sklearn(len(problem.weights), **problem.settings).fit(x))
+
+
+def adversarial(count: int = 200) -> Iterator[str]:
+    """How many are right, right as far as rounding allows, refused where rounding makes a covariance singular, and
+    wrong: of us and, where weights are whole numbers, of scikit-learn; and the problems that we get wrong.
+    """
+    table, wrong = Counter[tuple[str, str, str]](), []
+    for number in range(count):
+        problem = draw(number)
+        whole = problem.weight is None or bool((problem.weight == np.rint(problem.weight)).all())
+        told = judge(problem, {"ours": ours} | ({"theirs": theirs} if whole else {}))
+        if told["ours"][0] == "wrong":
+            wrong.append(f"wrong: {problem.name}, off by {told['ours'][1]}")
+        groups = ["all", problem.kind, str(problem.x.dtype), *(t for t in TROUBLES if t in problem.name)]
+        table.update((group, who, outcome) for group in groups for who, (outcome, _) in told.items())
+    yield f"{'':<12}" + "".join(f"{who:>12}" + f"{'':30}" for who in ("ours", "scikit-learn"))
+    yield f"{'':<12}" + 2 * (f"{'of':>6}" + "".join(f"{outcome:>9}" for outcome in OUTCOMES))
+    for group in ("all", *KINDS, "float64", "float32", "int64", *TROUBLES):
+        line = f"{group:<12}"
+        for who in ("ours", "theirs"):
+            counts = [table[group, who, outcome] for outcome in OUTCOMES]
+            line += f"{sum(counts):>6}" + "".join(f"{n:>9}" for n in counts)
+        yield line
+    yield from wrong
+
+
 def main() -> None:
     """Print the tables."""
     warnings.simplefilter("ignore")
@@ -215,6 +260,9 @@ def main() -> None:
         print(title)
         for name, value in table:
             print(f"  {name:<60}{value:10.1e}")
+    print("Extended precision, 200 adversarial problems, 20 iterations from the same start")
+    for line in adversarial():
+        print(f"  {line}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Adversarial problems, and EM in extended precision to judge results by.
 
-Nothing is shared with the package. Rows are measured from the first of them, and no covariance is formed on the way
-to a factor, which comes from the centred rows themselves by reflections. So a density is off by some
-``eps * sqrt(condition)`` (Golub & Van Loan 2013, section 5.3), with the 80 bits of x86 1e-13 where the condition of
-a covariance is 1e12, and a mean by eps of the spread of the rows.
+Nothing of the package computes here. Rows are measured from the first of them, and no covariance is formed on the
+way to a factor, which comes from the centred rows themselves by reflections. So a density is off by some
+``eps * sqrt(condition)`` (Golub & Van Loan 2013, section 5.3), with the 80 bits of x86 1e-13 where the condition
+of a covariance is 1e12, and a mean by eps of the spread of the rows.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-L = np.longdouble
-KINDS = ("full", "tied", "diag", "spherical")
+from tests.structures import KINDS, L, matrices
+
 STEPS = 20
 # Means and covariances, in standard deviations; log-likelihood, relative.
 AIM = (1e-7, 1e-7, 1e-9)
@@ -45,26 +45,18 @@ class Problem:
     @property
     def settings(self) -> dict[str, Any]:
         """Of an estimator, ours or scikit-learn's."""
-        p = self.precisions
-        precisions = {
-            "full": lambda: p[:, :, None] * np.eye(p.shape[1]),
-            "tied": lambda: np.diag(p[0]),
-            "diag": lambda: p,
-            "spherical": lambda: p[:, 0],
-        }[self.kind]()
+        p: Any = self.precisions
+        if self.kind in ("full", "tied"):
+            p = p[:, :, None] * np.eye(p.shape[1])
+        precisions = p[0] if self.kind == "tied" else p[:, 0] if self.kind == "spherical" else p
         start = {"weights_init": self.weights, "means_init": self.means, "precisions_init": precisions}
         return {"covariance_type": self.kind, "tol": 0, "max_iter": STEPS, "reg_covar": self.reg_covar, **start}
 
     def found(self, model: Any) -> Found:
         """Of a fitted estimator."""
-        (k, d), c = model.means_.shape, model.covariances_
-        full = {
-            "full": lambda: c,
-            "tied": lambda: np.broadcast_to(c, (k, d, d)),
-            "diag": lambda: c[:, :, None] * np.eye(d),
-            "spherical": lambda: c[:, None, None] * np.eye(d),
-        }[self.kind]()
-        return Found(model.weights_, model.means_.astype(L) - self.x[0].astype(L), full, model.lower_bounds_[-1])
+        means = model.means_.astype(L) - self.x[0].astype(L)
+        covariances = matrices(model.covariances_, self.kind, *means.shape)
+        return Found(model.weights_, means, covariances, model.lower_bounds_[-1])
 
 
 def em(problem: Problem, x: Any = None, held: bool = False) -> Found:
@@ -202,7 +194,7 @@ def judge(problem: Problem, fits: dict[str, Callable[[Problem], Found]]) -> dict
 
 def draw(number: int, seed: int = 0) -> Problem:
     """One problem of many, with troubles of all kinds, which its name tells."""
-    random, kind = np.random.default_rng([seed, number]), KINDS[number % 4]
+    random, kind = np.random.default_rng([seed, number]), [*KINDS][number % 4]
     k, d = int(random.integers(1, 6)), int(random.integers(1, 9))
     told: list[str] = []
 

@@ -41,8 +41,14 @@ class GaussianMixture(Fitting):
     ``daskgmm.memory-limit`` (default: a quarter of the memory; on a client, all or none, half of its workers')
     stay there until the fit ends.
 
-    A run whose covariance collapses (possible with ``reg_covar=0``) drops out; `CollapseError`, a
-    ``ValueError``, names the component when no run is left.
+    A run whose covariance collapses drops out; `CollapseError`, a ``ValueError``, names component and feature when
+    no run is left. That happens with ``reg_covar=0``, or where it is less than the rounding of a covariance: some
+    1e-16 of the variance of features that follow from each other.
+
+    Rounding changes means by some 1e-16 of their size, and covariances by as much of the product of two standard
+    deviations and of the squares of how far means have moved; so it changes a density by 1e-16 of the condition of
+    the covariance, and that changes the next iteration. Rows in float32 are worked on in float32 where features
+    correlate little: then 1e-7 stands for 1e-16.
 
     With ``reg_covar`` > 0 EM is not exactly monotone, here as in scikit-learn.
 

@@ -262,7 +262,7 @@ class MiniBatchGaussianMixture(Fitting):
         Warns
         -----
         UserWarning
-            If a component died and was placed anew.
+            If a component died and was placed anew, or its covariance is singular and stays as it was.
         """
         self._validate_params()
         fitted, unseeded = vars(self).get("_fitted"), vars(self).get("_unseeded")

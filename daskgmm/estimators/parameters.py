@@ -95,7 +95,7 @@ class Parameters:
         1e-6,
         [real(0)],
         """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
-        may, slightly: the update is then not the exact maximiser.""",
+        may, slightly: the update is then not the exact maximiser. A feature that hardly varies needs some.""",
     )
     init_params: str = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
     weights_init: Any = parameter(None, ["array-like", None], "Proportions (k,) to start from.")

@@ -119,7 +119,9 @@ class Covariance(ABC):
         """Whether work in float32 costs a log-density no more than some 1e-5 per feature.
 
         A standardised value z_i = Σ_j f_ij·(x_j − m_j) is off by (d + 2)·eps·Σ_j |f_ij|·|x_j − m_j|: correlated
-        features cancel in it. That sum is about the `amplification`.
+        features cancel in it. That sum is about the `amplification`. Statistics are off by some eps of themselves:
+        where rows correlate much more than these covariances, as with a start that is given without correlation,
+        that is much of the smallest eigenvalue after the M-step. From there on work is in float64.
         """
         variances = self.diagonals(self.values)
         in_range = variances.min() > 1e-24 and variances.max() < 1e24  # squares and their sums stay normal
@@ -142,7 +144,9 @@ class Matrices(Covariance):
 
     @staticmethod
     def is_valid(values: Array) -> bool:
-        return bool(np.allclose(values, np.swapaxes(values, -1, -2)))
+        other, variances = np.swapaxes(values, -1, -2), np.abs(np.diagonal(values, axis1=-2, axis2=-1))
+        unit = np.sqrt(variances[..., :, None] * variances[..., None, :])  # whatever features are measured in
+        return bool(np.all(np.abs(values - other) <= 1e-5 * np.abs(other) + 1e-8 * unit))
 
     @staticmethod
     def completed(lower: Array) -> Array:

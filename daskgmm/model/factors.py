@@ -22,10 +22,10 @@ def collapsed(component: int, feature: int | None = None, enough: float | None =
     """
     told = f"{ILL_DEFINED}The covariance of component {component} is not positive definite"
     if feature is not None and enough is None:
-        told += f": feature {feature} does not vary there beyond rounding. Leave the feature out, or give a reg_covar"
+        told += f": feature {feature} does not vary there beyond rounding. Leave it out, or give a reg_covar"
     elif feature is not None:
-        told += f": feature {feature} follows from others there within rounding. Leave the feature out, or raise "
-        told += f"reg_covar to {enough:.0e}"
+        told += f": feature {feature} follows from others there within rounding. Leave it out, or raise reg_covar "
+        told += f"to {enough:.0e}"
     return CollapseError(f"{told}.", component)
 
 
@@ -37,14 +37,14 @@ def check_positive(values: Array) -> None:
 
 
 def precision_factor(covariance: Array, component: int, ridge: float) -> Array:
-    """Upper triangular U with ``U @ U.T`` the inverse of ``covariance`` (d, d), a scatter and ``ridge`` on its diagonal.
+    """Upper triangular U with ``U @ U.T`` the inverse of a scatter with ``ridge`` on its diagonal, (d, d).
 
-    Off by what a relative change of some d·eps of single values of ``covariance`` does to it, whatever the units of
+    Off by what a relative change of some d·eps of single values of the matrix does to it, whatever the units of
     features (Higham 2002, theorem 10.6). A covariance whose smallest eigenvalue is rounding counts as collapsed;
     one whose ``ridge`` is infinite is taken as it is.
     """
     lower, failed = dpotrf(covariance, lower=True)
-    if not np.isfinite(covariance).all():
+    if not np.isfinite(lower).all():
         raise collapsed(component)
     # A pivot that is not positive is that of the first feature which those before it determine.
     lost = failed - 1 if failed else _lost(covariance, lower, ridge) if ridge < np.inf else None

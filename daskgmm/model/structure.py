@@ -76,8 +76,8 @@ class Structure:
         Raises
         ------
         CollapseError
-            If a covariance is not positive definite, or, without a ``ridge``, a variance below what float64 resolves
-            at its mean.
+            If a covariance is not positive definite, or, without a ``ridge``, a variance below what float64
+            resolves at its mean.
         """
         s, form = statistics, self.form
         alive = s.weight > TINY

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
 from daskgmm.model.blas import one_thread
 from daskgmm.model.checks import at_least, require
@@ -43,7 +42,7 @@ def maximise(
 
     A component without weight takes its mean from ``means`` and its covariance from ``values``. So does the
     covariance of one that collapses, if ``excuse`` says so of the error: a step of expectation/conditional
-    maximisation, which does not lower the likelihood either (Meng & Rubin 1993). Else that `CollapseError` is raised.
+    maximisation, which does not lower the likelihood either (Meng & Rubin 1993). Else that error is raised.
     """
     means = np.where((s.weight > TINY)[:, None], s.means, means)
     centred = s.about(means)
@@ -61,11 +60,10 @@ def maximise(
 class Regularised(Update):
     """Maximum likelihood, and ``reg_covar`` on the diagonal of every covariance.
 
-    An empty component keeps its mean and covariance at weight 0. With eps = 2.2e-16, and rows that differ by r and
-    whose weights and responsibilities are given, a mean m is off by some eps·(r + |m|), and a covariance by some
-    eps·(σ² + δ²), where δ is how far the mean has moved. Where a move to another place leaves nothing of a variance
-    but such rounding, and with ``reg_covar`` no covariance, the component keeps the one that it had until the next
-    E-step, which sees it from its new mean.
+    An empty component keeps its mean and covariance at weight 0. With eps = 2.2e-16, from given responsibilities,
+    a mean m that has moved by δ is off by some eps·(|m| + |δ| + σ), and a covariance by some eps·(σ² + δ²). Where
+    a move to another place leaves nothing of a variance but that, and no covariance even with ``reg_covar``, the
+    component keeps the one that it had until the next E-step, which sees it from its new mean.
     """
 
     reg_covar: float = 0.0
@@ -95,9 +93,9 @@ class Steady(Update):
     To each component d + 1 rows are added that lie about its own mean as all rows lie about theirs, or as those of
     ``anchor`` do: the mode under an inverse Wishart prior (Fraley & Raftery 2007). They keep a component of few
     rows from collapsing, and vanish as ``n_rows`` of the statistics grows. Weights and means stay those of the
-    rows. A covariance that is singular nevertheless, as that of all rows about their means may be, stays as it was,
-    and a warning says why; those of other components do not. What is watched leaves the prior out, as it vanishes
-    with the rows.
+    rows. A covariance that is singular nevertheless, as that of all rows about their means may be, stays as it
+    was, and a warning says why; those of other components do not. What is watched leaves the prior out, as it
+    vanishes with the rows.
     """
 
     reg_covar: float = 0.0

@@ -10,9 +10,10 @@ import pytest
 
 from daskgmm import GaussianMixture
 from tests import extended
-from tests.extended import L, Problem
+from tests.extended import Problem
+from tests.structures import L
 
-pytestmark = pytest.mark.skipif(np.finfo(L).eps > 1e-18, reason="long double has no more digits than float64")
+pytestmark = pytest.mark.skipif(bool(np.finfo(L).eps > 1e-18), reason="long double has no more digits")
 
 # Sums over float32 rows are off by 1e-7. Here the start shows no correlation, and the first M-step finds so much
 # that this is a few per cent of a variance: later iterations, in float64, begin from there.
@@ -55,9 +56,7 @@ def test_the_reference_does_not_depend_on_where_it_measures_from(number: int) ->
     """Which shows its own error: conditions of 1e5 to 1e11, an offset of up to 1e11."""
     problem = extended.draw(number)
     order = np.random.default_rng(0).permutation(len(problem.x))
-    other = replace(
-        problem, x=problem.x[order], weight=None if problem.weight is None else problem.weight[order]
-    )
+    other = replace(problem, x=problem.x[order], weight=None if problem.weight is None else problem.weight[order])
     exact, moved = extended.em(problem), extended.em(other)
     moved = moved._replace(means=moved.means + (other.x[0].astype(L) - problem.x[0].astype(L)))
     assert np.all(extended.apart(exact, moved) <= 1e-3 * np.array(extended.AIM))

@@ -145,6 +145,13 @@ def test_what_is_singular_within_the_rounding_of_a_scatter_may_be_taken_as_given
     assert np.isfinite(FULL.form.of(FULL, values, ridge=np.inf).factor).all()
 
 
+@pytest.mark.parametrize("unit", [1e-24, 1.0, 1e24])
+def test_symmetry_does_not_depend_on_units(unit: float) -> None:
+    symmetric, not_so = np.array([[1.0, 0.5], [0.5, 1.0]]), np.array([[1.0, 0.5], [-0.5, 1.0]])
+    assert FULL.form.is_valid(unit * symmetric[None])
+    assert not FULL.form.is_valid(unit * not_so[None])
+
+
 @pytest.mark.parametrize("feature", [1, 2])
 def test_a_feature_that_follows_from_others_is_named_with_a_remedy(feature: int) -> None:
     """As long as the ridge on the diagonal is less than rounding: then luck would decide."""

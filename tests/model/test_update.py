@@ -120,7 +120,9 @@ def test_a_collapse_leaves_the_covariances_of_others_alone(kind: str) -> None:
     x[:50] = 1e14  # where rows are known to .01
     s = labelled(kind, x, np.where(np.arange(len(x)) < 50, 1, 2 * (np.arange(len(x)) % 2)))
     s = replace(s, n_rows=1e9)
-    with pytest.warns(UserWarning, match="covariance of component 1 .* feature 0 does not vary .* stays as it was"):
+    with pytest.warns(
+        UserWarning, match="covariance of component 1 .* feature 0 does not vary .* stays as it was"
+    ):
         found = Steady()(mixture, s)
     others = Regularised()(mixture, replace(s, weight=np.where(np.arange(3) == 1, 0, s.weight)))
     np.testing.assert_array_equal(found.means, s.means)
