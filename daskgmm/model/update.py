@@ -128,5 +128,7 @@ class Steady(Update):
 
 def _tell(error: CollapseError) -> bool:
     """Excuses every collapse, with a warning."""
-    warnings.warn(f"{str(error).removeprefix(ILL_DEFINED)} Until then, it stays as it was.", stacklevel=2)
+    warnings.warn(
+        f"{str(error).removeprefix(ILL_DEFINED)} The component keeps the covariance that it had.", stacklevel=2
+    )
     return True

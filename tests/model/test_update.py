@@ -105,7 +105,7 @@ def test_steady_breaks_on_no_rows_and_on_no_spread(kind: str) -> None:
     for s in (mixture.expectation(x[:1]), labelled(kind, on_points, labels)):
         with pytest.raises(CollapseError):
             Regularised()(mixture, s)
-    with pytest.warns(UserWarning, match="it stays as it was"):
+    with pytest.warns(UserWarning, match="keeps the covariance that it had"):
         singular = Steady()(mixture, labelled(kind, on_points, labels))
     np.testing.assert_array_equal(singular.covariance.values, mixture.covariance.values)
     np.testing.assert_allclose(singular.means, mixture.means, rtol=4 * EPS)
@@ -121,7 +121,7 @@ def test_a_collapse_leaves_the_covariances_of_others_alone(kind: str) -> None:
     s = labelled(kind, x, np.where(np.arange(len(x)) < 50, 1, 2 * (np.arange(len(x)) % 2)))
     s = replace(s, n_rows=1e9)
     with pytest.warns(
-        UserWarning, match="covariance of component 1 .* feature 0 does not vary .* stays as it was"
+        UserWarning, match="covariance of component 1 .* feature 0 does not vary .* keeps the covariance"
     ):
         found = Steady()(mixture, s)
     others = Regularised()(mixture, replace(s, weight=np.where(np.arange(3) == 1, 0, s.weight)))
