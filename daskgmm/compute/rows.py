@@ -108,7 +108,8 @@ class Rows:
         for title in ("X", *(column.title for column in COLUMNS.values())):
             source = self.sources.get(title)
             told[f"{title}'s columns"] = None if source is None else list(source.shape[1:])
-            told[f"{title}'s dtype"] = None if source is None else source.dtype.str
+            decoded = f" {source.decoded}" if source is not None and source.decoded else ""
+            told[f"{title}'s dtype"] = None if source is None else source.dtype.str + decoded
         return {**told, "rows": self.n_rows, "blocks [rows, how many]": plan, "omit_nan": self.omit_nan}
 
     @property
@@ -122,6 +123,7 @@ class Rows:
             n_features=self.n_features,
             omit_nan=self.omit_nan,
             shelf=self.shelf,
+            decoded=self.x.decoded,
         )
 
     @property
@@ -188,6 +190,7 @@ class _Reader:
     n_features: int
     omit_nan: bool
     shelf: Shelf | None
+    decoded: str
 
     def __call__(self, index: int, *parts: Any) -> Block:
         if self.shelf is not None and (kept := self.shelf.blocks.get(index)) is not None:
@@ -202,7 +205,7 @@ class _Reader:
         columns = {
             name: COLUMNS[name].values(values, block) for name, values in zip(self.names, found, strict=True)
         }
-        block = replace(block, weight=columns.pop("weight", None), columns=columns)
+        block = replace(block, weight=columns.pop("weight", None), columns=columns, decoded=self.decoded)
         if self.omit_nan:
             block = block.without_nan()
         if self.shelf is not None:
@@ -223,6 +226,7 @@ def as_rows(
     nan_policy: str = "raise",
     variables: Sequence[str] | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    decode_cf: bool = True,
     name: str = "X",
     answer_bytes: int = 0,
     **columns: Any,
@@ -235,8 +239,9 @@ def as_rows(
     checked then, too. ``block_size`` limits the bytes of X, of each column and of the answers (``answer_bytes`` a
     row) in a block; a stored chunk is never split, and Dask arrays keep their own. ``nan_policy="omit"`` gives
     weight zero to each row that holds NaN. ``variables`` are the arrays of a group that are the features, and
-    ``storage_options`` are for the file systems behind URLs. An input whose shape, dtype or number of rows cannot
-    be used is a DataError, ValueError or TypeError, a path that leads to nothing a FileNotFoundError.
+    ``storage_options`` are for the file systems behind URLs. With ``decode_cf``, an array whose attributes say
+    what its numbers stand for is decoded, as `cf.decoded` tells. An input whose shape, dtype or number of rows
+    cannot be used is a DataError, ValueError or TypeError, a path that leads to nothing a FileNotFoundError.
     """
     try:
         block_bytes = int(parse_bytes(block_size))
@@ -251,7 +256,7 @@ def as_rows(
         if value not in ("raise", other):
             raise ValueError(f"{title} must be 'raise' or {other!r}, got {value!r}.")
     chosen = None if variables is None else (variables,) if isinstance(variables, str) else tuple(variables)
-    asked = Asked(name, missing_chunks == "fill", True, variables=chosen, storage_options=storage_options)
+    asked = Asked(name, missing_chunks == "fill", True, chosen, storage_options, decode_cf)
     x = as_source(X, asked)
     given = {key: value for key, value in columns.items() if value is not None}
     opened = {key: COLUMNS[key].open(value, x, asked) for key, value in given.items()}

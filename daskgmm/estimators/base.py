@@ -52,6 +52,10 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         lambda f: f.n_passes,
         "How often the fit went over the data, the survey included; rows kept in memory are read once.",
     )
+    decoded_ = Attribute(
+        lambda f: f.decoded,
+        "How the values of the fit followed from a store's numbers; None where they are these.",
+    )
     n_features_in_: Attribute[int] = Attribute(
         lambda f: f.mixture.n_features, "Number of features seen by the fit."
     )
@@ -71,6 +75,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
             nan_policy=self.nan_policy,
             variables=self.variables,
             storage_options=self.storage_options,
+            decode_cf=self.decode_cf,
             **more,
         )
 

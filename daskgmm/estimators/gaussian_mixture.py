@@ -112,7 +112,7 @@ class GaussianMixture(Fitting):
         return (recipe.run(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
 
     def _found(self, state: State, rows: Rows) -> Fitted:
-        return Fitted.of(best(state.runs), state.n_passes, rows.feature_names)
+        return Fitted.of(best(state.runs), state.n_passes, rows)
 
     @classmethod
     def from_sklearn(cls, model: SklearnGaussianMixture) -> Self:

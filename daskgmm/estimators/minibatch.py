@@ -223,7 +223,7 @@ class MiniBatchGaussianMixture(Fitting):
         assert isinstance(passes, Passes)
         # In the middle of the first pass nobody knows which rows were learnt: none counts as such.
         told = {"online": passes.run, "next_row": (rows.n_rows or 0) if passes.trace else 0}
-        return Fitted.of(passes, state.n_passes, rows.feature_names, **told)
+        return Fitted.of(passes, state.n_passes, rows, **told)
 
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
         told = {**super()._identity(last), "block_size": parse_bytes(self.block_size)}
@@ -286,7 +286,7 @@ class MiniBatchGaussianMixture(Fitting):
         assert isinstance(after, Stepwise)
         row = fitted.next_row + (rows.n_rows or 0)
         told: dict[str, Any] = {"online": after, "lower_bound": after.bound, "converged": False, "next_row": row}
-        self._fitted = replace(fitted, mixture=after.published, **told)
+        self._fitted = replace(fitted, mixture=after.published, decoded=rows.x.decoded or None, **told)
         self.__dict__.pop("_unseeded", None)
         return self
 
@@ -345,7 +345,7 @@ class MiniBatchGaussianMixture(Fitting):
         assert isinstance(passes, Passes)
         bound = passes.lower_bound if np.isfinite(passes.lower_bound) else before.lower_bound
         told: dict[str, Any] = {"online": passes.run, "next_row": last, "lower_bound": bound, "converged": False}
-        self._fitted = replace(before, mixture=passes.mixture, **told)
+        self._fitted = replace(before, mixture=passes.mixture, decoded=held.x.decoded or None, **told)
         self.__dict__.pop("_unseeded", None)
         return self
 
