@@ -26,7 +26,7 @@ BATCH, ONLINE = (
 # What has another name or meaning here, or none.
 APART = (
     *("n_components", "random_state", "warm_start", "acceleration", "variables", "storage_options"),
-    *("decode_cf", "verbose", "verbose_interval"),
+    *("decode_cf", "feature_dim", "verbose", "verbose_interval"),
 )
 READING = ("block_size", "nan_policy", "missing_chunks")  # and decode_cf, whose option is a flag
 DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
@@ -127,9 +127,10 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     given: dict[str, Any] = {"--online": True} if online else {}
     rest = {parameter: value for parameter, value in identity.items() if value is not None}
     del rest["estimator"]
-    if not rest.pop("decode_cf", True):
+    if rest.get("decode_cf") is False:
+        del rest["decode_cf"]
         given["--raw"] = True
-    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {"acceleration"}:  # for which there is no option
+    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {"acceleration", "feature_dim"}:  # for which there is no option
         value = rest.pop(parameter)
         given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
     if rest.pop("omit_nan", False):

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block, Shelf
 from daskgmm.compute.columns import COLUMNS
-from daskgmm.compute.sources import as_source
+from daskgmm.compute.sources import as_source, xarray
 from daskgmm.compute.sources.base import Asked, Chunks, Source, feature_names, read_at
 from daskgmm.errors import DataError
 
@@ -37,6 +37,7 @@ class Rows:
     omit_nan: bool = False  # whether a row that holds NaN gets weight zero
     shelf: Shelf | None = None  # where blocks stay between passes, in this process
     feature_names: Array | None = None  # of str objects
+    table: xarray.Table | None = None  # what xarray holds of them
 
     sources: dict[str, Source] = field(init=False)  # all of them, by what the user calls them
     n_features: int = field(init=False)
@@ -227,6 +228,8 @@ def as_rows(
     variables: Sequence[str] | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     decode_cf: bool = True,
+    feature_dim: str | None = None,
+    features: tuple[str, ...] | int | None = None,
     name: str = "X",
     answer_bytes: int = 0,
     **columns: Any,
@@ -256,13 +259,16 @@ def as_rows(
         if value not in ("raise", other):
             raise ValueError(f"{title} must be 'raise' or {other!r}, got {value!r}.")
     chosen = None if variables is None else (variables,) if isinstance(variables, str) else tuple(variables)
-    asked = Asked(name, missing_chunks == "fill", True, chosen, storage_options, decode_cf)
+    asked = Asked(name, missing_chunks == "fill", True, chosen, storage_options, decode_cf, feature_dim, features)
     x = as_source(X, asked)
     given = {key: value for key, value in columns.items() if value is not None}
+    names = feature_names(X) if x.names is None else np.array(x.names, dtype=object)
+    table = xarray.table(X, asked) if hasattr(X, "isel") else None
+    if table is not None:
+        names, given = table.names, {key: table.beside(value, COLUMNS[key].title) for key, value in given.items()}
     opened = {key: COLUMNS[key].open(value, x, asked) for key, value in given.items()}
     # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.
     widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))
     x = x.cut(x.plan(block_bytes * x.row_bytes // widest))
     aligned = {key: COLUMNS[key].aligned(source, x, name) for key, source in opened.items()}
-    names = feature_names(X) if x.names is None else np.array(x.names, dtype=object)
-    return Rows(x, aligned, omit_nan=nan_policy == "omit", feature_names=names)
+    return Rows(x, aligned, omit_nan=nan_policy == "omit", feature_names=names, table=table)

@@ -10,7 +10,6 @@ from dask.utils import parse_bytes
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _check_feature_names
 
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
@@ -266,10 +265,8 @@ class MiniBatchGaussianMixture(Fitting):
         """
         self._validate_params()
         fitted, unseeded = vars(self).get("_fitted"), vars(self).get("_unseeded")
-        if fitted is not None or unseeded is not None:
-            _check_feature_names(self, getattr(X, "_meta", X), reset=False)
         rows = self._rows(X, weight=sample_weight)
-        self._check_width(rows)
+        self._check_features(X, rows)
         recipe = self._recipe(rows.n_features)
         random = check_random_state(self.random_state)
         if fitted is None:
@@ -319,9 +316,8 @@ class MiniBatchGaussianMixture(Fitting):
         self._validate_params()
         if "_unseeded" not in vars(self):
             self._check_fitted()
-        _check_feature_names(self, getattr(X, "_meta", X), reset=False)
         held = self._stored(X, sample_weight)
-        self._check_width(held)
+        self._check_features(X, held)
         recipe, learnt = replace(self._recipe(held.n_features), max_iter=1), self.next_row_
         if held.n_rows is None:
             raise DataError("To count what was learnt, X needs to know its number of rows: compute_chunk_sizes().")

@@ -146,6 +146,12 @@ class Parameters:
         what is missing becomes NaN. In Zarr's format 2, the fill value of an array whose dimensions xarray named
         stands for ``_FillValue``. Weights and starts are decoded alike.""",
     )
+    feature_dim: str | None = parameter(
+        None,
+        [str, None],
+        """The dimension of an ``xarray.DataArray`` that has the features: all others are stacked into rows, and
+        answers have these others. None takes the second of two. The features of a Dataset are its variables.""",
+    )
     checkpoint: Any = parameter(
         None,
         [str, os.PathLike, None],

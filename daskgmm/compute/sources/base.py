@@ -36,6 +36,8 @@ class Asked(NamedTuple):
     variables: tuple[str, ...] | None = None  # which arrays of a group are the features
     storage_options: Mapping[str, Any] | None = None  # for the file systems behind URLs
     decode_cf: bool = True  # whether attributes that say what numbers stand for are heeded
+    feature_dim: str | None = None  # the features' dimension in a DataArray
+    features: tuple[str, ...] | int | None = None  # their names, or how many are expected, where that is known
 
 
 Opener: TypeAlias = Callable[[Any, Asked], Any]

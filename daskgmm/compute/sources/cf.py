@@ -63,11 +63,9 @@ def meaning(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, An
     if dtype.kind not in "iuf":
         return {}
     found: dict[str, Any] = {}
-    given = attributes.get("_Unsigned", "")
-    if (unsigned := (given.decode() if isinstance(given, bytes) else str(given)).lower()) == UNSIGNED.get(
-        dtype.kind
-    ):
-        found["_Unsigned"] = unsigned
+    unsigned = np.ravel(attributes.get("_Unsigned", "")).astype(str)[0].lower()
+    if unsigned == UNSIGNED.get(dtype.kind):
+        found["_Unsigned"] = str(unsigned)
     for name in (name for name in FILLS if name in attributes):
         given = _numbers(attributes[name])
         if dtype.kind == "f":
