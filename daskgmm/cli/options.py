@@ -127,8 +127,7 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     given: dict[str, Any] = {"--online": True} if online else {}
     rest = {parameter: value for parameter, value in identity.items() if value is not None}
     del rest["estimator"]
-    if rest.get("decode_cf") is False:
-        del rest["decode_cf"]
+    if not rest.pop("decode_cf", True):
         given["--raw"] = True
     for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {"acceleration", "feature_dim"}:  # for which there is no option
         value = rest.pop(parameter)

@@ -265,6 +265,7 @@ def as_rows(
     names = feature_names(X) if x.names is None else np.array(x.names, dtype=object)
     table = xarray.table(X, asked) if hasattr(X, "isel") else None
     if table is not None:
+        x = replace(x, decoded=table.decoded)
         names, given = table.names, {key: table.beside(value, COLUMNS[key].title) for key, value in given.items()}
     opened = {key: COLUMNS[key].open(value, x, asked) for key, value in given.items()}
     # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.

@@ -29,33 +29,43 @@ def decoded(source: Source, attributes: Mapping[str, Any], asked: Asked, place: 
 
     `DataError` where xarray is needed and not there, or cannot decode it.
     """
-    if not asked.decode_cf:
+    meant, told = understood(attributes, source.dtype, asked, f"{asked.name} at {place}")
+    if not meant:
         return source
-    here, raw = f"{asked.name} at {place}", "With decode_cf=False (--raw) its numbers are read as they are stored."
-    try:
-        if not (meant := meaning(attributes, source.dtype)):
-            return source
-        told = ", ".join(f"{name}={np.asarray(value).tolist()!r}" for name, value in meant.items())
-        dtype = decode(np.empty((0,), source.dtype), meant).dtype
-    except ImportError as error:
-        raise DataError(
-            f"The {source.dtype} numbers of {here} stand for others ({told}), which xarray decodes: "
-            f"pip install 'daskgmm[xarray]'. {raw}"
-        ) from error
-    except Exception as error:  # attributes may be anything
-        found = {name: attributes[name] for name in NAMES if name in attributes}
-        raise DataError(f"{here} cannot be decoded by its attributes {found}: {error}. {raw}") from error
     return Decoded(
         shape=source.shape,
-        dtype=dtype,
+        dtype=decode(np.empty((0,), source.dtype), meant).dtype,
         chunks=source.chunks,
         in_driver=source.in_driver,
         chunk_bytes=source.chunk_bytes,
         held=source,
         meant=meant,
         place=place,
-        decoded=f"from {source.dtype}: {told}",
+        decoded=told,
     )
+
+
+def understood(
+    attributes: Mapping[str, Any], dtype: np.dtype[Any], asked: Asked, here: str
+) -> tuple[dict[str, Any], str]:
+    """What attributes mean, if they are to be heeded, and how to tell it; `DataError` where they cannot be."""
+    if not asked.decode_cf:
+        return {}, ""
+    raw = "With decode_cf=False (--raw) its numbers are read as they are stored."
+    try:
+        if not (meant := meaning(attributes, dtype)):
+            return {}, ""
+        told = ", ".join(f"{name}={np.asarray(value).tolist()!r}" for name, value in meant.items())
+        decode(np.empty((0,), dtype), meant)
+    except ImportError as error:
+        raise DataError(
+            f"The {dtype} numbers of {here} stand for others ({told}), which xarray decodes: "
+            f"pip install 'daskgmm[xarray]'. {raw}"
+        ) from error
+    except Exception as error:  # attributes may be anything
+        found = {name: attributes[name] for name in NAMES if name in attributes}
+        raise DataError(f"{here} cannot be decoded by its attributes {found}: {error}. {raw}") from error
+    return meant, f"from {dtype}: {told}"
 
 
 def meaning(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -87,15 +97,25 @@ def _numbers(value: Any) -> Array:
     return numbers if numbers.dtype.kind in "iuf" else numbers.astype(float)
 
 
-def decode(values: Array, meant: Mapping[str, Any]) -> Array:
+def decode(values: Any, meant: Mapping[str, Any]) -> Array:
     """What numbers stand for, NaN for what is missing: by xarray."""
-    from xarray import Variable, conventions
+    from xarray import Variable
 
-    variable = Variable([f"axis {i}" for i in range(values.ndim)], values, dict(meant))
-    found: Array = conventions.decode_cf_variable(
-        "", variable, concat_characters=False, decode_times=False, decode_timedelta=False
-    ).values
+    variable = Variable([f"axis {i}" for i in range(values.ndim)], values)
+    found: Array = lazily(variable, meant).values
     return found
+
+
+def lazily(variable: Any, meant: Mapping[str, Any]) -> Any:
+    """What the numbers of xarray's Variable stand for, in another, whose values are not there yet."""
+    from xarray import conventions
+
+    told = variable.copy(deep=False)
+    told.attrs = dict(meant)
+    told.encoding = {name: value for name, value in told.encoding.items() if name not in NAMES}
+    return conventions.decode_cf_variable(
+        "", told, concat_characters=False, decode_times=False, decode_timedelta=False
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

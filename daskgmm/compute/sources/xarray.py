@@ -16,6 +16,7 @@ import dask.array as da
 import numpy as np
 
 from daskgmm._typing import Array
+from daskgmm.compute.sources import cf
 from daskgmm.compute.sources.base import Asked, check_layout, library
 from daskgmm.errors import DataError
 
@@ -51,7 +52,7 @@ def opened(value: Any, asked: Asked) -> Any:
         raise DataError(
             f"{asked.name} is an xarray {type(value).__name__}, expected a DataArray: select a variable."
         )
-    return _unloaded(getattr(value, "variable", value)).data
+    return _held(value, asked).data
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +72,20 @@ class Table(ABC):
     def names(self) -> Array | None:
         """The names of the features, as str objects; None where they have none."""
 
+    @cached_property
+    @abstractmethod
+    def held(self) -> list[Any]:
+        """The variables, of which each is in memory or chunked."""
+
     @property
     @abstractmethod
+    def decoded(self) -> str:
+        """How the values follow from those that xarray holds, where they are not these."""
+
+    @property
     def chunked(self) -> bool:
-        """Whether the values are not in memory, but in chunks."""
+        """Whether any values are not in memory."""
+        return any(variable.chunks is not None for variable in self.held)
 
     @cached_property
     @abstractmethod
@@ -108,7 +119,7 @@ class Table(ABC):
                 dim in given.coords and dim in rows.coords and not here.equals(there)
             ):
                 raise DataError(f"{title} and {self.asked.name} differ in their coordinates along {dim!r}.")
-        variable = _unloaded(given.variable)
+        variable = _held(given, self.asked._replace(name=title))
         if self.chunked:
             variable = variable.chunk()
         variable = variable.set_dims({**rows.sizes, **given.sizes}).transpose(*rows.dims, *more)
@@ -183,13 +194,17 @@ class OneArray(Table):
         index = self.value.indexes.get(self.feature)
         return None if index is None else _texts(index)
 
+    @cached_property
+    def held(self) -> list[Any]:
+        return [_held(self.value, self.asked)]
+
     @property
-    def chunked(self) -> bool:
-        return _unloaded(self.value.variable).chunks is not None
+    def decoded(self) -> str:
+        return _understood(self.value, self.asked)[1]
 
     @cached_property
     def values(self) -> Held:
-        return _unloaded(self.value.variable).transpose(..., self.feature).data
+        return self.held[0].transpose(..., self.feature).data
 
 
 class Variables(Table):
@@ -223,18 +238,18 @@ class Variables(Table):
         return _texts(self.value.data_vars)
 
     @cached_property
-    def variables(self) -> list[Any]:
-        """The variables, each unloaded."""
-        return [_unloaded(variable.variable) for variable in self.value.data_vars.values()]
+    def held(self) -> list[Any]:
+        return [_held(variable, self.asked) for variable in self.value.data_vars.values()]
 
     @property
-    def chunked(self) -> bool:
-        return any(variable.chunks is not None for variable in self.variables)
+    def decoded(self) -> str:
+        told = {name: _understood(variable, self.asked)[1] for name, variable in self.value.data_vars.items()}
+        return "; ".join(f"{name} {text}" for name, text in told.items() if text)
 
     @cached_property
     def values(self) -> Held:
         rows = self.rows
-        each = [variable.chunk() for variable in self.variables] if self.chunked else self.variables
+        each = [variable.chunk() for variable in self.held] if self.chunked else self.held
         laid = [variable.set_dims(rows.sizes).transpose(*rows.dims).data for variable in each]
         return (da if self.chunked else np).stack(laid, axis=-1)
 
@@ -259,6 +274,19 @@ def _texts(names: Any) -> Array | None:
     return np.array(list(names), dtype=object) if all(isinstance(name, str) for name in names) else None
 
 
-def _unloaded(variable: Any) -> Any:
-    """A variable whose ``data`` reads no file: chunked, where it was opened without chunks."""
-    return variable.chunk("auto") if variable.chunks is None and not variable._in_memory else variable
+def _understood(value: Any, asked: Asked) -> tuple[dict[str, Any], str]:
+    """What attributes say that numbers stand for, as of a store: xarray takes them away where it has decoded."""
+    # Floats that carry how they were packed are most often unpacked by hand; but what is missing, is.
+    found = {name: v for name, v in value.attrs.items() if value.dtype.kind in "iu" or name not in cf.PACKING}
+    return cf.understood(found, value.dtype, asked, f"{asked.name} ({getattr(value, 'name', None) or 'xarray'})")
+
+
+def _held(value: Any, asked: Asked) -> Any:
+    """A variable whose ``data`` reads no file: decoded, and chunked where it was opened without chunks."""
+    variable, (meant, _) = getattr(value, "variable", value), _understood(value, asked)
+    in_memory = variable._in_memory
+    if meant:
+        variable = cf.lazily(variable, meant)
+    if in_memory:
+        return variable.load()
+    return variable.chunk("auto") if variable.chunks is None else variable

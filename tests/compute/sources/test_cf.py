@@ -185,6 +185,7 @@ def test_blocks_and_memory_are_planned_for_what_is_decoded(monkeypatch: pytest.M
         rows.read(0)
 
 
+@pytest.mark.filterwarnings("ignore::xarray.SerializationWarning")
 def test_weights_and_labels_are_decoded(tmp_path: Path) -> None:
     n = len(VALUES)
     weight = packed(tmp_path / "w", WEIGHT, dtype="u2", scale_factor=0.5)
@@ -239,3 +240,38 @@ def test_a_model_says_what_was_decoded_and_only_then(tmp_path: Path) -> None:
 def test_a_plain_store_is_read_as_ever(tmp_path: Path) -> None:
     array = write(tmp_path / "x.zarr", VALUES, (4, 3))
     np.testing.assert_array_equal(joined(as_rows(array)), VALUES)
+
+
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "netCDF-4": ("sst.nc", {"engine": "netcdf4"}),
+    "netCDF classic": ("sst.nc", {"engine": "netcdf4", "format": "NETCDF3_CLASSIC"}),
+    "HDF5": ("sst.h5", {"engine": "h5netcdf"}),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_and_groups_are_decoded_alike(kind: str, tmp_path: Path) -> None:
+    name, how = FILES[kind]
+    for library in ("netCDF4", "h5netcdf", "h5py"):
+        pytest.importorskip(library)
+    values = sea(40)
+    scale = {"dtype": "i2", "scale_factor": np.float32(0.5), "_FillValue": np.int16(-1)}
+    told: Any = {"x": PACKED, "east": scale, "north": {"dtype": "f4", "_FillValue": np.float32(1e20)}}
+    columns = {"east": ("obs", np.round(values[:, 0])), "north": ("obs", values[:, 1])}
+    whole = xr.Dataset({"x": (("obs", "var"), values), **columns})
+    whole.to_netcdf(tmp_path / name, encoding=told, **how)
+    whole.to_zarr(tmp_path / "sst.zarr", encoding=told, consolidated=False)
+    for place in (tmp_path / name, tmp_path / "sst.zarr"):
+        inside = f"{place}{'/' if place.suffix == '.zarr' else '::/'}x"
+        rows = as_rows(inside, block_size=160)
+        how = {"consolidated": False} if place.suffix == ".zarr" else {}
+        with xr.open_dataset(place, **how) as read:
+            np.testing.assert_array_equal(joined(rows), read["x"].values)
+            both = as_rows(place, variables=["east", "north"])
+            expected = np.stack([read["east"].values, read["north"].values], axis=1)
+            np.testing.assert_array_equal(joined(both), expected)
+        assert "scale_factor=0.01" in rows.x.decoded
+        assert both.x.decoded.startswith(
+            "east from int16: _FillValue=-1, scale_factor=0.5; north from float32: _Fill"
+        )
+        assert joined(as_rows(inside, decode_cf=False)).dtype == np.int16

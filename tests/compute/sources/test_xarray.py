@@ -231,3 +231,52 @@ def test_a_variable_will_do_and_other_things_of_xarrays_are_refused() -> None:
     np.testing.assert_array_equal(column(rows, "weight"), VALUES[:, 0] ** 2)
     with pytest.raises(DataError, match="X is an xarray DataTree, expected a DataArray or a Dataset"):
         as_rows(xr.DataTree(sea()))
+
+
+def undecoded(chunks: Any = None) -> xr.DataArray:
+    """A picture with a no-data value and a scale, such as rasters come in."""
+    numbers = xr.DataArray(np.array([[[1, -9999], [3, 4]], [[5, 6], [7, -9999]]], "i2"), dims=("band", "y", "x"))
+    numbers.attrs = {"_FillValue": -9999, "scale_factor": 0.5, "add_offset": 1.0, "units": "K"}
+    return numbers if chunks is None else numbers.chunk(chunks)
+
+
+@pytest.mark.parametrize("chunks", [None, {"y": 1}])
+def test_what_xarray_has_not_decoded_is_decoded(chunks: Any) -> None:
+    X, right = undecoded(chunks), np.array([[1.5, 3.5], [np.nan, 4], [2.5, 4.5], [3, np.nan]])
+    dataset = X.to_dataset("band").rename({0: "a", 1: "b"})
+    for values in dataset.data_vars.values():
+        values.attrs = X.attrs
+    kinds: tuple[tuple[Any, dict[str, Any]], ...] = (
+        (X, {"feature_dim": "band"}),
+        (dataset, {}),
+        (dataset[["b", "a"]], {"variables": ["a", "b"]}),
+    )
+    for held, how in kinds:
+        rows = as_rows(held, **how)
+        np.testing.assert_array_equal(joined(rows), right)
+        assert "from int16: _FillValue=-9999, scale_factor=0.5, add_offset=1.0" in rows.x.decoded
+        assert rows.layout()["X's dtype"] == f"<f8 {rows.x.decoded}"
+        assert not np.isnan(joined(as_rows(held, decode_cf=False, **how))).any()
+    weight = X.isel(band=0).where(X.isel(band=0) > 0, 0).astype("i2")
+    weight.attrs = {"scale_factor": 2.0}
+    beside = as_rows(X, feature_dim="band", weight=weight)
+    np.testing.assert_array_equal(column(beside, "weight"), [2, 0, 6, 8])
+    assert X.attrs["scale_factor"] == 0.5  # the user's own stays as it is
+
+
+def test_floats_that_were_unpacked_by_hand_are_not_unpacked_again() -> None:
+    X = (undecoded().where(undecoded() > 0) * 0.5 + 1).assign_attrs(undecoded().attrs)
+    rows = as_rows(X.fillna(-9999.0), feature_dim="band")
+    np.testing.assert_array_equal(joined(rows)[:2], [[1.5, 3.5], [np.nan, 4]])
+    assert rows.x.decoded == "from float32: _FillValue=-9999.0"
+    with pytest.raises(
+        DataError, match=r"X \(xarray\) cannot be decoded by its attributes {'_FillValue': 'none', "
+    ):
+        as_rows(undecoded().assign_attrs(_FillValue="none"), feature_dim="band")
+
+
+def test_variables_choose_those_of_a_dataset() -> None:
+    rows = as_rows(sea().assign(name=("x", ["a", "b", "c"])), variables=["salt"])
+    assert (rows.n_features, rows.n_rows) == (1, 24)
+    with pytest.raises(DataError, match=r"X has no variables \['heat'\]: it has \['floor', 'salt'\]"):
+        as_rows(sea(), variables=["salt", "heat"])
