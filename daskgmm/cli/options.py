@@ -129,7 +129,10 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     del rest["estimator"]
     if not rest.pop("decode_cf", True):
         given["--raw"] = True
-    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {"acceleration", "feature_dim"}:  # for which there is no option
+    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {
+        "acceleration",
+        "feature_dim",
+    }:  # for which there is no option
         value = rest.pop(parameter)
         given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
     if rest.pop("omit_nan", False):

@@ -7,6 +7,7 @@ import base64
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from socket import gethostname
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,8 @@ def decoded(source: Source, attributes: Mapping[str, Any], asked: Asked, place: 
 
     `DataError` where xarray is needed and not there, or cannot decode it.
     """
+    if not any(name in attributes for name in NAMES):
+        return source
     meant, told = understood(attributes, source.dtype, asked, f"{asked.name} at {place}")
     if not meant:
         return source
@@ -145,7 +148,13 @@ class Decoded(Source):
         rows = max(1, TILE // self.row_bytes)
         for first in range(0, len(out), rows):
             tile = slice(first, first + rows)
-            out[tile] = decode(stored[tile], self.meant)
+            try:
+                out[tile] = decode(stored[tile], self.meant)
+            except ImportError as error:
+                raise DataError(
+                    f"{self.place} cannot be decoded on {gethostname()}, where xarray is not installed: {error}. "
+                    "Every worker needs it."
+                ) from error
         return out
 
     def _memory(self, n: int, index: int) -> Array:

@@ -153,6 +153,13 @@ def test_without_xarray_the_error_names_the_extra(tmp_path: Path, monkeypatch: p
     assert as_rows(place, decode_cf=False).x.dtype == np.int16
 
 
+def test_a_worker_without_xarray_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = as_rows(packed(tmp_path / "sst.zarr", sea(20)))
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(DataError, match=r"sst.zarr/x cannot be decoded on .*where xarray is not installed"):
+        rows.read(0)
+
+
 @pytest.mark.parametrize(
     "attributes",
     [{"scale_factor": "wide"}, {"add_offset": [1.0, 2.0]}, {"_FillValue": "none"}, {"missing_value": {"a": 1}}],
