@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +19,7 @@ from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 
 # What batch and online estimators both have, in one sense.
-SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks")
+SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks", "decode_cf")
 # What a warm start takes the place of.
 STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance_type")
 
@@ -140,7 +141,8 @@ def _starts(given: dict[str, Any], places: inputs.Places, x: Any) -> dict[str, A
     (n, d), k = x.shape, given["n_components"]
     shapes = start_shapes(k, d, given.get("covariance_type", GaussianMixture.covariance_type))
     shapes |= {"labels_init": (n,), "responsibilities_init": (n, k)}
-    return {name: (places.whole if name in SMALL else places.rowwise)(given[name], shapes[name]) for name in named}
+    small = partial(places.whole, decode_cf=given.get("decode_cf", True))
+    return {name: (small if name in SMALL else places.rowwise)(given[name], shapes[name]) for name in named}
 
 
 def _estimator(

@@ -62,7 +62,7 @@ class Places:
             raise DataError(f"{place} has shape {found}, expected {shape}: a value for each row.")
         return place
 
-    def whole(self, place: str, shape: tuple[int, ...]) -> Array:
+    def whole(self, place: str, shape: tuple[int, ...], decode_cf: bool = True) -> Array:
         """A small array of this shape. No more is read than is wanted."""
         try:
             source = self._look(place, place)
@@ -76,10 +76,13 @@ class Places:
         if source.chunk_bytes > 8 * max(CHUNK_VALUES, math.prod(shape)):
             size = format_bytes(source.chunk_bytes)
             raise click.UsageError(f"{place} has chunks of {size}, too large to read {shape} from.")
-        return np.array(source.reader(0, None))
+        values = self._look(place, place, fill_missing=False, decode_cf=decode_cf)
+        return np.array(values.reader(0, None))
 
-    def _look(self, place: str, name: str, ensure_2d: bool = False, **more: Any) -> Source:
-        return as_source(place, Asked(name, True, ensure_2d, storage_options=self.storage, **more))
+    def _look(self, place: str, name: str, **more: Any) -> Source:
+        """A place, opened as it lies there: that is all it takes to know its shape."""
+        how = {"fill_missing": True, "ensure_2d": False, "decode_cf": False, **more}
+        return as_source(place, Asked(name, storage_options=self.storage, **how))
 
 
 def is_url(place: str) -> bool:

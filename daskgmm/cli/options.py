@@ -26,9 +26,9 @@ BATCH, ONLINE = (
 # What has another name or meaning here, or none.
 APART = (
     *("n_components", "random_state", "warm_start", "acceleration", "variables", "storage_options"),
-    *("verbose", "verbose_interval"),
+    *("decode_cf", "feature_dim", "verbose", "verbose_interval"),
 )
-READING = ("block_size", "nan_policy", "missing_chunks")
+READING = ("block_size", "nan_policy", "missing_chunks")  # and decode_cf, whose option is a flag
 DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
 # What a checkpoint says of arrays that go with the rows, and their options.
 OF_ROWS = {"sample_weight's dtype": "weights", **{f"{title}'s dtype": title for title in ROWWISE}}
@@ -127,7 +127,12 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     given: dict[str, Any] = {"--online": True} if online else {}
     rest = {parameter: value for parameter, value in identity.items() if value is not None}
     del rest["estimator"]
-    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {"acceleration"}:  # for which there is no option
+    if not rest.pop("decode_cf", True):
+        given["--raw"] = True
+    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {
+        "acceleration",
+        "feature_dim",
+    }:  # for which there is no option
         value = rest.pop(parameter)
         given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
     if rest.pop("omit_nan", False):
@@ -183,7 +188,15 @@ store = together(
     ),
 )
 
-reading = together(*(_parameter(name, "as in the fit") for name in READING))
+_raw = click.option(
+    "--raw/--decode-cf",
+    "decode_cf",
+    default=None,
+    callback=lambda ctx, param, raw: None if raw is None else not raw,
+    help="Read the numbers of a store as they are, or as its attributes say (scale_factor, _FillValue, ...), "
+    "with xarray.  [default: as in the fit, which decodes]",
+)
+reading = together(*(_parameter(name, "as in the fit") for name in READING), _raw)
 
 estimator = together(
     click.option(
@@ -194,6 +207,7 @@ estimator = together(
     ),
     click.option("--online", is_flag=True, help="Learn in one pass (or --max-iter) from mini-batches."),
     *(_parameter(name) for name in BATCH | ONLINE if name not in APART),
+    _raw,
     click.option("--seed", "random_state", type=click.IntRange(0, 2**32 - 1), help="Of all random numbers."),
     click.option(
         "--warm-start",

@@ -198,6 +198,7 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
         **output.learnt(mixture),
         **({"weights": mixture.weights_.tolist()} if found else {}),
         "feature_names": list(mixture.feature_names_in_) if hasattr(mixture, "feature_names_in_") else None,
+        **({"decoded": mixture.decoded_} if found else {}),
         "settings": settings,
     }
     output.show(result, as_json)

@@ -21,6 +21,7 @@ class Block:
     first_row: int | None = 0  # number of its first row in the whole data; None where chunk sizes are unknown
     weight: Array | None = None  # (n,) float64, finite and not negative; None stands for ones
     columns: Mapping[str, Array] = field(default_factory=dict)  # what else there is, by the names in `COLUMNS`
+    decoded: str = ""  # how its values follow from what is stored, where they are not that
 
     def where(self, mask: ArrayLike) -> str:
         """Say which block and rows a mask over the rows picks, for an error message."""

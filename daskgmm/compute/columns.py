@@ -108,9 +108,18 @@ class Weights(Column):
 class Labels(Column):
     """One component for each row."""
 
+    def values(self, found: Array, block: Block) -> Array:
+        found = super().values(found, block)
+        if found.dtype.kind == "f":  # decoded, with NaN for none
+            labels = np.where(np.isnan(found), -1, found).astype(np.int64)
+            if (wrong := ~np.isnan(found) & (labels != found)).any():
+                raise DataError(f"{self.title} must be integers: {block.where(wrong)} has others.")
+            return labels
+        return found
+
     def check(self, source: Source, n: float) -> None:
         super().check(source, n)
-        if source.dtype.kind not in "biu":
+        if source.dtype.kind not in "biu" and not source.decoded:
             raise DataError(f"{self.title} must be integers, got dtype {source.dtype}.")
 
 

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block, Shelf
 from daskgmm.compute.columns import COLUMNS
-from daskgmm.compute.sources import as_source
+from daskgmm.compute.sources import as_source, xarray
 from daskgmm.compute.sources.base import Asked, Chunks, Source, feature_names, read_at
 from daskgmm.errors import DataError
 
@@ -37,6 +37,7 @@ class Rows:
     omit_nan: bool = False  # whether a row that holds NaN gets weight zero
     shelf: Shelf | None = None  # where blocks stay between passes, in this process
     feature_names: Array | None = None  # of str objects
+    table: xarray.Table | None = None  # what xarray holds of them
 
     sources: dict[str, Source] = field(init=False)  # all of them, by what the user calls them
     n_features: int = field(init=False)
@@ -108,7 +109,8 @@ class Rows:
         for title in ("X", *(column.title for column in COLUMNS.values())):
             source = self.sources.get(title)
             told[f"{title}'s columns"] = None if source is None else list(source.shape[1:])
-            told[f"{title}'s dtype"] = None if source is None else source.dtype.str
+            decoded = f" {source.decoded}" if source is not None and source.decoded else ""
+            told[f"{title}'s dtype"] = None if source is None else source.dtype.str + decoded
         return {**told, "rows": self.n_rows, "blocks [rows, how many]": plan, "omit_nan": self.omit_nan}
 
     @property
@@ -122,6 +124,7 @@ class Rows:
             n_features=self.n_features,
             omit_nan=self.omit_nan,
             shelf=self.shelf,
+            decoded=self.x.decoded,
         )
 
     @property
@@ -188,6 +191,7 @@ class _Reader:
     n_features: int
     omit_nan: bool
     shelf: Shelf | None
+    decoded: str
 
     def __call__(self, index: int, *parts: Any) -> Block:
         if self.shelf is not None and (kept := self.shelf.blocks.get(index)) is not None:
@@ -202,7 +206,7 @@ class _Reader:
         columns = {
             name: COLUMNS[name].values(values, block) for name, values in zip(self.names, found, strict=True)
         }
-        block = replace(block, weight=columns.pop("weight", None), columns=columns)
+        block = replace(block, weight=columns.pop("weight", None), columns=columns, decoded=self.decoded)
         if self.omit_nan:
             block = block.without_nan()
         if self.shelf is not None:
@@ -223,6 +227,9 @@ def as_rows(
     nan_policy: str = "raise",
     variables: Sequence[str] | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    decode_cf: bool = True,
+    feature_dim: str | None = None,
+    features: tuple[str, ...] | int | None = None,
     name: str = "X",
     answer_bytes: int = 0,
     **columns: Any,
@@ -235,8 +242,9 @@ def as_rows(
     checked then, too. ``block_size`` limits the bytes of X, of each column and of the answers (``answer_bytes`` a
     row) in a block; a stored chunk is never split, and Dask arrays keep their own. ``nan_policy="omit"`` gives
     weight zero to each row that holds NaN. ``variables`` are the arrays of a group that are the features, and
-    ``storage_options`` are for the file systems behind URLs. An input whose shape, dtype or number of rows cannot
-    be used is a DataError, ValueError or TypeError, a path that leads to nothing a FileNotFoundError.
+    ``storage_options`` are for the file systems behind URLs. With ``decode_cf``, an array whose attributes say
+    what its numbers stand for is decoded, as `cf.decoded` tells. An input whose shape, dtype or number of rows
+    cannot be used is a DataError, ValueError or TypeError, a path that leads to nothing a FileNotFoundError.
     """
     try:
         block_bytes = int(parse_bytes(block_size))
@@ -251,13 +259,17 @@ def as_rows(
         if value not in ("raise", other):
             raise ValueError(f"{title} must be 'raise' or {other!r}, got {value!r}.")
     chosen = None if variables is None else (variables,) if isinstance(variables, str) else tuple(variables)
-    asked = Asked(name, missing_chunks == "fill", True, variables=chosen, storage_options=storage_options)
+    asked = Asked(name, missing_chunks == "fill", True, chosen, storage_options, decode_cf, feature_dim, features)
     x = as_source(X, asked)
     given = {key: value for key, value in columns.items() if value is not None}
+    names = feature_names(X) if x.names is None else np.array(x.names, dtype=object)
+    table = xarray.table(X, asked) if hasattr(X, "isel") else None
+    if table is not None:
+        x = replace(x, decoded=table.decoded)
+        names, given = table.names, {key: table.beside(value, COLUMNS[key].title) for key, value in given.items()}
     opened = {key: COLUMNS[key].open(value, x, asked) for key, value in given.items()}
     # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.
     widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))
     x = x.cut(x.plan(block_bytes * x.row_bytes // widest))
     aligned = {key: COLUMNS[key].aligned(source, x, name) for key, source in opened.items()}
-    names = feature_names(X) if x.names is None else np.array(x.names, dtype=object)
-    return Rows(x, aligned, omit_nan=nan_policy == "omit", feature_names=names)
+    return Rows(x, aligned, omit_nan=nan_policy == "omit", feature_names=names, table=table)

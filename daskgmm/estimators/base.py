@@ -52,11 +52,15 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         lambda f: f.n_passes,
         "How often the fit went over the data, the survey included; rows kept in memory are read once.",
     )
+    decoded_ = Attribute(
+        lambda f: f.decoded,
+        "How the values of the fit followed from a store's numbers; None where they are these.",
+    )
     n_features_in_: Attribute[int] = Attribute(
         lambda f: f.mixture.n_features, "Number of features seen by the fit."
     )
     feature_names_in_: Attribute[Array] = Attribute(
-        names_of, "Column names seen by the fit; only there for data frames whose names are all strings."
+        names_of, "Names of features seen by the fit; only there where all are strings."
     )
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -71,8 +75,28 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
             nan_policy=self.nan_policy,
             variables=self.variables,
             storage_options=self.storage_options,
+            decode_cf=self.decode_cf,
+            feature_dim=self.feature_dim,
+            features=self._features(),
             **more,
         )
+
+    def _features(self) -> tuple[str, ...] | int | None:
+        """Names of the features, or how many there are, as far as they are known."""
+        names = getattr(self, "feature_names_in_", None)
+        return getattr(self, "n_features_in_", None) if names is None else tuple(names)
+
+    def _check_features(self, X: Any, rows: Rows) -> None:
+        """Rows have the features of those before, if there were any: by name, as scikit-learn checks them."""
+        if not hasattr(self, "n_features_in_"):
+            return
+        head = getattr(X, "_meta", X) if rows.table is None else rows.table.head()  # an empty frame, of Dask's too
+        _check_feature_names(self, head, reset=False)
+        if rows.n_features != self.n_features_in_:
+            raise DataError(
+                f"X has {rows.n_features} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input."
+            )
 
     def _check_fitted(self) -> None:
         check_is_fitted(self)
@@ -80,18 +104,9 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
     def _query_rows(self, X: Any, **more: Any) -> Rows:
         """Rows to answer for: of a fitted model, with its features."""
         self._check_fitted()
-        _check_feature_names(self, getattr(X, "_meta", X), reset=False)  # the empty head of a Dask frame
         rows = self._rows(X, **more)
-        self._check_width(rows)
+        self._check_features(X, rows)
         return rows
-
-    def _check_width(self, rows: Rows) -> None:
-        """Rows have the features of those before, if there were any."""
-        if hasattr(self, "n_features_in_") and rows.n_features != self.n_features_in_:
-            raise DataError(
-                f"X has {rows.n_features} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input."
-            )
 
     def _answer(self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False) -> Any:
         """One answer per row, in kind: NumPy, a lazy Dask array, or a DataArray with its coordinates."""
@@ -104,7 +119,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
             values: Any = engine_for(rows).answers(rows, query, dtype, columns)
         else:
             values = rows.map(query, dtype=dtype, columns=columns)
-        return _like(X, values, answer) if hasattr(X, "isel") else values
+        return values if rows.table is None else rows.table.answer(values, answer, missing)
 
     def predict(self, X: Any) -> Any:
         """The most probable component of each row.
@@ -117,8 +132,8 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         -------
         labels : (n,) int64
             NumPy for input in memory; a lazy Dask array with the input's row chunks for chunked input, which
-            computes nothing yet; a DataArray with the rows' coordinates for xarray. With
-            ``nan_policy="omit"``, −1 for rows with NaN.
+            computes nothing yet; for xarray a DataArray with the rows' dimensions and coordinates. With
+            ``nan_policy="omit"``, −1 for rows with NaN; so for places that a MultiIndex of rows lacks.
         """
         return self._answer(X, "labels", np.int64, -1)
 
@@ -198,11 +213,3 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."
             )
         return self._fitted.mixture.sample(n_samples, check_random_state(self.random_state))
-
-
-def _like(X: Any, values: Any, answer: str) -> Any:
-    """``values`` with the row coordinates of a DataArray ``X``."""
-    rows = X.isel({X.dims[1]: 0}, drop=True).rename(answer)
-    if values.ndim == 2:
-        rows = rows.expand_dims(component=values.shape[1], axis=1)
-    return rows.copy(data=values)

@@ -1,18 +1,19 @@
 """All that a fit leaves behind, as one value, and the attributes that are views of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
 from daskgmm._typing import Array
+from daskgmm.compute.rows import Rows
 from daskgmm.fit.run import Run
 from daskgmm.fit.stepwise import Stepwise
 from daskgmm.fit.stream import Waiting
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
-from daskgmm.store.values import storable
+from daskgmm.store.values import OPTIONAL, storable
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ class Fitted:
     feature_names: tuple[str, ...] | None = None
     online: Stepwise | None = None
     next_row: int = 0
+    decoded: str | None = field(default=None, metadata=OPTIONAL)  # how the rows followed from what a store held
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""
@@ -48,10 +50,11 @@ class Fitted:
         return self.mixture.n_features
 
     @classmethod
-    def of(cls, run: Run, n_passes: int, names: Array | None, **more: Any) -> "Fitted":
-        """What a run leaves behind."""
-        told = None if names is None else tuple(names)
-        return cls(run.mixture, run.n_iter, run.converged, run.lower_bound, run.trace, n_passes, told, **more)
+    def of(cls, run: Run, n_passes: int, rows: Rows, **more: Any) -> "Fitted":
+        """What a run leaves behind that learnt from these rows."""
+        names = None if rows.feature_names is None else tuple(rows.feature_names)
+        more["decoded"] = rows.x.decoded or None
+        return cls(run.mixture, run.n_iter, run.converged, run.lower_bound, run.trace, n_passes, names, **more)
 
 
 @storable

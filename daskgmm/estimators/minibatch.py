@@ -10,7 +10,6 @@ from dask.utils import parse_bytes
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _check_feature_names
 
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
@@ -223,7 +222,7 @@ class MiniBatchGaussianMixture(Fitting):
         assert isinstance(passes, Passes)
         # In the middle of the first pass nobody knows which rows were learnt: none counts as such.
         told = {"online": passes.run, "next_row": (rows.n_rows or 0) if passes.trace else 0}
-        return Fitted.of(passes, state.n_passes, rows.feature_names, **told)
+        return Fitted.of(passes, state.n_passes, rows, **told)
 
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
         told = {**super()._identity(last), "block_size": parse_bytes(self.block_size)}
@@ -266,10 +265,8 @@ class MiniBatchGaussianMixture(Fitting):
         """
         self._validate_params()
         fitted, unseeded = vars(self).get("_fitted"), vars(self).get("_unseeded")
-        if fitted is not None or unseeded is not None:
-            _check_feature_names(self, getattr(X, "_meta", X), reset=False)
         rows = self._rows(X, weight=sample_weight)
-        self._check_width(rows)
+        self._check_features(X, rows)
         recipe = self._recipe(rows.n_features)
         random = check_random_state(self.random_state)
         if fitted is None:
@@ -286,7 +283,7 @@ class MiniBatchGaussianMixture(Fitting):
         assert isinstance(after, Stepwise)
         row = fitted.next_row + (rows.n_rows or 0)
         told: dict[str, Any] = {"online": after, "lower_bound": after.bound, "converged": False, "next_row": row}
-        self._fitted = replace(fitted, mixture=after.published, **told)
+        self._fitted = replace(fitted, mixture=after.published, decoded=rows.x.decoded or None, **told)
         self.__dict__.pop("_unseeded", None)
         return self
 
@@ -319,9 +316,8 @@ class MiniBatchGaussianMixture(Fitting):
         self._validate_params()
         if "_unseeded" not in vars(self):
             self._check_fitted()
-        _check_feature_names(self, getattr(X, "_meta", X), reset=False)
         held = self._stored(X, sample_weight)
-        self._check_width(held)
+        self._check_features(X, held)
         recipe, learnt = replace(self._recipe(held.n_features), max_iter=1), self.next_row_
         if held.n_rows is None:
             raise DataError("To count what was learnt, X needs to know its number of rows: compute_chunk_sizes().")
@@ -345,7 +341,7 @@ class MiniBatchGaussianMixture(Fitting):
         assert isinstance(passes, Passes)
         bound = passes.lower_bound if np.isfinite(passes.lower_bound) else before.lower_bound
         told: dict[str, Any] = {"online": passes.run, "next_row": last, "lower_bound": bound, "converged": False}
-        self._fitted = replace(before, mixture=passes.mixture, **told)
+        self._fitted = replace(before, mixture=passes.mixture, decoded=held.x.decoded or None, **told)
         self.__dict__.pop("_unseeded", None)
         return self
 

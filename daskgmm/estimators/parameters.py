@@ -138,6 +138,20 @@ class Parameters:
         """Options for the fsspec file system behind every URL, of X and of what goes with its rows. Not saved, but
         shown where the estimator is printed: secrets belong into fsspec's configuration.""",
     )
+    decode_cf: bool = parameter(
+        True,
+        ["boolean"],
+        """Whether to decode a store whose attributes say what its numbers stand for (``scale_factor``,
+        ``add_offset``, ``_FillValue``, ``missing_value``, ``_Unsigned``), as xarray does, which is needed for it;
+        what is missing becomes NaN. In Zarr's format 2, the fill value of an array whose dimensions xarray named
+        stands for ``_FillValue``. Weights and starts are decoded alike.""",
+    )
+    feature_dim: str | None = parameter(
+        None,
+        [str, None],
+        """The dimension of an ``xarray.DataArray`` that has the features: all others are stacked into rows, and
+        answers have these others. None takes the second of two. The features of a Dataset are its variables.""",
+    )
     checkpoint: Any = parameter(
         None,
         [str, os.PathLike, None],

@@ -44,7 +44,8 @@ def refuse(block: Block) -> NoReturn:
         if bad.any():
             nan = np.isnan(x[bad]).any()
             remedy = " nan_policy='omit' or a sample_weight of 0 leaves rows out." if nan else ""
-            raise DataError(f"Input X contains {'NaN' if nan else 'infinity'}: {block.where(bad)}.{remedy}")
+            told = f" Its values are decoded {block.decoded}." if block.decoded else ""
+            raise DataError(f"Input X contains {'NaN' if nan else 'infinity'}: {block.where(bad)}.{told}{remedy}")
     if block.weight is not None and block.weight.max(initial=0.0) > 1e300:
         raise DataError(f"sample_weight holds values too large to add up: block {block.index}. Scale them.")
     raise DataError(f"{TOO_LARGE}: block {block.index}. Scale the data.")

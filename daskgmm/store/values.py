@@ -45,6 +45,9 @@ def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
 for _kind in (Mixture, Statistics, *_subclasses(Covariance), *_subclasses(Update)):
     storable(_kind)
 
+# Of a field: it is left out of a file where it has its default, None, as in files from before it was there.
+OPTIONAL: Mapping[str, bool] = types.MappingProxyType({"optional": True})
+
 # Errors that a run may have ended with, and what they are made of.
 ERRORS: dict[str, tuple[type[errors.DataError], list[type[Any]]]] = {
     "DataError": (errors.DataError, [str]),
@@ -73,7 +76,11 @@ def pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
     if isinstance(value, errors.DataError):
         return {"error": type(value).__name__, "args": list(value.args)}
     if is_dataclass(value) and type(value) in TYPES.values():
-        parts = {f.name: pack(getattr(value, f.name), arrays, f"{name}.{f.name}") for f in fields(value) if f.init}
+        held = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        for f in fields(value):
+            if f.metadata == OPTIONAL and held[f.name] is None:
+                del held[f.name]
+        parts = {key: pack(part, arrays, f"{name}.{key}") for key, part in held.items()}
         return {"value": type(value).__name__, "parts": parts}
     raise TypeError(f"{type(value).__name__} cannot be written.")
 

@@ -34,11 +34,12 @@ ROWWISE = ("labels_init", "responsibilities_init")
 OWN = {
     "n_components": "--n-components",
     "random_state": "--seed",
+    "decode_cf": "--raw",
     "warm_start": "--warm-start",
     "verbose": "--verbose",
     "verbose_interval": "--verbose-interval",
 }
-WITHOUT = ("acceleration",)
+WITHOUT = ("acceleration", "feature_dim")
 
 
 def section(kind: Any, title: str) -> dict[str, tuple[str, str]]:

@@ -35,6 +35,9 @@ class Asked(NamedTuple):
     ensure_2d: bool  # whether it must be rows of features
     variables: tuple[str, ...] | None = None  # which arrays of a group are the features
     storage_options: Mapping[str, Any] | None = None  # for the file systems behind URLs
+    decode_cf: bool = True  # whether attributes that say what numbers stand for are heeded
+    feature_dim: str | None = None  # the features' dimension in a DataArray
+    features: tuple[str, ...] | int | None = None  # their names, or how many are expected, where that is known
 
 
 Opener: TypeAlias = Callable[[Any, Asked], Any]
@@ -52,6 +55,7 @@ class Source(ABC):
     in_driver: bool = False  # whether it lies in the memory of this process, which no other can read
     names: tuple[str, ...] | None = None  # of the features, where the input has some
     chunk_bytes: int = 0  # that are decoded at a time, whatever is wanted of them
+    decoded: str = ""  # how the values follow from what is stored, where they are not that
     row_bytes: int = field(init=False)  # of one row
     offsets: Chunks = field(init=False)  # first row of each chunk; NaN from the first unknown size on
 

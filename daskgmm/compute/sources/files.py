@@ -12,6 +12,7 @@ from distributed.system import MEMORY_LIMIT
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
+from daskgmm.compute.sources import cf
 from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
 from daskgmm.compute.sources.zarr import retried, told
 from daskgmm.errors import DataError
@@ -61,6 +62,12 @@ def source_of(handle: Handle, asked: Asked) -> "Filed":
         handle=handle,
         layout=layout,
     )
+
+
+def values_of(handle: Handle, asked: Asked) -> Source:
+    """What the numbers of such an array stand for, by its attributes."""
+    source = source_of(handle, asked)
+    return cf.decoded(source, source.layout.attributes, asked, str(handle))
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -128,6 +128,7 @@ class SideBySide(Source):
             in_driver=any(part.in_driver for part in parts),
             chunk_bytes=max(part.chunk_bytes for part in parts),
             names=names,
+            decoded="; ".join(f"{n} {part.decoded}" for n, part in zip(names, parts, strict=True) if part.decoded),
             parts=tuple(parts),
         )
 

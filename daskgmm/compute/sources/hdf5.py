@@ -13,19 +13,13 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm._typing import Array
+from daskgmm.compute.sources import cf
 from daskgmm.compute.sources.base import Asked, Source
-from daskgmm.compute.sources.files import Handle, Layout, needed, reading, source_of
+from daskgmm.compute.sources.files import Handle, Layout, needed, reading, values_of
 from daskgmm.compute.sources.groups import Group, Member
 from daskgmm.compute.sources.paths import Place, refuse_no_file
 from daskgmm.errors import DataError
 
-MEANT = (
-    "scale_factor",
-    "add_offset",
-    "_FillValue",
-    "missing_value",
-    "_Unsigned",
-)  # attributes that change numbers
 DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
 HOPS = 32  # links that lead on to links
 
@@ -60,7 +54,7 @@ def opened(place: Place, asked: Asked) -> Source:
     group = reading(place, asked.name, _group_at, file, place.inside)
     if group is not None:
         return group.source(asked)
-    return source_of(Stored(file, place.inside, asked.fill_missing), asked)
+    return values_of(Stored(file, place.inside, asked.fill_missing), asked)
 
 
 def _group_at(file: "File", inside: str) -> Group | None:
@@ -76,7 +70,7 @@ def _group_at(file: "File", inside: str) -> Group | None:
 def opened_object(value: Any, asked: Asked) -> Source:
     """An ``h5py.Dataset``, or some of a group's."""
     if _is_dataset(value):
-        return source_of(Live(value, asked.fill_missing), asked)
+        return values_of(Live(value, asked.fill_missing), asked)
     if not hasattr(value, "visititems"):
         raise DataError(f"{asked.name} is an h5py {type(value).__name__}, expected a Dataset.")
     members = _members(value)
@@ -203,7 +197,7 @@ def _layout(dataset: Any, handle: Handle, fill_missing: bool) -> Layout:
             f'{dataset.fillvalue}. Set missing_chunks="fill" to read them so.'
         )
     each = chunks or (1, *shape[1:])
-    attributes = {name: dataset.attrs[name] for name in MEANT if name in dataset.attrs}
+    attributes = {name: dataset.attrs[name] for name in cf.NAMES if name in dataset.attrs}
     return Layout(shape, dtype, each[0] if shape else 1, math.prod(each) * dtype.itemsize, attributes)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.compute.sources import hdf5
 from daskgmm.compute.sources.base import Asked, Source
-from daskgmm.compute.sources.files import Handle, Layout, needed, reading, source_of
+from daskgmm.compute.sources.files import Handle, Layout, needed, reading, values_of
 from daskgmm.compute.sources.groups import Group, Member
 from daskgmm.compute.sources.paths import Place, refuse_no_file
 from daskgmm.errors import DataError
@@ -46,7 +46,7 @@ def _group_at(file: "File", inside: str) -> Group | None:
 def opened_object(value: Any, asked: Asked) -> Source:
     """A ``netCDF4.Variable``, or some of a Dataset's or a Group's."""
     if hasattr(value, "set_auto_maskandscale") and hasattr(value, "dimensions") and hasattr(value, "group"):
-        return source_of(Live(value), asked)
+        return values_of(Live(value), asked)
     with hdf5.alone():
         group = _group(value, lambda name, one: opened_object(_find(value, name), one))
     return group.source(asked)
@@ -111,7 +111,7 @@ class Live(Handle):
 
 
 def _one(file: File, name: str, asked: Asked) -> Source:
-    return source_of(Stored(file, name), asked)
+    return values_of(Stored(file, name), asked)
 
 
 def _inside(variable: Any) -> str:

@@ -4,7 +4,7 @@ import errno
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from socket import gethostname
@@ -21,7 +21,7 @@ from zarr.storage import MemoryStore, StorePath, ZipStore
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
-from daskgmm.compute.sources import chunks, codecs
+from daskgmm.compute.sources import cf, chunks, codecs
 from daskgmm.compute.sources.base import (
     SMALL,
     Asked,
@@ -84,7 +84,15 @@ def opened(value: Any, asked: Asked) -> Source:
     if begun is not None and not asked.fill_missing and source.row_bytes * value.shape[0] > HUGE:
         # The last chunk need not be there: a store that grows may be made for rows to come.
         _asked(value, asked.name, source.refuse_missing, [(0,) * value.ndim])
-    return source
+    return cf.decoded(source, _attributes(value), asked, str(value.store_path))
+
+
+def _attributes(array: zarr.Array[Any]) -> Mapping[str, Any]:
+    """The attributes of an array; xarray writes that of missing values as the fill value, in format 2."""
+    found = array.attrs.asdict()
+    if array.metadata.zarr_format == 2 and "_ARRAY_DIMENSIONS" in found and array.fill_value is not None:
+        return {**found, "_FillValue": array.fill_value}
+    return found
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -165,7 +173,7 @@ class Stored(Source):
         alike = chunks.alike(array, part, out)
         if not self.fill_missing:
             self.refuse_missing(alike)
-        elif len(alike) == math.prod(map(len, chunks.under(part, array.chunks))) and not chunks.is_there(array):
+        elif alike and not chunks.is_there(array):  # a store that is not there, or not any more, lacks all chunks
             raise _gone(array)
 
     def refuse_missing(self, suspects: list[chunks.Chunk]) -> None:

@@ -178,6 +178,16 @@ def test_a_store_that_is_not_there_is_not_filled(asked: Counter[str], tmp_path: 
         rows.read(3)
 
 
+def test_a_store_that_vanishes_within_a_block_is_not_filled(tmp_path: Path) -> None:
+    write(tmp_path / "x.zarr", VALUES, (5, 3))
+    rows = as_rows(tmp_path / "x.zarr", missing_chunks="fill")
+    assert rows.n_blocks == 1
+    for lost in ("c/2/0", "zarr.json"):  # the other chunks were read before
+        (tmp_path / "x.zarr" / lost).unlink()
+    with pytest.raises(DataError, match=r"x.zarr cannot be opened on .*: no Zarr array is there"):
+        rows.read(0)
+
+
 def test_an_emptied_shard_is_not_read_as_fill_value(tmp_path: Path) -> None:
     write(tmp_path / "x.zarr", VALUES, (2, 3), shards=(10, 3))
     (tmp_path / "x.zarr" / "c/1/0").write_bytes(b"")
