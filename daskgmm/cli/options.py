@@ -129,10 +129,8 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     del rest["estimator"]
     if not rest.pop("decode_cf", True):
         given["--raw"] = True
-    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {
-        "acceleration",
-        "feature_dim",
-    }:  # for which there is no option
+    without = {"acceleration", "feature_dim"}  # an option
+    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - without:
         value = rest.pop(parameter)
         given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
     if rest.pop("omit_nan", False):

@@ -77,12 +77,12 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
             storage_options=self.storage_options,
             decode_cf=self.decode_cf,
             feature_dim=self.feature_dim,
-            features=self._features(),
+            features=self._features() if hasattr(X, "isel") else None,
             **more,
         )
 
     def _features(self) -> tuple[str, ...] | int | None:
-        """Names of the features, or how many there are, as far as they are known."""
+        """Names of the features, or how many there are, as far as they are known; for what xarray holds."""
         names = getattr(self, "feature_names_in_", None)
         return getattr(self, "n_features_in_", None) if names is None else tuple(names)
 

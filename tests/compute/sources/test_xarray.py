@@ -176,6 +176,8 @@ def test_what_goes_with_stacked_rows_is_never_taken_by_position() -> None:
     for other in (cube("x", "y")[:, ::-1], cube("x", "y")[:, 1:]):
         with pytest.raises(DataError, match="sample_weight and X differ in their coordinates along 'y'"):
             as_rows(X, weight=other, feature_dim="band")
+    with pytest.raises(DataError, match="sample_weight and X differ in their coordinates along 'x'"):
+        as_rows(X, weight=cube("x", "y")[1:], feature_dim="band")  # x has none, and another length
     assert column(as_rows(X, weight=2, feature_dim="band"), "weight").tolist() == [2.0] * 12
     with pytest.raises(DataError, match=r"sample_weight should|Sample weights must be 1D"):
         as_rows(X, weight=X, feature_dim="band")
