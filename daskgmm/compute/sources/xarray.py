@@ -114,10 +114,9 @@ class Table(ABC):
             )
         more = [dim for dim in given.dims if dim not in rows.dims]
         for dim in (dim for dim in rows.dims if dim in given.dims):
-            here, there = rows[dim], given[dim]
-            if here.shape != there.shape or (
-                dim in given.coords and dim in rows.coords and not here.equals(there)
-            ):
+            here, there = (each.indexes.get(dim) for each in (rows, given))
+            alike = here is None or there is None or here.equals(there)
+            if rows.sizes[dim] != given.sizes[dim] or not alike:
                 raise DataError(f"{title} and {self.asked.name} differ in their coordinates along {dim!r}.")
         variable = _held(given, self.asked._replace(name=title))
         if self.chunked:

@@ -173,6 +173,8 @@ def test_what_goes_with_stacked_rows_is_never_taken_by_position() -> None:
             DataError, match=r"from the dimensions \('y', 'x'\): sample_weight must be a DataArray"
         ):
             as_rows(X, weight=weight, feature_dim="band")
+    beside = column(as_rows(X, weight=cube("x", "y"), feature_dim="band"), "weight")  # of one band, as it says
+    np.testing.assert_array_equal(beside, X.isel(band=0).values.ravel())
     for other in (cube("x", "y")[:, ::-1], cube("x", "y")[:, 1:]):
         with pytest.raises(DataError, match="sample_weight and X differ in their coordinates along 'y'"):
             as_rows(X, weight=other, feature_dim="band")
