@@ -64,12 +64,7 @@ class Places:
 
     def whole(self, place: str, shape: tuple[int, ...], decode_cf: bool = True) -> Array:
         """A small array of this shape. No more is read than is wanted."""
-        try:
-            source = self._look(place, place)
-        except DataError as error:
-            if place in str(error):
-                raise
-            raise DataError(f"{place}: {error}") from error
+        source = self._look(place, place)
         if source.shape != shape:
             found = f"{source.dtype} of shape {source.shape}"
             raise click.UsageError(f"{place} holds {found}, and has to hold numbers, of shape {shape}.")
@@ -82,7 +77,11 @@ class Places:
     def _look(self, place: str, name: str, **more: Any) -> Source:
         """A place, opened as it lies there: that is all it takes to know its shape."""
         how = {"fill_missing": True, "ensure_2d": False, "decode_cf": False, **more}
-        return as_source(place, Asked(name, storage_options=self.storage, **how))
+        try:
+            return as_source(place, Asked(name, storage_options=self.storage, **how))
+        except DataError as error:
+            told = str(error)
+            raise DataError(told if place in told else f"{place}: {told}") from error
 
 
 def is_url(place: str) -> bool:

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import numpy as np
 import pytest
+import zarr
 from click.testing import Result
 from distributed import Client, LocalCluster
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture
+from daskgmm._typing import Array
 from daskgmm.cli import cluster
 from daskgmm.compute.cluster import check_package
 from daskgmm.errors import UnfitWorkersError
+from tests.doors import hdf5
 from tests.forks import Fork
 
 Run = Callable[..., Result]
@@ -72,6 +76,35 @@ def test_a_scheduler_file_and_an_address(
     result = run("fit", data, *SETTINGS, "--out", out, "--overwrite", "--scheduler", address)
     assert result.exit_code == 0, result.stderr
     assert same(out, threads)
+
+
+def test_queries_and_updates(
+    run: Run, values: Array, model: str, fitted: GaussianMixture, tmp_path: Path, scheduler_file: Path
+) -> None:
+    """On workers, which open an HDF5 file anew, they do what they do here."""
+    x, out = hdf5(values, tmp_path), tmp_path / "out"
+    where = ("--scheduler-file", scheduler_file, "--block-size", 2400)
+    assert run("predict", x, model, "--out", out, *where).stderr.startswith("Workers: 1, threads: 1.")
+    np.testing.assert_array_equal(np.asarray(zarr.open_array(str(out))[:]), fitted.predict(values))
+    result = run("score", x, model, "--json", "--out", out, "--overwrite", *where)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["log_likelihood"] == pytest.approx(fitted.score(values))
+    np.testing.assert_allclose(np.asarray(zarr.open_array(str(out))[:]), fitted.score_samples(values), rtol=1e-12)
+    online = tmp_path / "online.npz"
+    learn = MiniBatchGaussianMixture(3, random_state=0).partial_fit(values[:300])
+    learn.save(online)
+    result = run("update", online, x, "--out", online, "--overwrite", *where)
+    assert result.exit_code == 0, result.stderr
+    assert MiniBatchGaussianMixture.load(online).next_row_ == 650
+
+
+def test_a_query_on_workers_that_die_is_lost(run: Run, model: str, data: str, tmp_path: Path) -> None:
+    with dask.config.set({"daskgmm.timeouts.no-workers": "1 s"}), LocalCluster(n_workers=0) as nobody:
+        words = ("predict", data, model, "--out", tmp_path / "out", "--scheduler", nobody.scheduler_address)
+        result = run(*words)
+    assert result.exit_code == 5, result.stderr
+    assert "has had no worker for 1 s" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 # As a worker's process ends, after all that was asked for later: how many objects it need not look through.
