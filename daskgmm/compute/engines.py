@@ -9,7 +9,7 @@ import dask.base
 import dask.multiprocessing
 import dask.threaded
 import distributed
-from dask.delayed import Delayed
+from dask.core import flatten
 from dask.utils import ensure_dict
 
 from daskgmm.compute.cluster import Cluster, asynchronous, check_fit, gather
@@ -44,13 +44,15 @@ def engine_for(rows: Rows) -> Engine:
     return Plain() if rows.n_blocks == 1 else Threads(get=dask.threaded.get)
 
 
-def compute(lazy: Delayed) -> None:
-    """Compute a Dask value where chunked rows are; on a client, every wait has a limit."""
-    client = getattr(dask.base.get_scheduler(), "__self__", None)
+def compute(lazy: Any) -> None:
+    """Have the tasks of a Dask collection done where chunked rows are read; on a client every wait has a limit."""
+    graph, keys = ensure_dict(lazy.__dask_graph__()), list(flatten(lazy.__dask_keys__()))
+    get = dask.base.get_scheduler(collections=[lazy])
+    client = getattr(get, "__self__", None)
     if isinstance(client, distributed.Client):
-        gather(client, ensure_dict(lazy.dask), [lazy.key])
+        gather(client, graph, keys)
     else:
-        lazy.compute()
+        get(graph, keys)
 
 
 def _in_process(setting: Any) -> Callable[..., Any] | None:

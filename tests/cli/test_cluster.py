@@ -84,7 +84,7 @@ def test_queries_and_updates(
     """On workers, which open an HDF5 file anew, they do what they do here."""
     x, out = hdf5(values, tmp_path), tmp_path / "out"
     where = ("--scheduler-file", scheduler_file, "--block-size", 2400)
-    assert run("predict", x, model, "--out", out, *where).stderr.startswith("Workers: 1, threads: 1.")
+    assert run("predict", x, model, "--out", out, *where).exit_code == 0
     np.testing.assert_array_equal(np.asarray(zarr.open_array(str(out))[:]), fitted.predict(values))
     result = run("score", x, model, "--json", "--out", out, "--overwrite", *where)
     assert result.exit_code == 0, result.stderr
