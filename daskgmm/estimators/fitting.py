@@ -72,7 +72,7 @@ class Fitting(BaseMixture):
         CheckpointError
             A `DataError`: the checkpoint is of another fit, damaged, or in use.
         FileNotFoundError
-            If a path holds no Zarr array, or the checkpoint's folder does not exist.
+            If a path leads to nothing, or the checkpoint's folder does not exist.
         KeyboardInterrupt, ClusterLostError
             After the best parameters so far have become the fitted attributes.
 

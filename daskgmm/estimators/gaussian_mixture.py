@@ -33,14 +33,15 @@ class GaussianMixture(Fitting):
 
     Notes
     -----
-    ``X`` is a NumPy array, a Dask array, a ``zarr.Array`` or a path or URL to one, an ``xarray.DataArray`` (of two
-    dimensions, rows first, or of more with ``feature_dim``) or ``Dataset`` (its variables are the features), or a
-    pandas, polars or Dask data frame. ``sample_weight`` may be any of these; rows of weight zero are never looked
-    at. Input in memory runs on threads; chunked input on the active ``distributed.Client``, if
-    there is one, else on threads. A Dask array that was persisted is used where it lies; one that was not is
-    computed again in every pass, as far as its blocks do not fit in memory: blocks that fit in Dask's setting
-    ``daskgmm.memory-limit`` (default: a quarter of the memory; on a client, all or none, half of its workers')
-    stay there until the fit ends.
+    ``X`` is a NumPy array, a Dask array, a ``zarr.Array``, an ``h5py.Dataset`` or a ``netCDF4.Variable``, the
+    path or URL of such (``file.h5::/name``), of a ``.npy`` or a Parquet file, an ``xarray.DataArray`` (of two
+    dimensions, rows first, or of more with ``feature_dim``) or ``Dataset`` (its variables are the features), or
+    a pandas, polars or Dask data frame; of a group, ``variables`` are the features. ``sample_weight`` may be any
+    of these; rows of weight zero are never looked at. Input in memory runs on threads; chunked input on the
+    active ``distributed.Client``, if there is one, else on threads. A Dask array that was persisted is used
+    where it lies; one that was not is computed again in every pass, as far as its blocks do not fit in memory:
+    blocks that fit in Dask's setting ``daskgmm.memory-limit`` (default: a quarter of the memory; on a client,
+    all or none, half of its workers') stay there until the fit ends.
 
     A run whose covariance collapses drops out; `CollapseError`, a ``ValueError``, names component and feature when
     no run is left. That happens with ``reg_covar=0``, or where it is less than the rounding of a covariance: some
