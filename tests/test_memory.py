@@ -5,12 +5,18 @@ import math
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import netCDF4
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 
+from daskgmm._typing import Array
 from daskgmm.fit.recipe import sample_size
 
 CHUNK, FEATURES, COMPONENTS, THREADS = 65536, 32, 4, 2
@@ -31,14 +37,17 @@ FIT = textwrap.dedent(
 
     if __name__ == "__main__":
         warnings.simplefilter("ignore")
-        store, block_size, task, out, kept = sys.argv[1:]
+        store, block_size, task, out, kept, like, variables = sys.argv[1:]
         dask.config.set({"daskgmm.memory-limit": kept})
-        small = zarr.open_array(store, mode="r")[:1000]
+        small = np.random.default_rng(0).normal(size=(1000, 32)).astype("f4")
         kind = MiniBatchGaussianMixture if task == "online" else GaussianMixture
         model = kind(4, block_size=block_size, max_iter=3, random_state=0)
+        model.set_params(variables=variables.split(",") if variables else None)
         with dask.config.set(num_workers=2):
             model.set_params(init_params="subsample").fit(small)
             model.predict(small)
+            if like:
+                model.fit(like)
             model.set_params(init_params="auto")
             idle = peak()
             Path("/proc/self/clear_refs").write_text("5")
@@ -74,14 +83,32 @@ def make_store(path: Path, n_bytes: int) -> Path:
     return path
 
 
-def measure(tmp_path: Path, store: Path, block_mib: int, task: str = "fit", kept: int = 0) -> dict[str, int]:
+def measure(
+    tmp_path: Path,
+    store: Path | str,
+    block_mib: int,
+    task: str = "fit",
+    kept: int = 0,
+    like: Path | str = "",  # of the same kind, and small
+    variables: str = "",
+) -> dict[str, int]:
     script = tmp_path / "measure.py"
     script.write_text(FIT)
-    command = [sys.executable, script, store, f"{block_mib} MiB", task, tmp_path / "out.zarr", kept]
+    command = [
+        sys.executable,
+        script,
+        store,
+        f"{block_mib} MiB",
+        task,
+        tmp_path / "out.zarr",
+        kept,
+        like,
+        variables,
+    ]
     ran = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=400, check=False)
     assert ran.returncode == 0, ran.stderr
     found: dict[str, int] = json.loads(ran.stdout.splitlines()[-1])
-    print(task, store.name, {name: value / MIB for name, value in found.items() if value > 1e6})
+    print(task, store, {name: value / MIB for name, value in found.items() if value > 1e6})
     return found
 
 
@@ -141,3 +168,82 @@ def test_an_online_fit_holds_a_window_more(tmp_path: Path) -> None:
     assert b["peak"] <= 1.10 * a["peak"]
     pieces = 2048 * 64 // (4 * block_mib)  # it reads in pieces of a window
     assert b["peak"] <= promised(b["idle"], block_mib, blocks=pieces, kept=4 * block_mib * MIB)
+
+
+def write_npy(path: Path, blocks: list[Array]) -> str:
+    values = np.lib.format.open_memmap(path, "w+", np.float32, (len(blocks) * CHUNK, FEATURES))
+    for i, block in enumerate(blocks):
+        values[i * CHUNK : (i + 1) * CHUNK] = block
+    return str(path)
+
+
+def write_hdf5(path: Path, blocks: list[Array]) -> str:
+    with h5py.File(path, "w") as file:
+        shape, chunks = (len(blocks) * CHUNK, FEATURES), (CHUNK, FEATURES)
+        values = file.create_dataset("x", shape=shape, dtype="f4", chunks=chunks)
+        for i, block in enumerate(blocks):
+            values[i * CHUNK : (i + 1) * CHUNK] = block
+    return f"{path}::x"
+
+
+def write_netcdf(path: Path, blocks: list[Array]) -> str:
+    with netCDF4.Dataset(path, "w", format="NETCDF3_64BIT_OFFSET") as file:
+        file.createDimension("row", len(blocks) * CHUNK)
+        file.createDimension("feature", FEATURES)
+        values = file.createVariable("x", "f4", ("row", "feature"))
+        for i, block in enumerate(blocks):
+            values[i * CHUNK : (i + 1) * CHUNK] = block
+    return f"{path}::x"
+
+
+def write_parquet(path: Path, blocks: list[Array]) -> str:
+    names = [f"c{j}" for j in range(FEATURES)]
+    with pq.ParquetWriter(path, pa.schema([(name, pa.float32()) for name in names])) as file:
+        for block in blocks:
+            file.write_table(pa.table(dict(zip(names, block.T.copy(), strict=True))), row_group_size=CHUNK)
+    return str(path)
+
+
+def write_zip(path: Path, blocks: list[Array]) -> str:
+    with zarr.storage.ZipStore(path, mode="w") as store:
+        shape, chunks = (len(blocks) * CHUNK, FEATURES), (CHUNK, FEATURES)
+        values = zarr.create_array(store, shape=shape, chunks=chunks, dtype="f4", compressors=None)
+        for i, block in enumerate(blocks):
+            values[i * CHUNK : (i + 1) * CHUNK] = block
+    return str(path)
+
+
+def write_group(path: Path, blocks: list[Array]) -> str:
+    group = zarr.create_group(str(path))
+    for j in range(FEATURES):
+        values = group.create_array(
+            f"c{j}", shape=(len(blocks) * 256, 256), chunks=(256, 256), dtype="f4", compressors=None
+        )
+        for i, block in enumerate(blocks):
+            values[i * 256 : (i + 1) * 256] = block[:, j].reshape(256, 256)
+    return str(path)
+
+
+KINDS: dict[str, tuple[Callable[[Path, list[Array]], str], str]] = {
+    "npy": (write_npy, ""),
+    "h5": (write_hdf5, ""),
+    "nc": (write_netcdf, ""),
+    "parquet": (write_parquet, ""),
+    "zip": (write_zip, ""),
+    "group": (write_group, ",".join(f"c{j}" for j in range(FEATURES))),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's VmHWM")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_path_keeps_the_promise(kind: str, tmp_path: Path) -> None:
+    block_mib, (write, variables) = 16, KINDS[kind]
+    random = np.random.default_rng(0)
+    pool = [random.normal(loc=4 * i, size=(CHUNK, FEATURES)).astype(np.float32) for i in range(COMPONENTS)]
+    small = write(tmp_path / f"small.{kind}", pool[:2])
+    large = write(tmp_path / f"large.{kind}", pool * (1024 * MIB // pool[0].nbytes // COMPONENTS))
+    measure(tmp_path, small, block_mib, like=small, variables=variables)  # compiles
+    found = measure(tmp_path, large, block_mib, like=small, variables=variables)
+    assert found["peak"] <= promised(found["idle"], block_mib, blocks=1024 // block_mib)
