@@ -293,8 +293,8 @@ def check_fit(client: distributed.Client, rows: Rows) -> None:
     if not _address(client).startswith("inproc"):
         for title in [title for title, source in rows.sources.items() if source.in_driver]:
             raise DataError(
-                f"{title} is a Zarr array in the memory of this process, which workers cannot read. Write it to a "
-                "store that they can, or fit without a client."
+                f"{title} lies in the memory of this process, or in a file that it writes, which workers cannot "
+                "read. Write it to a store that they can, or open the file read-only, or fit without a client."
             )
     if not rows.block_bytes:
         return

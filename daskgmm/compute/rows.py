@@ -20,7 +20,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.block import Block, Shelf
 from daskgmm.compute.columns import COLUMNS
 from daskgmm.compute.sources import as_source, xarray
-from daskgmm.compute.sources.base import Asked, Chunks, Source, feature_names, read_at
+from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Source, feature_names, read_at
 from daskgmm.errors import DataError
 
 
@@ -202,7 +202,7 @@ class _Reader:
         # A Dask array only promises its shape and chunks.
         n = self.chunks[index]
         if block.x.shape != (len(block.x) if math.isnan(n) else n, self.n_features):
-            raise DataError(f"Block {index} has shape {block.x.shape}, expected {(n, self.n_features)}.")
+            raise _unfit(block, (n, self.n_features))
         columns = {
             name: COLUMNS[name].values(values, block) for name, values in zip(self.names, found, strict=True)
         }
@@ -213,6 +213,16 @@ class _Reader:
             lasting = {name: values for name, values in columns.items() if not COLUMNS[name].once}
             self.shelf.put(replace(block, columns=lasting))
         return block
+
+
+def _unfit(block: Block, expected: tuple[float, int]) -> DataError:
+    """What to raise for a block of another shape than was promised, or of another kind."""
+    if block.x.ndim == 0 and not isinstance(held := block.x.item(), (int, float)):
+        return DataError(
+            f"Block {block.index} is of type {type(held).__module__}.{type(held).__qualname__}, expected a NumPy "
+            f"array. {DENSIFY}"
+        )
+    return DataError(f"Block {block.index} has shape {block.x.shape}, expected {expected}.")
 
 
 def _apply(function: Callable[[Block], Array], block: Block) -> Array:

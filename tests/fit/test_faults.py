@@ -242,7 +242,7 @@ def test_a_block_larger_than_a_worker_is_refused_before_it_is_read() -> None:
 def test_a_store_in_the_memory_of_the_driver_is_refused() -> None:
     array = zarr.create_array({}, shape=X.shape, chunks=(1000, 4), dtype=X.dtype)
     array[...] = X
-    with cluster(1), pytest.raises(DataError, match="X is a Zarr array in the memory of this process"):
+    with cluster(1), pytest.raises(DataError, match="X lies in the memory of this process"):
         fit(array)
 
 

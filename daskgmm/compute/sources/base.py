@@ -23,6 +23,8 @@ _RESHAPE = (
     "or array.reshape(1, -1) if it contains a single sample."
 )
 
+DENSIFY = "Sparse blocks: X.map_blocks(lambda block: block.toarray(), dtype=X.dtype, meta=numpy.empty((0, 0)))"
+
 MOST_BLOCKS = 2**20  # a task, and some hundred bytes of this process, for each
 SMALL = 2**20  # bytes: below this, handling a block costs more than computing on it
 

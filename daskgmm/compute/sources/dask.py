@@ -8,7 +8,7 @@ import dask.array as da
 import numpy as np
 
 from daskgmm.compute.sources import memory
-from daskgmm.compute.sources.base import Asked, Chunks, Source, check_layout, joined
+from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Source, check_layout, joined
 from daskgmm.errors import DataError
 
 
@@ -20,8 +20,8 @@ def opened(value: Any, asked: Asked) -> Source:
     check_layout(array, asked.ensure_2d)
     if not isinstance(array._meta, np.ndarray):
         raise DataError(
-            f"The chunks of {asked.name} are {type(array._meta).__name__} objects, expected NumPy "
-            "arrays. Convert them with map_blocks."
+            f"The chunks of {asked.name} are {type(array._meta).__name__} objects, expected NumPy arrays: convert "
+            f"them with map_blocks. {DENSIFY}"
         )
     if any(math.isnan(size) for size in array.shape[1:]):
         raise DataError(

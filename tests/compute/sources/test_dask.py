@@ -6,7 +6,7 @@ import pytest
 
 from daskgmm.compute.rows import as_rows
 from daskgmm.errors import DataError
-from tests.compute.arrays import VALUES, D, dask_array, uneven
+from tests.compute.arrays import VALUES, D, dask_array, joined, uneven
 
 dd = pytest.importorskip("dask.dataframe")
 
@@ -26,6 +26,19 @@ def test_chunks_of_objects_sparse_ones_and_unknown_widths_are_refused() -> None:
     masked = dask_array(VALUES, chunks=5)[:, dask_array(np.ones(D, dtype=bool))]
     with pytest.raises(DataError, match="X has an unknown number of columns"):
         as_rows(masked)
+
+
+def test_sparse_blocks_become_rows_block_by_block() -> None:
+    """However they are declared; the remedy in the message is the one that works."""
+    sparse = pytest.importorskip("scipy.sparse").csr_array
+    dense = dask_array(np.eye(4), chunks=(2, 4))
+    for meta in (sparse(np.eye(4))[:0, :], np.empty((0, 0))):
+        X = dense.map_blocks(sparse, dtype="f8", meta=meta)
+        with pytest.raises(DataError, match=r"csr_array.*expected .*NumPy array") as caught:
+            as_rows(X).read(1)
+        remedy = str(caught.value).partition("Sparse blocks: ")[2]
+        densified = eval(remedy, {"X": X, "numpy": np})
+        np.testing.assert_array_equal(joined(as_rows(densified)), np.eye(4))
 
 
 def test_a_frame_of_text_is_refused() -> None:
