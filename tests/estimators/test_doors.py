@@ -8,6 +8,8 @@ import fsspec
 import h5py
 import netCDF4
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from fsspec.implementations.memory import MemoryFileSystem
@@ -111,6 +113,15 @@ def test_variables_of_a_group_are_the_features(
     answers = found.predict(x)
     assert len(answers.chunks[0]) > 1
     np.testing.assert_array_equal(answers.compute(scheduler="sync"), plain.predict(X))
+
+
+def test_columns_in_another_order_are_those_of_the_fit(tmp_path: Path, plain: GaussianMixture) -> None:
+    table = pa.table({name: X[:, i] for i, name in enumerate("abc")})
+    pq.write_table(table, tmp_path / "abc.parquet")
+    pq.write_table(table.select(["c", "a", "b"]), tmp_path / "cab.parquet")
+    found = model().fit(tmp_path / "abc.parquet", sample_weight=WEIGHT)
+    np.testing.assert_array_equal(np.asarray(found.predict(tmp_path / "cab.parquet")), plain.predict(X))
+    assert found.score(tmp_path / "cab.parquet") == pytest.approx(plain.score(X), rel=1e-13)
 
 
 def test_one_variable_is_one_feature(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ TYPES: dict[str, Any] = {
     "str": "1 MiB",
     "PathLike": "fit.npz",
     "array-like": [0.5, 0.5],
+    "dict": {},
     "None": None,
     "RandomState": np.random.RandomState(0),
 }
@@ -35,11 +36,12 @@ OWN = {
     "n_components": "--n-components",
     "random_state": "--seed",
     "decode_cf": "--raw",
+    "variables": "--variables",
     "warm_start": "--warm-start",
     "verbose": "--verbose",
     "verbose_interval": "--verbose-interval",
 }
-WITHOUT = ("acceleration", "feature_dim")
+WITHOUT = ("acceleration", "feature_dim", "storage_options")
 
 
 def section(kind: Any, title: str) -> dict[str, tuple[str, str]]:

@@ -61,7 +61,8 @@ def test_the_interface_that_others_build_on() -> None:
     names = (
         "n_components covariance_type tol reg_covar max_iter n_init init_params weights_init means_init "
         "precisions_init labels_init responsibilities_init random_state warm_start acceleration block_size "
-        "nan_policy missing_chunks decode_cf feature_dim checkpoint verbose verbose_interval"
+        "nan_policy missing_chunks decode_cf feature_dim variables storage_options checkpoint verbose "
+        "verbose_interval"
     )
     assert list(GaussianMixture().get_params()) == sorted(names.split())
     defaults = GaussianMixture().get_params()
