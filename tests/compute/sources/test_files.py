@@ -113,9 +113,11 @@ def test_threads_read_hdf5_and_netcdf_in_turn(tmp_path: Path) -> None:
 
 def test_reading_netcdf_leaves_what_the_user_set(tmp_path: Path) -> None:
     with netCDF4.Dataset(netcdf(VALUES, tmp_path).partition("::")[0]) as file:
-        file["x"].set_auto_mask(False)
-        as_rows(file["x"]).read(0)
-        assert (file["x"].mask, file["x"].scale) == (False, True)
+        for mask, scale in ((True, False), (False, True)):
+            file["x"].set_auto_mask(mask)
+            file["x"].set_auto_scale(scale)
+            as_rows(file["x"]).read(0)
+            assert (file["x"].mask, file["x"].scale) == (mask, scale)
 
 
 # Parquet
