@@ -6,12 +6,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_feature_names, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from daskgmm._typing import Array
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError
+from daskgmm.estimators.checks import check_names
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
 from daskgmm.estimators.parameters import Parameters
 from daskgmm.fit.score import Score, unfit
@@ -86,12 +87,11 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         names = getattr(self, "feature_names_in_", None)
         return getattr(self, "n_features_in_", None) if names is None else tuple(names)
 
-    def _check_features(self, X: Any, rows: Rows) -> None:
-        """Rows have the features of those before, if there were any: by name, as scikit-learn checks them."""
+    def _check_features(self, rows: Rows) -> None:
+        """Rows have the features of those before, if there were any: of the same names, and as many."""
         if not hasattr(self, "n_features_in_"):
             return
-        head = getattr(X, "_meta", X) if rows.table is None else rows.table.head()  # an empty frame, of Dask's too
-        _check_feature_names(self, head, reset=False)
+        check_names(getattr(self, "feature_names_in_", None), rows.feature_names, type(self).__name__)
         if rows.n_features != self.n_features_in_:
             raise DataError(
                 f"X has {rows.n_features} features, but {type(self).__name__} is expecting "
@@ -105,7 +105,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         """Rows to answer for: of a fitted model, with its features."""
         self._check_fitted()
         rows = self._rows(X, **more)
-        self._check_features(X, rows)
+        self._check_features(rows)
         return rows
 
     def _answer(self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False) -> Any:

@@ -23,7 +23,7 @@ from daskgmm.compute.rows import Rows
 from daskgmm.errors import ClusterLostError, DataError, printable
 from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.base import BaseMixture
-from daskgmm.estimators.checks import check_mixture, check_standing, read_start
+from daskgmm.estimators.checks import check_mixture, check_names, check_standing, read_start
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.estimators.persistence import load, save
@@ -86,6 +86,8 @@ class Fitting(BaseMixture):
         self._validate_params()
         last = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
         rows = self._stored(X, sample_weight, last)
+        if last is not None:
+            check_names(last.feature_names, rows.feature_names, type(self).__name__)
         recipe = self._recipe(rows.n_features)
         begun = self._begun(rows, recipe, last)
         self._follow(X, rows, partial(self._algorithm, recipe), begun, partial(self._identity, last))

@@ -8,22 +8,25 @@ import numpy as np
 from sklearn.utils import check_array
 
 from daskgmm._typing import Array
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks, joined
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
+from daskgmm.compute.sources.plain import joined, plain
 from daskgmm.compute.sources.refusals import refuse_others
 
 
 def opened(value: Any, asked: Asked) -> Source:
     """Anything: a view, or a copy where it is no NumPy array; what cannot be an array is told by scikit-learn."""
     refuse_others(value, asked)
-    array = check_array(
-        value,
-        ensure_all_finite=False,
-        ensure_2d=asked.ensure_2d,
-        allow_nd=not asked.ensure_2d,
-        ensure_min_samples=int(asked.ensure_2d),
-        ensure_min_features=int(asked.ensure_2d),
-        input_name=asked.name,
-    )
+    array = value
+    if not isinstance(value, np.ma.MaskedArray):  # of which the reader takes the mask into account
+        array = check_array(
+            value,
+            ensure_all_finite=False,
+            ensure_2d=asked.ensure_2d,
+            allow_nd=not asked.ensure_2d,
+            ensure_min_samples=int(asked.ensure_2d),
+            ensure_min_features=int(asked.ensure_2d),
+            input_name=asked.name,
+        )
     check_layout(array, asked.ensure_2d)
     return InMemory(shape=array.shape, dtype=array.dtype, chunks=(len(array),), array=array)
 
@@ -57,7 +60,7 @@ class Constant(Source):
     @classmethod
     def of(cls, value: Any, chunks: Chunks) -> "Constant":
         """For rows in these chunks."""
-        value = np.asarray(value)
+        value = plain(value)
         return cls(shape=(sum(chunks),), dtype=value.dtype, chunks=chunks, value=value)
 
     def plan(self, block_bytes: int) -> Chunks:
