@@ -12,7 +12,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError
-from daskgmm.estimators.checks import check_names
+from daskgmm.estimators.checks import check_names, label_type
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
 from daskgmm.estimators.parameters import Parameters
 from daskgmm.fit.score import Score, unfit
@@ -114,28 +114,33 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         mixture = self._fitted.mixture
         columns = mixture.n_components if wide else None
         rows = self._query_rows(X, answer_bytes=8 * (columns or 1))
-        query = Query(mixture, answer, missing)
+        query = Query(mixture, answer, missing, dtype)
         if rows.x.local:
             values: Any = engine_for(rows).answers(rows, query, dtype, columns)
         else:
             values = rows.map(query, dtype=dtype, columns=columns)
         return values if rows.table is None else rows.table.answer(values, answer, missing)
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, *, dtype: Any = np.int64) -> Any:
         """The most probable component of each row.
 
         Parameters
         ----------
         X : any input of ``fit``, of shape (n, d)
+        dtype : a signed integer type, or "smallest"
+            Of the labels. The smallest type that holds them is int8 for up to 128 components.
 
         Returns
         -------
-        labels : (n,) int64
+        labels : (n,) of ``dtype``
             NumPy for input in memory; a lazy Dask array with the input's row chunks for chunked input, which
             computes nothing yet; for xarray a DataArray with the rows' dimensions and coordinates. With
             ``nan_policy="omit"``, −1 for rows with NaN; so for places that a MultiIndex of rows lacks.
         """
-        return self._answer(X, "labels", np.int64, -1)
+        if dtype is not np.int64:
+            self._check_fitted()
+            dtype = label_type(dtype, self._fitted.mixture.n_components)
+        return self._answer(X, "labels", dtype, -1)
 
     def predict_proba(self, X: Any) -> Any:
         """Posterior probability of each component, (n, k) float64; lazy where `predict` is."""

@@ -69,6 +69,18 @@ def check_names(before: Iterable[str] | None, names: Iterable[str] | None, model
     raise DataError("\n".join(lines) + "\n")
 
 
+def label_type(dtype: Any, k: int) -> np.dtype[Any]:
+    """The integer type of labels below ``k``, and of the −1 that stands for none; `ValueError` for another."""
+    smallest = np.min_scalar_type(-k)
+    wanted = smallest if isinstance(dtype, str) and dtype == "smallest" else np.dtype(dtype)
+    if wanted.kind != "i" or wanted.itemsize < smallest.itemsize:
+        raise ValueError(
+            f"dtype must be 'smallest' or a signed integer type that holds -1 to {k - 1}, such as {smallest}; got "
+            f"{dtype!r}."
+        )
+    return wanted
+
+
 def start_shapes(k: int, d: int, covariance_type: str) -> dict[str, tuple[int, ...]]:
     """The shapes of ``weights_init``, ``means_init`` and ``precisions_init``."""
     return {

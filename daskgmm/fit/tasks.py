@@ -169,12 +169,15 @@ class Query:
     mixture: Mixture
     answer: str
     missing: float
+    dtype: Any = None  # of the answers; None leaves it
 
     def __call__(self, block: Block) -> Array:
         x, _ = seen(block)
         found, finite = self.mixture.answer(x, self.answer)
         if not finite:
             refuse(block)
+        if self.dtype is not None:
+            found = found.astype(self.dtype, copy=False)
         if len(x) == len(block.x):
             return found
         out = np.full((len(block.x), *found.shape[1:]), self.missing, dtype=found.dtype)
