@@ -192,7 +192,7 @@ class MiniBatchGaussianMixture(Fitting):
     feature_names_in_ = StreamAttribute(
         names_of,
         names_of,
-        "Column names, from the first batch on; only there for data frames whose names are all strings.",
+        "Names of the features, from the first batch on, where all are strings.",
     )
 
     _algorithm = staticmethod(online)
