@@ -115,9 +115,9 @@ class Labels(Column):
 
     def values(self, found: Array, block: Block) -> Array:
         found = super().values(found, block)
-        if found.dtype.kind == "f":  # decoded, or some are missing: NaN for none
-            if (wrong := ~np.isnan(found) & (np.rint(found) != found)).any():
-                raise DataError(f"{self.title} must be integers: {block.where(wrong)} has others.")
+        # Decoded ones, and blocks of which some are missing, are floats, and NaN for none.
+        if found.dtype.kind == "f" and (wrong := ~np.isnan(found) & (np.rint(found) != found)).any():
+            raise DataError(f"{self.title} must be integers: {block.where(wrong)} has others.")
         return found
 
     def check(self, source: Source, n: float) -> None:

@@ -35,8 +35,8 @@ class GaussianMixture(Fitting):
     -----
     ``X`` is a NumPy array, a Dask array, a ``zarr.Array`` or a path or URL to one, an ``xarray.DataArray`` (of two
     dimensions, rows first, or of more with ``feature_dim``) or ``Dataset`` (its variables are the features), or a
-    pandas, polars, Arrow or Dask table. ``sample_weight`` may be any of these; rows of weight zero are never looked
-    at. Input in memory runs on threads; chunked input on the active ``distributed.Client``, if
+    pandas, polars, Arrow or Dask table. ``sample_weight`` may be any of these; rows of weight zero are never
+    looked at. Input in memory runs on threads; chunked input on the active ``distributed.Client``, if
     there is one, else on threads. A Dask array that was persisted is used where it lies; one that was not is
     computed again in every pass, as far as its blocks do not fit in memory: blocks that fit in Dask's setting
     ``daskgmm.memory-limit`` (default: a quarter of the memory; on a client, all or none, half of its workers')

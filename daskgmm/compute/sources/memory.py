@@ -16,8 +16,11 @@ from daskgmm.compute.sources.refusals import refuse_others
 def opened(value: Any, asked: Asked) -> Source:
     """Anything: a view, or a copy where it is no NumPy array; what cannot be an array is told by scikit-learn."""
     refuse_others(value, asked)
-    array = value
-    if not isinstance(value, np.ma.MaskedArray):  # of which the reader takes the mask into account
+    array, dtype = value, None
+    if isinstance(value, np.ma.MaskedArray):
+        # The reader looks at the mask, and makes float64 of integers: blocks are planned for that.
+        dtype = np.dtype(float) if asked.ensure_2d and value.dtype.kind in "biu" else None
+    else:
         array = check_array(
             value,
             ensure_all_finite=False,
@@ -28,7 +31,7 @@ def opened(value: Any, asked: Asked) -> Source:
             input_name=asked.name,
         )
     check_layout(array, asked.ensure_2d)
-    return InMemory(shape=array.shape, dtype=array.dtype, chunks=(len(array),), array=array)
+    return InMemory(shape=array.shape, dtype=dtype or array.dtype, chunks=(len(array),), array=array)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

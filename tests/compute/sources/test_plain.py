@@ -112,6 +112,12 @@ def test_integers_stay_where_none_is_missing() -> None:
     assert np.shares_memory(as_rows(whole).read(0).x, whole.data)
 
 
+def test_blocks_have_room_for_what_integers_become() -> None:
+    values = np.ma.array(np.ones((4096, 4), "i1"), mask=np.arange(4096)[:, None] == 5)
+    rows = as_rows(values, block_size=2**15)
+    assert max(block.x.nbytes for block in read_all(rows)) <= 2**15
+
+
 COLUMNS: dict[str, Callable[[Array, Array], Any]] = {
     "masked": masked,
     "masked integers": lambda v, m: masked(v, m, "i4"),
