@@ -17,10 +17,7 @@ def opened(value: Any, asked: Asked) -> Source:
     """Anything: a view, or a copy where it is no NumPy array; what cannot be an array is told by scikit-learn."""
     refuse_others(value, asked)
     array, dtype = value, None
-    if isinstance(value, np.ma.MaskedArray):
-        # The reader looks at the mask, and makes float64 of integers: blocks are planned for that.
-        dtype = np.dtype(float) if asked.ensure_2d and value.dtype.kind in "biu" else None
-    else:
+    if not isinstance(value, np.ma.MaskedArray):
         array = check_array(
             value,
             ensure_all_finite=False,
@@ -30,8 +27,11 @@ def opened(value: Any, asked: Asked) -> Source:
             ensure_min_features=int(asked.ensure_2d),
             input_name=asked.name,
         )
+    elif asked.ensure_2d and value.dtype.kind in "biu":
+        dtype = np.dtype(float)  # what the reader, which looks at the mask, makes of them: blocks have room for it
     check_layout(array, asked.ensure_2d)
-    return InMemory(shape=array.shape, dtype=dtype or array.dtype, chunks=(len(array),), array=array)
+    dtype = array.dtype if dtype is None else dtype
+    return InMemory(shape=array.shape, dtype=dtype, chunks=(len(array),), array=array)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

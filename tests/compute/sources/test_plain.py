@@ -113,7 +113,7 @@ def test_integers_stay_where_none_is_missing() -> None:
 
 
 def test_blocks_have_room_for_what_integers_become() -> None:
-    values = np.ma.array(np.ones((4096, 4), "i1"), mask=np.arange(4096)[:, None] == 5)
+    values = np.ma.masked_equal(np.arange(4096 * 4).reshape(-1, 4).astype("i1"), 5)
     rows = as_rows(values, block_size=2**15)
     assert max(block.x.nbytes for block in read_all(rows)) <= 2**15
 
