@@ -84,7 +84,7 @@ def _delayed(value: Any) -> bool:
 def _row_labels(value: Any) -> Any:
     """The pandas Index of the rows; None where they have no labels."""
     if library(value, ("pandas", "xarray")) == "xarray":
-        return value.indexes.get(value.dims[0]) if value.dims else None
+        return value.indexes.get(value.dims[0]) if hasattr(type(value), "variable") and value.dims else None
     return getattr(value, "index", None) if hasattr(value, "iloc") else None
 
 
