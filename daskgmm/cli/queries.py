@@ -28,6 +28,7 @@ from daskgmm.store.arrays import Claim, claimed
 @options.model
 @click.option("--out", required=True, metavar="OUT", help="Zarr array to write: a path or URL.")
 @click.option("--proba", is_flag=True, help="Write the probability of each component, (n, k).")
+@click.option("--smallest", is_flag=True, help="Write labels in the smallest type: int8 up to 128 components.")
 @options.store
 @options.reading
 @options.overwrite
@@ -39,6 +40,7 @@ def predict(
     model: str,
     out: str,
     proba: bool,
+    smallest: bool,
     array: str | None,
     variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
@@ -49,7 +51,7 @@ def predict(
 ) -> None:
     """Write the most probable component of each row of DATA to OUT, block by block.
 
-    Labels are int64, and -1 for rows left out by --nan-policy omit; probabilities are float64,
+    Labels are int64, unless --smallest, and -1 for rows left out by --nan-policy omit; probabilities are float64,
     and NaN for those. Blocks are made smaller where the answers take more bytes than the rows.
 
     OUT grows beside its place, and gets its name at the end, in one step. On a URL it grows in place,
@@ -63,7 +65,8 @@ def predict(
     with claimed(out, places.options(out), overwrite, say) as claim:
         mixture = _model(model, settings, places)
         with _workers(where):
-            result = _written(claim, mixture, place, "probabilities" if proba else "labels")
+            how = {"dtype": "smallest"} if smallest and not proba else {}
+            result = _written(claim, mixture, place, "probabilities" if proba else "labels", **how)
     output.show(result, as_json)
 
 
@@ -75,11 +78,11 @@ ANSWERS = {
 }
 
 
-def _written(claim: Claim, mixture: inputs.Model, place: str, content: str) -> dict[str, Any]:
+def _written(claim: Claim, mixture: inputs.Model, place: str, content: str, **how: Any) -> dict[str, Any]:
     """Write the answers for all rows, block by block; what is to be told of that."""
     began = perf_counter()
     method, fill = ANSWERS[content]
-    answers = getattr(mixture, method)(place)
+    answers = getattr(mixture, method)(place, **how)
     rows = output.chunk_rows(answers.chunks[0])
     layout = {"shape": answers.shape, "chunks": (rows, *answers.shape[1:]), "dtype": answers.dtype}
     with (

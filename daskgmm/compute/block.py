@@ -32,14 +32,16 @@ class Block:
         return f"block {self.index}, row(s) {listed}{more}{counted}"
 
     def without_nan(self) -> "Block":
-        """The same with weight zero for each row that holds NaN."""
-        if self.x.dtype.kind != "f":
-            return self
-        # The minimum of a row is NaN where any of its values is; no mask of the block's size.
-        bad = np.isnan(self.x.min(axis=1))
-        if not bad.any():
-            return self
-        return replace(self, weight=np.where(bad, 0.0, 1.0 if self.weight is None else self.weight))
+        """The same with weight zero for each row that holds NaN, or weighs that."""
+        weight = self.weight
+        if weight is not None and np.isnan(weight).any():
+            weight = np.nan_to_num(weight)
+        if self.x.dtype.kind == "f":
+            # The minimum of a row is NaN where any of its values is; no mask of the block's size.
+            bad = np.isnan(self.x.min(axis=1))
+            if bad.any():
+                weight = np.where(bad, 0.0, 1.0 if weight is None else weight)
+        return self if weight is self.weight else replace(self, weight=weight)
 
 
 @dataclass(eq=False)

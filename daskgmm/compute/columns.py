@@ -88,13 +88,18 @@ class Weights(Column):
             weight = np.full(len(block.x), weight)
         weight = super().values(weight, block)
         for message, bad in (
-            ("Input sample_weight contains NaN", np.isnan(weight)),
             ("Input sample_weight contains infinity", np.isinf(weight)),
             ("Negative values in data passed to sample_weight", weight < 0),
         ):
             if bad.any():
                 raise DataError(f"{message}: {block.where(bad)}.")
         return weight
+
+    @staticmethod
+    def refuse_nan(block: Block) -> None:
+        """Refuse a block of which a weight is missing."""
+        if block.weight is not None and (bad := np.isnan(block.weight)).any():
+            raise DataError(f"Input sample_weight contains NaN: {block.where(bad)}.")
 
     def check(self, source: Source, n: float) -> None:
         if len(source.shape) != 1:
@@ -110,11 +115,9 @@ class Labels(Column):
 
     def values(self, found: Array, block: Block) -> Array:
         found = super().values(found, block)
-        if found.dtype.kind == "f":  # decoded, with NaN for none
-            labels = np.where(np.isnan(found), -1, found).astype(np.int64)
-            if (wrong := ~np.isnan(found) & (labels != found)).any():
-                raise DataError(f"{self.title} must be integers: {block.where(wrong)} has others.")
-            return labels
+        # Decoded ones, and blocks of which some are missing, are floats, and NaN for none.
+        if found.dtype.kind == "f" and (wrong := ~np.isnan(found) & (np.rint(found) != found)).any():
+            raise DataError(f"{self.title} must be integers: {block.where(wrong)} has others.")
         return found
 
     def check(self, source: Source, n: float) -> None:

@@ -18,9 +18,10 @@ from numpy.typing import DTypeLike
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block, Shelf
-from daskgmm.compute.columns import COLUMNS
+from daskgmm.compute.columns import COLUMNS, Weights
 from daskgmm.compute.sources import as_source, xarray
-from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Source, feature_names, read_at
+from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Source, read_at
+from daskgmm.compute.sources.labels import beside, check_part, feature_names
 from daskgmm.errors import DataError
 
 
@@ -111,6 +112,8 @@ class Rows:
             told[f"{title}'s columns"] = None if source is None else list(source.shape[1:])
             decoded = f" {source.decoded}" if source is not None and source.decoded else ""
             told[f"{title}'s dtype"] = None if source is None else source.dtype.str + decoded
+        if self.feature_names is not None:
+            told["X's features"] = list(self.feature_names)
         return {**told, "rows": self.n_rows, "blocks [rows, how many]": plan, "omit_nan": self.omit_nan}
 
     @property
@@ -197,6 +200,8 @@ class _Reader:
         if self.shelf is not None and (kept := self.shelf.blocks.get(index)) is not None:
             return kept
         handed = parts or (None,) * len(self.readers)
+        for name, part in zip(self.names, parts[1:], strict=False):
+            check_part(parts[0], part, COLUMNS[name].title, index)
         x, *found = (reader(index, part) for reader, part in zip(self.readers, handed, strict=True))
         block = Block(np.asarray(x), index, None if self.offsets is None else int(self.offsets[index]))
         # A Dask array only promises its shape and chunks.
@@ -209,6 +214,8 @@ class _Reader:
         block = replace(block, weight=columns.pop("weight", None), columns=columns, decoded=self.decoded)
         if self.omit_nan:
             block = block.without_nan()
+        else:
+            Weights.refuse_nan(block)
         if self.shelf is not None:
             lasting = {name: values for name, values in columns.items() if not COLUMNS[name].once}
             self.shelf.put(replace(block, columns=lasting))
@@ -273,10 +280,11 @@ def as_rows(
     x = as_source(X, asked)
     given = {key: value for key, value in columns.items() if value is not None}
     names = feature_names(X) if x.names is None else np.array(x.names, dtype=object)
-    table = xarray.table(X, asked) if hasattr(X, "isel") else None
+    table, labelled = xarray.table(X, asked) if hasattr(X, "isel") else None, X
     if table is not None:
-        x = replace(x, decoded=table.decoded)
-        names, given = table.names, {key: table.beside(value, COLUMNS[key].title) for key, value in given.items()}
+        x, names, labelled = replace(x, decoded=table.decoded), table.names, table.rows
+        given = {key: table.beside(value, COLUMNS[key].title) for key, value in given.items()}
+    given = {key: beside(value, COLUMNS[key].title, labelled, name) for key, value in given.items()}
     opened = {key: COLUMNS[key].open(value, x, asked) for key, value in given.items()}
     # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.
     widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))

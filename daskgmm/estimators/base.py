@@ -6,12 +6,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_feature_names, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from daskgmm._typing import Array
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError
+from daskgmm.estimators.checks import check_names, label_type
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
 from daskgmm.estimators.parameters import Parameters
 from daskgmm.fit.score import Score, unfit
@@ -86,12 +87,11 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         names = getattr(self, "feature_names_in_", None)
         return getattr(self, "n_features_in_", None) if names is None else tuple(names)
 
-    def _check_features(self, X: Any, rows: Rows) -> None:
-        """Rows have the features of those before, if there were any: by name, as scikit-learn checks them."""
+    def _check_features(self, rows: Rows) -> None:
+        """Rows have the features of those before, if there were any: of the same names, and as many."""
         if not hasattr(self, "n_features_in_"):
             return
-        head = getattr(X, "_meta", X) if rows.table is None else rows.table.head()  # an empty frame, of Dask's too
-        _check_feature_names(self, head, reset=False)
+        check_names(getattr(self, "feature_names_in_", None), rows.feature_names, type(self).__name__)
         if rows.n_features != self.n_features_in_:
             raise DataError(
                 f"X has {rows.n_features} features, but {type(self).__name__} is expecting "
@@ -105,7 +105,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         """Rows to answer for: of a fitted model, with its features."""
         self._check_fitted()
         rows = self._rows(X, **more)
-        self._check_features(X, rows)
+        self._check_features(rows)
         return rows
 
     def _answer(self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False) -> Any:
@@ -114,28 +114,33 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         mixture = self._fitted.mixture
         columns = mixture.n_components if wide else None
         rows = self._query_rows(X, answer_bytes=8 * (columns or 1))
-        query = Query(mixture, answer, missing)
+        query = Query(mixture, answer, missing, dtype)
         if rows.x.local:
             values: Any = engine_for(rows).answers(rows, query, dtype, columns)
         else:
             values = rows.map(query, dtype=dtype, columns=columns)
         return values if rows.table is None else rows.table.answer(values, answer, missing)
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, *, dtype: Any = np.int64) -> Any:
         """The most probable component of each row.
 
         Parameters
         ----------
         X : any input of ``fit``, of shape (n, d)
+        dtype : a signed integer type, or "smallest"
+            Of the labels. The smallest type that holds them is int8 for up to 128 components.
 
         Returns
         -------
-        labels : (n,) int64
+        labels : (n,) of ``dtype``
             NumPy for input in memory; a lazy Dask array with the input's row chunks for chunked input, which
             computes nothing yet; for xarray a DataArray with the rows' dimensions and coordinates. With
             ``nan_policy="omit"``, −1 for rows with NaN; so for places that a MultiIndex of rows lacks.
         """
-        return self._answer(X, "labels", np.int64, -1)
+        if dtype is not np.int64:
+            self._check_fitted()
+            dtype = label_type(dtype, self._fitted.mixture.n_components)
+        return self._answer(X, "labels", dtype, -1)
 
     def predict_proba(self, X: Any) -> Any:
         """Posterior probability of each component, (n, k) float64; lazy where `predict` is."""

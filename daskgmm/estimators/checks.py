@@ -1,6 +1,7 @@
 """Check parameters that users give, and make a start or a mixture of them."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ from dask.utils import parse_bytes
 from sklearn.utils import check_array
 
 from daskgmm._typing import Array
-from daskgmm.errors import CollapseError
+from daskgmm.compute.sources.plain import plain
+from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.fitted import Fitted, Unseeded
 from daskgmm.estimators.parameters import ROWWISE
 from daskgmm.fit.online import Passes
@@ -30,6 +32,53 @@ def check_settings(model: Any, d: int | None) -> None:
     model._validate_params()
     if d is not None:
         read_start(model, d)
+
+
+def check_names(before: Iterable[str] | None, names: Iterable[str] | None, model: str) -> None:
+    """Features are called as in the fit, in its order; in scikit-learn's words, for all that has names.
+
+    Raises
+    ------
+    DataError
+        If both are named, and otherwise.
+
+    Warns
+    -----
+    UserWarning
+        If only one of them is.
+    """
+    if before is None or names is None:
+        if names is not None:
+            warnings.warn(f"X has feature names, but {model} was fitted without feature names", stacklevel=2)
+        if before is not None:
+            told = f"X does not have valid feature names, but {model} was fitted with feature names"
+            warnings.warn(told, stacklevel=2)
+        return
+    if list(before) == list(names):
+        return
+    lines = ["The feature names should match those that were passed during fit."]
+    for told, others in (
+        ("unseen at fit time", set(names) - set(before)),
+        ("seen at fit time, yet now missing", set(before) - set(names)),
+    ):
+        listed = sorted(others)
+        lines += [f"Feature names {told}:", *(f"- {name}" for name in listed[:5])] if listed else []
+        lines += ["- ..."] if len(listed) > 5 else []
+    if len(lines) == 1:
+        lines.append("Feature names must be in the same order as they were in fit.")
+    raise DataError("\n".join(lines) + "\n")
+
+
+def label_type(dtype: Any, k: int) -> np.dtype[Any]:
+    """The integer type of labels below ``k``, and of the −1 that stands for none; `ValueError` for another."""
+    smallest = np.min_scalar_type(-k)
+    wanted = smallest if isinstance(dtype, str) and dtype == "smallest" else np.dtype(dtype)
+    if wanted.kind != "i" or wanted.itemsize < smallest.itemsize:
+        raise ValueError(
+            f"dtype must be 'smallest' or a signed integer type that holds -1 to {k - 1}, such as {smallest}; got "
+            f"{dtype!r}."
+        )
+    return wanted
 
 
 def start_shapes(k: int, d: int, covariance_type: str) -> dict[str, tuple[int, ...]]:
@@ -95,7 +144,7 @@ def check_mixture(weights: Any, means: Any, covariances: Any, covariance_type: s
     """A mixture of given parameters, whose shapes and values must agree."""
     if covariance_type not in STRUCTURES:
         raise ValueError(f"covariance_type must be one of {set(STRUCTURES)}, got {covariance_type!r}.")
-    means = check_array(means, dtype=np.float64, input_name="means", copy=True)
+    means = check_array(plain(means), dtype=np.float64, input_name="means", copy=True)
     k, d = means.shape
     covariance = _covariance(covariances, k, d, covariance_type, "covariances")
     return Mixture(_weights(weights, k), means, covariance)
@@ -104,7 +153,7 @@ def check_mixture(weights: Any, means: Any, covariances: Any, covariance_type: s
 def _array(value: Any, shape: tuple[int, ...], name: str) -> Array:
     """``value`` as finite float64 of this shape, in scikit-learn's words."""
     checked: Array = check_array(
-        value, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name, copy=True
+        plain(value), dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name, copy=True
     )
     if checked.shape != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {checked.shape}")

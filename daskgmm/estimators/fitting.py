@@ -23,7 +23,8 @@ from daskgmm.compute.rows import Rows
 from daskgmm.errors import ClusterLostError, DataError, printable
 from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.base import BaseMixture
-from daskgmm.estimators.checks import check_mixture, check_standing, read_start
+from daskgmm.estimators.batches import fit_batches
+from daskgmm.estimators.checks import check_mixture, check_names, check_standing, read_start
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.estimators.persistence import load, save
@@ -53,10 +54,11 @@ class Fitting(BaseMixture):
         Parameters
         ----------
         X : (n, d)
-            Rows, of any kind that `GaussianMixture` names.
+            Rows, of any kind that `GaussianMixture` names. `MiniBatchGaussianMixture` takes an iterator of
+            batches, such as a generator, too: as if `partial_fit` got each of them in turn, which is then let go.
         y : ignored
         sample_weight : (n,), optional
-            Weights >= 0; a row of weight 2 counts as two rows.
+            Weights >= 0; a row of weight 2 counts as two rows. An iterator of them for an iterator of batches.
 
         Returns
         -------
@@ -84,8 +86,12 @@ class Fitting(BaseMixture):
             If a component of online EM died and was placed anew.
         """
         self._validate_params()
+        if isinstance(X, Iterator) and hasattr(self, "partial_fit"):
+            return fit_batches(self, X, sample_weight)
         last = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
         rows = self._stored(X, sample_weight, last)
+        if last is not None:
+            check_names(last.feature_names, rows.feature_names, type(self).__name__)
         recipe = self._recipe(rows.n_features)
         begun = self._begun(rows, recipe, last)
         self._follow(X, rows, partial(self._algorithm, recipe), begun, partial(self._identity, last))

@@ -36,7 +36,7 @@ class GaussianMixture(Fitting):
     ``X`` is a NumPy array, a Dask array, a ``zarr.Array``, an ``h5py.Dataset`` or a ``netCDF4.Variable``, the
     path or URL of such (``file.h5::/name``), of a ``.npy`` or a Parquet file, an ``xarray.DataArray`` (of two
     dimensions, rows first, or of more with ``feature_dim``) or ``Dataset`` (its variables are the features), or
-    a pandas, polars or Dask data frame; of a group, ``variables`` are the features. ``sample_weight`` may be any
+    a pandas, polars, Arrow or Dask table; of a group, ``variables`` are the features. ``sample_weight`` may be any
     of these; rows of weight zero are never looked at. Input in memory runs on threads; chunked input on the
     active ``distributed.Client``, if there is one, else on threads. A Dask array that was persisted is used
     where it lies; one that was not is computed again in every pass, as far as its blocks do not fit in memory:

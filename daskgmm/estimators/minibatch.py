@@ -192,7 +192,7 @@ class MiniBatchGaussianMixture(Fitting):
     feature_names_in_ = StreamAttribute(
         names_of,
         names_of,
-        "Column names, from the first batch on; only there for data frames whose names are all strings.",
+        "Names of the features, from the first batch on, where all are strings.",
     )
 
     _algorithm = staticmethod(online)
@@ -266,7 +266,7 @@ class MiniBatchGaussianMixture(Fitting):
         self._validate_params()
         fitted, unseeded = vars(self).get("_fitted"), vars(self).get("_unseeded")
         rows = self._rows(X, weight=sample_weight)
-        self._check_features(X, rows)
+        self._check_features(rows)
         recipe = self._recipe(rows.n_features)
         random = check_random_state(self.random_state)
         if fitted is None:
@@ -317,7 +317,7 @@ class MiniBatchGaussianMixture(Fitting):
         if "_unseeded" not in vars(self):
             self._check_fitted()
         held = self._stored(X, sample_weight)
-        self._check_features(X, held)
+        self._check_features(held)
         recipe, learnt = replace(self._recipe(held.n_features), max_iter=1), self.next_row_
         if held.n_rows is None:
             raise DataError("To count what was learnt, X needs to know its number of rows: compute_chunk_sizes().")

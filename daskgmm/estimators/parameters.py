@@ -120,7 +120,12 @@ class Parameters:
         [at_least(1), str],
         """Bytes per block, at most (a larger stored chunk stays whole). Dask arrays keep their own row chunks.""",
     )
-    nan_policy: str = parameter("raise", [StrOptions({"raise", "omit"})], '"omit" leaves rows with NaN out.')
+    nan_policy: str = parameter(
+        "raise",
+        [StrOptions({"raise", "omit"})],
+        """"omit" leaves rows out that hold NaN, or are masked or null, in X or in ``sample_weight``; and out of
+        the start those that ``labels_init`` or ``responsibilities_init`` miss.""",
+    )
     missing_chunks: str = parameter(
         "raise",
         [StrOptions({"raise", "fill"})],

@@ -9,6 +9,7 @@ import numpy as np
 from daskgmm.compute.cache import kept
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
+from daskgmm.errors import DataError
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import too_few
 from daskgmm.fit.score import unfit
@@ -69,11 +70,14 @@ def _started(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Genera
 
 def survey(recipe: Recipe, engine: Engine, rows: Rows, sample_seed: int, size: int) -> Survey:
     """The first pass, which draws a sample of ``size`` rows."""
-    found = engine.reduce(rows, Examine(recipe.structure, recipe.k, sample_seed, Threshold(size)))
+    examine = Examine(recipe.structure, recipe.k, sample_seed, Threshold(size), rows.omit_nan)
+    found = engine.reduce(rows, examine)
     rows.check_unchanged()
     n_rows = found.overall.n_rows
     if n_rows < recipe.k:
         raise too_few(n_rows, recipe.k, "weight" in rows.columns)
     if (error := unfit(found.overall.total_weight)) is not None:
         raise error
+    if found.start is not None and not found.start.weight.any():
+        raise DataError("No row that weighs anything has a label or responsibilities to start from.")
     return found

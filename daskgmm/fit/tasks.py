@@ -93,6 +93,7 @@ class Examine:
     k: int  # components of a given start
     seed: int  # of the sample
     threshold: Threshold  # of the sample, with its size
+    omit_nan: bool = False  # whether a row that a given start misses is left out of it
 
     def __call__(self, block: Block) -> Survey:
         overall = moments(self.structure, block.x, block.weight)
@@ -102,14 +103,30 @@ class Examine:
         for name in ("labels", "responsibilities"):
             if (values := block.columns.get(name)) is None:
                 continue
-            _check_start(name, values if block.weight is None else values[block.weight > 0], self.k, block)
-            start = moments(self.structure, block.x, block.weight, values, self.k)
+            held = _without_missing(block, name) if self.omit_nan else block
+            values = held.columns[name]
+            _check_start(name, values if held.weight is None else values[held.weight > 0], self.k, held)
+            if name == "labels":
+                values = np.nan_to_num(values).astype(np.intp, copy=False)
+            start = moments(self.structure, block.x, held.weight, values, self.k)
         return Survey(overall, RowSample.of(block, self.seed, self.threshold), start)
+
+
+def _without_missing(block: Block, name: str) -> Block:
+    """The same with weight zero for each row that a given start has no value for."""
+    given = block.columns[name]
+    missing = np.isnan(given if given.ndim == 1 else given.min(axis=1))
+    return replace(block, weight=np.where(missing, 0.0, 1.0 if block.weight is None else block.weight))
 
 
 def _check_start(name: str, given: Array, k: int, block: Block) -> None:
     """Labels below ``k``, or responsibilities (n, k) that are probabilities, in rows of positive weight."""
     where = f"block {block.index}"
+    if np.isnan(given).any():
+        raise DataError(
+            f"{name}_init has missing values in {where}. nan_policy='omit' leaves their rows out of the start, "
+            "and a sample_weight of 0 out of the fit."
+        )
     if name == "labels":
         if given.size and not (given.min() >= 0 and given.max() < k):
             raise DataError(f"labels_init must lie in 0 ... {k - 1}; {where} has others.")
@@ -152,12 +169,15 @@ class Query:
     mixture: Mixture
     answer: str
     missing: float
+    dtype: Any = None  # of the answers; None leaves it
 
     def __call__(self, block: Block) -> Array:
         x, _ = seen(block)
         found, finite = self.mixture.answer(x, self.answer)
         if not finite:
             refuse(block)
+        if self.dtype is not None:
+            found = found.astype(self.dtype, copy=False)
         if len(x) == len(block.x):
             return found
         out = np.full((len(block.x), *found.shape[1:]), self.missing, dtype=found.dtype)

@@ -306,7 +306,7 @@ def test_score_weights_are_checked(kind: Any) -> None:
         ({"labels_init": np.zeros(N - 1, int)}, r"labels_init.shape == \(59,\), expected \(60,\)"),
         ({"responsibilities_init": np.ones((N, 2))}, ">= 0 and sum to 1"),
         ({"responsibilities_init": np.tile([1.5, -0.5], (N, 1))}, ">= 0 and sum to 1"),
-        ({"responsibilities_init": np.full((N, 2), np.nan)}, ">= 0 and sum to 1"),
+        ({"responsibilities_init": np.full((N, 2), np.nan)}, "responsibilities_init has missing values"),
         ({"responsibilities_init": np.full((N, 3), 1 / 3)}, "should have 2 columns"),
         ({"responsibilities_init": np.full((N - 1, 2), 0.5)}, r"expected \(60, 2\)"),
         ({"labels_init": np.zeros(N, int), "responsibilities_init": np.full((N, 2), 0.5)}, "not both"),

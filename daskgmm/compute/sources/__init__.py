@@ -6,9 +6,10 @@ To add a kind, write an `Opener` in a file of its own and enter it in `OPENERS`,
 import os
 from typing import Any
 
-from daskgmm.compute.sources import dask, hdf5, memory, netcdf, npy, parquet, paths, xarray, zarr
+from daskgmm.compute.sources import dask, frames, hdf5, memory, netcdf, npy, parquet, paths, xarray, zarr
 from daskgmm.compute.sources.base import Asked, Opener, Source, library
 from daskgmm.compute.sources.paths import ENDINGS, FOLDERS
+from daskgmm.compute.sources.plain import FRAMES
 
 # By the library that an input comes from; what comes from no other is for scikit-learn to make an array of.
 OPENERS: dict[str | None, Opener] = {
@@ -19,6 +20,7 @@ OPENERS: dict[str | None, Opener] = {
     "dask": dask.opened,
     "h5py": hdf5.opened_object,
     "netCDF4": netcdf.opened_object,
+    **dict.fromkeys(FRAMES, frames.opened),
     None: memory.opened,
 }
 # By how a path or URL ends; any other leads to a Zarr array.

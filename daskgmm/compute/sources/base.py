@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 import dask.array as da
 import numpy as np
 
-from daskgmm._typing import Array
 from daskgmm.errors import DataError
 
 Chunks: TypeAlias = tuple[float, ...]
@@ -113,11 +112,6 @@ def read_at(index: int, reader: Callable[..., Any], *parts: Any) -> Any:
     return reader(index, *parts)
 
 
-def joined(_: int, part: Any) -> Any:
-    """A chunk that the graph hands over; its columns in one."""
-    return np.hstack(part) if isinstance(part, list) else part
-
-
 def even_chunks(n: int, rows: int, unit: int | None = None) -> tuple[int, ...]:
     """Cut ``n`` rows into chunks of ``rows`` (at least one) and a shorter last one; so each ``unit`` of them.
 
@@ -142,28 +136,6 @@ def library(value: Any, known: Collection[str | None]) -> str | None:
     """Which of some libraries a value comes from, subclasses included, without importing it."""
     roots = (kind.__module__.partition(".")[0] for kind in type(value).__mro__)
     return next((root for root in roots if root in known), None)
-
-
-def feature_names(X: Any) -> Array | None:
-    """Column names, str objects, of a pandas, polars or Dask data frame; None where they are no strings.
-
-    Raises
-    ------
-    TypeError
-        Where only some of the names are strings, as in scikit-learn.
-    """
-    if library(X, ("pandas", "polars", "dask")) is None or not hasattr(X, "columns"):
-        return None
-    names = np.asarray(X.columns, dtype=object)
-    kinds = sorted({type(entry).__qualname__ for entry in names})
-    if len(kinds) > 1 and "str" in kinds:
-        raise TypeError(
-            "Feature names are only supported if all input features have string names, but your "
-            f"input has {kinds} as feature name / column name types. If you want feature names "
-            "to be stored and validated, you must convert them all to strings, by using "
-            "X.columns = X.columns.astype(str) for example."
-        )
-    return names if kinds == ["str"] else None
 
 
 def check_layout(array: Any, ensure_2d: bool) -> None:

@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 import dask.array as da
 import numpy as np
+from dask.highlevelgraph import HighLevelGraph
 
 from daskgmm.compute.sources import memory
-from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Source, check_layout, joined
+from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Source, check_layout
+from daskgmm.compute.sources.plain import joined, numbers
 from daskgmm.errors import DataError
 
 
@@ -16,7 +18,7 @@ def opened(value: Any, asked: Asked) -> Source:
     """An array or data frame as it is chunked; `DataError` where its blocks cannot be used as NumPy arrays."""
     if not (isinstance(value, da.Array) or hasattr(value, "to_dask_array")):
         return memory.opened(value, asked)
-    array = value if isinstance(value, da.Array) else value.to_dask_array()
+    array = value if isinstance(value, da.Array) else _partitions(value, asked.name)
     check_layout(array, asked.ensure_2d)
     if not isinstance(array._meta, np.ndarray):
         raise DataError(
@@ -29,6 +31,19 @@ def opened(value: Any, asked: Asked) -> Source:
             "Call compute_chunk_sizes() on it first."
         )
     return Delayed.of(array)
+
+
+def _partitions(frame: Any, name: str) -> da.Array:
+    """The partitions of a frame or series, as they are, for the chunks of an array: tasks compare their labels."""
+    frame = frame.simplify()  # not optimize(), which may join partitions that come from files
+    sample = numbers(frame._meta_nonempty, name)
+    rows, rest = frame.npartitions, sample.shape[1:]
+    keys = frame.__dask_keys__()
+    own = f"daskgmm-{keys[0][0]}"
+    layer: dict[Any, Any] = {(own, i, *(0,) * len(rest)): key for i, key in enumerate(keys)}
+    graph = HighLevelGraph.from_collections(own, layer | dict(frame.__dask_graph__()), dependencies=())
+    chunks = ((math.nan,) * rows, *((size,) for size in rest))
+    return da.Array(graph, own, chunks, dtype=sample.dtype)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

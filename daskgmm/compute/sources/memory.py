@@ -8,24 +8,30 @@ import numpy as np
 from sklearn.utils import check_array
 
 from daskgmm._typing import Array
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks, joined
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
+from daskgmm.compute.sources.plain import joined, plain
 from daskgmm.compute.sources.refusals import refuse_others
 
 
 def opened(value: Any, asked: Asked) -> Source:
     """Anything: a view, or a copy where it is no NumPy array; what cannot be an array is told by scikit-learn."""
     refuse_others(value, asked)
-    array = check_array(
-        value,
-        ensure_all_finite=False,
-        ensure_2d=asked.ensure_2d,
-        allow_nd=not asked.ensure_2d,
-        ensure_min_samples=int(asked.ensure_2d),
-        ensure_min_features=int(asked.ensure_2d),
-        input_name=asked.name,
-    )
+    array, dtype = value, None
+    if not isinstance(value, np.ma.MaskedArray):
+        array = check_array(
+            value,
+            ensure_all_finite=False,
+            ensure_2d=asked.ensure_2d,
+            allow_nd=not asked.ensure_2d,
+            ensure_min_samples=int(asked.ensure_2d),
+            ensure_min_features=int(asked.ensure_2d),
+            input_name=asked.name,
+        )
+    elif asked.ensure_2d and value.dtype.kind in "biu":
+        dtype = np.dtype(float)  # what the reader, which looks at the mask, makes of them: blocks have room for it
     check_layout(array, asked.ensure_2d)
-    return InMemory(shape=array.shape, dtype=array.dtype, chunks=(len(array),), array=array)
+    dtype = array.dtype if dtype is None else dtype
+    return InMemory(shape=array.shape, dtype=dtype, chunks=(len(array),), array=array)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -57,7 +63,7 @@ class Constant(Source):
     @classmethod
     def of(cls, value: Any, chunks: Chunks) -> "Constant":
         """For rows in these chunks."""
-        value = np.asarray(value)
+        value = plain(value)
         return cls(shape=(sum(chunks),), dtype=value.dtype, chunks=chunks, value=value)
 
     def plan(self, block_bytes: int) -> Chunks:

@@ -15,7 +15,7 @@ REMEDIES: tuple[tuple[type[Any], str], ...] = (
     (
         Iterator,
         "It can be gone through once, and a fit reads its rows in several passes: put them together in one array, "
-        "or learn its batches one by one, with MiniBatchGaussianMixture.partial_fit.",
+        "or learn its batches one by one, with MiniBatchGaussianMixture.fit.",
     ),
     (Mapping, "Put its columns together, for instance in a pandas.DataFrame, or give the one array of it."),
     (Set, "It has no order: give a list."),

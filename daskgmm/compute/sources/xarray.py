@@ -96,12 +96,6 @@ class Table(ABC):
         """The rows (n, d)."""
         return _stack(self.values, self.rows.ndim)
 
-    def head(self) -> Any:
-        """An empty data frame with the names of the features, for scikit-learn to check."""
-        import pandas as pd  # which xarray needs
-
-        return pd.DataFrame(columns=self.names)
-
     def beside(self, given: Any, title: str) -> Any:
         """What goes with the rows, in their order; `DataError` where its dimensions do not tell that."""
         rows = self.rows

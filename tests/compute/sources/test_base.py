@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from daskgmm._typing import Array
 from daskgmm.compute.rows import as_rows
-from daskgmm.compute.sources.base import even_chunks, feature_names
+from daskgmm.compute.sources.base import even_chunks
+from daskgmm.compute.sources.labels import feature_names
 from tests.compute.arrays import VALUES, dask_array, in_kinds, uneven, write
 
 dd = pytest.importorskip("dask.dataframe")

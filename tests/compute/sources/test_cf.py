@@ -203,7 +203,7 @@ def test_weights_and_labels_are_decoded(tmp_path: Path) -> None:
     blocks = [rows.read(index) for index in range(rows.n_blocks)]
     np.testing.assert_array_equal(np.concatenate([b.weight for b in blocks]), WEIGHT)
     np.testing.assert_array_equal(
-        np.concatenate([b.columns["labels"] for b in blocks]), np.where(labels == 99, -1, labels)
+        np.concatenate([b.columns["labels"] for b in blocks]), np.where(labels == 99, np.nan, labels)
     )
     started = GaussianMixture(2, labels_init=held, max_iter=0).fit(VALUES, sample_weight=(labels != 99) * 1.0)
     np.testing.assert_allclose(
