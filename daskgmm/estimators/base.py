@@ -90,6 +90,14 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         """Rows have the features of those before, if there were any: by name, as scikit-learn checks them."""
         if not hasattr(self, "n_features_in_"):
             return
+        before, names = getattr(self, "feature_names_in_", None), rows.x.names
+        if before is not None and names is not None:
+            if list(before) != list(names):
+                raise DataError(
+                    "The feature names should match those that were passed during fit, in the same order: they "
+                    f"were {list(before)}, now {list(names)}. For columns or arrays by name, set variables."
+                )
+            return
         head = getattr(X, "_meta", X) if rows.table is None else rows.table.head()  # an empty frame, of Dask's too
         _check_feature_names(self, head, reset=False)
         if rows.n_features != self.n_features_in_:
