@@ -33,7 +33,7 @@ def opened(place: Place, asked: Asked) -> Source:
     """The columns of a file or folder, or those that are asked for; nothing but footers is read."""
     wanted = (place.inside,) if place.inside else asked.variables
     flat = bool(place.inside) and not asked.ensure_2d
-    table = Table(place, wanted, flat, asked.features if isinstance(asked.features, tuple) else ())
+    table = Table(place, wanted, flat)
     source = source_of(table, asked)
     return source if flat else replace(source, names=tuple(source.layout.attributes["columns"]))
 
@@ -45,7 +45,6 @@ class Table(Handle):
     place: Place
     wanted: Sequence[str] | None
     flat: bool  # whether it is one column, and has one axis
-    order: tuple[str, ...] = ()  # of all columns, by their names, where others are known to have it
 
     def __str__(self) -> str:
         return str(self.place)
@@ -122,8 +121,6 @@ class Table(Handle):
         schema = file.schema_arrow
         index = (schema.pandas_metadata or {}).get("index_columns", ())
         names = [name for name in schema.names if name not in index] if self.wanted is None else list(self.wanted)
-        if self.wanted is None and {*names} == {*self.order}:
-            names = list(self.order)
         if missing := [name for name in names if schema.names.count(name) != 1]:
             raise DataError(f"{self} has no one column {missing[0]!r}. Its columns are: {_listed(schema)}.")
         nullable = _nullable(file.metadata)
