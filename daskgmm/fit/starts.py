@@ -35,6 +35,7 @@ TRIALS, TRIAL_ITER, SAMPLE_ITER = 5, 10, 100
 TRIAL_ROWS = 10_000
 # The best goes on with at most so many, and at most one in so many of all: that spares the data a pass or two.
 MORE_ROWS, MORE_BYTES, MORE_SHARE = 60_000, 64 * 2**20, 10
+FAR = 1e3  # standard deviations from 0, where squares of 1e6 leave ten digits
 SAMPLE_TOL = 1e-5  # of EM on the sample of an online fit, which costs little
 
 
@@ -48,14 +49,15 @@ class Ground:
     weight: Array | None
 
     @property
-    def middle(self) -> Array:
-        """The mean of all rows, (1, d)."""
-        return self.survey.overall.means
+    def origin(self) -> Array:
+        """Where to take distances from, (d,): 0, or far from that the value nearest to the mean.
 
-    @property
-    def centred(self) -> Array:
-        """The points about it: scikit-learn's distances are differences of squares, which an offset drowns."""
-        return self.x - self.middle
+        Scikit-learn's distances are differences of squares, which an offset drowns. To subtract a value of rows on
+        a grid is exact, so that equal distances stay equal.
+        """
+        mean = self.x.mean(axis=0)
+        nearest = self.x[np.abs(self.x - mean).argmin(axis=0), np.arange(len(mean))]
+        return np.where(np.abs(mean) > FAR * self.x.std(axis=0), nearest, 0.0)
 
 
 def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[Mixture]:
@@ -141,7 +143,8 @@ def kmeans(ground: Ground, random: np.random.RandomState) -> Mixture:
 
 def plus_plus(ground: Ground, random: np.random.RandomState) -> Mixture:
     """Around centres far from each other."""
-    _, rows = kmeans_plusplus(ground.centred, ground.recipe.k, sample_weight=ground.weight, random_state=random)
+    x = ground.x - ground.origin
+    _, rows = kmeans_plusplus(x, ground.recipe.k, sample_weight=ground.weight, random_state=random)
     return around(ground, ground.x[rows])
 
 
@@ -181,7 +184,7 @@ def around(ground: Ground, centres: Array) -> Mixture:
     """
     recipe, x, weight = ground.recipe, ground.x, ground.weight
     k = len(centres)
-    labels = pairwise_distances_argmin(ground.centred, centres - ground.middle)
+    labels = pairwise_distances_argmin(x - ground.origin, centres - ground.origin)
     found = moments(recipe.structure, x, weight, labels, k)
     within = moments(recipe.structure, x - found.means[labels], weight)
     covariance = recipe.structure.fit(within, within.scatter, recipe.reg_covar).take(np.zeros(k, int))
