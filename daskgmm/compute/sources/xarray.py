@@ -147,7 +147,7 @@ class OneArray(Table):
     def feature(self) -> Any:
         """The dimension of the features: the one that is asked for, or the second of two."""
         value, name = self.value, self.asked.name
-        check_layout(value, ensure_2d=False)
+        check_layout(value, ensure_2d=value.ndim == 2 and 0 in value.shape)
         if (asked := self.asked.feature_dim) is not None:
             if asked in value.dims and value.ndim > 1:
                 return asked
