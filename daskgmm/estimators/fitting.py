@@ -81,7 +81,7 @@ class Fitting(BaseMixture):
         ConvergenceWarning
             If the best run of batch EM did not converge within ``max_iter``.
         UserWarning
-            If a component of online EM died and was placed anew.
+            If a component of online EM was placed anew.
         """
         self._validate_params()
         last = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
