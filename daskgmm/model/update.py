@@ -4,7 +4,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -87,14 +86,6 @@ class Regularised(Update):
             return maximise(s, mixture.means, mixture.covariance.values, self.reg_covar, moved)
 
 
-def _tell(error: CollapseError) -> bool:
-    """Excuses every collapse, with a warning."""
-    warnings.warn(
-        f"{str(error).removeprefix(ILL_DEFINED)} The component keeps the covariance that it had.", stacklevel=2
-    )
-    return True
-
-
 @dataclass(frozen=True, eq=False)
 class Steady(Update):
     """An M-step that no batch of rows can break.
@@ -110,7 +101,6 @@ class Steady(Update):
 
     reg_covar: float = 0.0
     anchor: Covariance | None = None
-    excuse: ClassVar[Callable[[CollapseError], bool]] = staticmethod(_tell)
 
     def check(self) -> None:
         """Raise `ValueError` unless the setting is one that can be."""
@@ -137,3 +127,10 @@ class Steady(Update):
             except CollapseError:  # of a given covariance, which float64 holds less well than its factor
                 found = mixture
         return Mixture(s.weight / total, s.means, found.covariance)
+
+    def excuse(self, error: CollapseError) -> bool:
+        """Excuses every collapse, with a warning."""
+        warnings.warn(
+            f"{str(error).removeprefix(ILL_DEFINED)} The component keeps the covariance that it had.", stacklevel=3
+        )
+        return True

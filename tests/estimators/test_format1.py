@@ -72,8 +72,8 @@ def test_an_online_model_learns_on_as_it_would_have(kind: str) -> None:
     model = MiniBatchGaussianMixture.load(place(f"online_{kind}")).partial_fit(rows_for(told)[::-1])
     for title, value in told["after"].items():
         # The prior of online covariances is another by now.
-        off = {"rtol": 0.3, "atol": 0.03} if title == "covariances_" else {"rtol": 1e-12, "atol": 1e-14}
-        np.testing.assert_allclose(getattr(model, title), value, **off, err_msg=title)
+        rtol, atol = (0.3, 0.03) if title == "covariances_" else (1e-12, 1e-14)
+        np.testing.assert_allclose(getattr(model, title), value, rtol=rtol, atol=atol, err_msg=title)
 
 
 def test_rows_that_waited_for_the_start_still_do() -> None:
