@@ -332,6 +332,72 @@ def more_passes(seeds: int) -> Iterator[Row]:
         yield name, f"{one:.2f}, {two:.2f}, {five:.2f} p/2n", "1, 2, 5 passes"
 
 
+def rare(seeds: int) -> Iterator[Row]:
+    """90 rows of 200,000 far from two wide clusters: a default fit, and a pass over a model that is taken over."""
+    n, kept, gaps = 200_000, np.zeros(2, int), []
+    for seed in range(seeds):
+        random = np.random.default_rng(seed)
+        x = 1.5 * random.normal(size=(n, 4)) + np.where(random.random((n, 1)) < 0.5, [8.0, 0, 0, 0], 0.0)
+        x[random.choice(n, 90, replace=False)] = 25 + random.normal(size=(90, 4))
+        covariances = np.array([2.25 * np.eye(4), 2.25 * np.eye(4), np.eye(4)])
+        means = np.array([[0.0] * 4, [8.0, 0, 0, 0], [25.0] * 4])
+        best = batch_em(x, mixture_of([0.4998, 0.49975, 0.00045], means, covariances))
+        taken = MiniBatchGaussianMixture.from_parameters(best.weights_, best.means_, best.covariances_)
+        taken.set_params(warm_start=True, random_state=seed)
+        models = [MiniBatchGaussianMixture(3, random_state=seed).fit(x), taken.fit(x)]
+        kept += [bool((abs(m.means_ - 25) < 2).all(axis=1).any()) for m in models]
+        gaps.append([best.score(x) - m.score(x) for m in models])
+    for name, good, gap in zip(("default fit", "taken over"), kept, np.max(gaps, axis=0), strict=True):
+        yield f"{name}: keeps the rare component", f"{good} of {seeds}, gap to batch EM {gap:.1e}", f"{seeds}"
+
+
+def tight(seeds: int) -> Iterator[Row]:
+    """.9 N(0, 10²) + .1 N(40, .01²) in two features: the standard deviation of the tight component."""
+    for n in (20_000, 200_000, 1_000_000):
+        found, gaps = [], []
+        for seed in range(seeds):
+            random = np.random.default_rng(seed)
+            wide = random.random((n, 1)) < 0.9
+            x = np.where(wide, 10 * random.normal(size=(n, 2)), 40 + 0.01 * random.normal(size=(n, 2)))
+            model = MiniBatchGaussianMixture(2, random_state=seed).fit(x)
+            found.append(np.sqrt(model.covariances_[np.argmin(model.weights_)].diagonal().max()))
+            true = mixture_of([0.9, 0.1], [[0.0, 0], [40, 40]], [100 * np.eye(2), 1e-4 * np.eye(2)])
+            gaps.append(true.score(x) - model.score(x))
+        yield f"n = {n:,}", f"{max(found):.4f} (largest), gap {max(gaps):.1e}", "0.01"
+
+
+def counted(seeds: int) -> Iterator[Row]:
+    """60 bins with counts against the 10,000 rows that they count."""
+    off = []
+    for seed in range(seeds):
+        random = np.random.default_rng(seed)
+        counts, edges = np.histogram(np.append(random.normal(0, 1, 7000), random.normal(4, 1, 3000)), 60)
+        x, counts = ((edges[1:] + edges[:-1]) / 2)[counts > 0, None], counts[counts > 0]
+        bins = MiniBatchGaussianMixture(2, random_state=seed).fit(x, sample_weight=counts.astype(float))
+        rows = MiniBatchGaussianMixture(2, random_state=seed).fit(np.repeat(x, counts, axis=0))
+        off.append(abs(np.sort(bins.weights_) - np.sort(rows.weights_)).max())
+    yield "difference of weights", f"{max(off):.4f} (largest)", "0"
+
+
+def changing(seeds: int) -> Iterator[Row]:
+    """Streams whose first 400 rows are equal, or one of whose clusters is away for 100 half-lives."""
+    means, lives, gaps = np.array([[0.0, 0], [6, 0], [0, 6]]), 1000, []
+    true = mixture_of(np.full(3, 1 / 3), means, np.tile(np.eye(2), (3, 1, 1)))
+    two = mixture_of(np.full(2, 1 / 2), means[:2], np.tile(np.eye(2), (2, 1, 1)))
+    for seed in range(seeds):
+        random = np.random.default_rng(seed)
+        held = draw(true, 10**5, random)[0]
+        alike = MiniBatchGaussianMixture(3, random_state=seed).partial_fit(np.ones((400, 2)))
+        away = MiniBatchGaussianMixture(3, random_state=seed, half_life=lives)
+        for model, phases in ((alike, [(true, 60)]), (away, [(true, 20), (two, 100), (true, 20)])):
+            for mixture, n in phases:
+                for _ in range(5 * n):
+                    model.partial_fit(draw(mixture, lives // 5, random)[0])
+        gaps.append([true.score(held) - model.score(held) for model in (alike, away)])
+    for name, gap in zip(("equal rows first", "a cluster comes back"), np.max(gaps, axis=0), strict=True):
+        yield name, f"gap {gap:.1e} (largest)", "<= 1e-2"
+
+
 SECTIONS: dict[str, tuple[Callable[..., Iterator[Row]], int]] = {
     "one-pass": (one_pass, 10),
     "published": (published, 50),
@@ -340,6 +406,10 @@ SECTIONS: dict[str, tuple[Callable[..., Iterator[Row]], int]] = {
     "sample": (beats_the_sample, 1),
     "drift": (drift, 10),
     "small": (small_batches, 10),
+    "rare": (rare, 4),
+    "tight": (tight, 2),
+    "counts": (counted, 4),
+    "changes": (changing, 4),
     "cost": (cost, 1),
     "passes": (more_passes, 10),
 }

@@ -83,7 +83,7 @@ class Fitting(BaseMixture):
         ConvergenceWarning
             If the best run of batch EM did not converge within ``max_iter``.
         UserWarning
-            If a component of online EM died and was placed anew.
+            If a component of online EM was placed anew.
         """
         self._validate_params()
         if isinstance(X, Iterator) and hasattr(self, "partial_fit"):

@@ -20,11 +20,12 @@ from daskgmm.estimators.fitted import Attribute, Fitted, StreamAttribute, Unseed
 from daskgmm.estimators.fitting import Fitting
 from daskgmm.estimators.parameters import INIT_PARAMS, SMALL, at_least, estimator, parameter, real
 from daskgmm.fit.online import Passes, online
+from daskgmm.fit.recent import ROWS_PER_COMPONENT
 from daskgmm.fit.recipe import OnlineRecipe, Recipe, sample_size
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import StepRule, Stepwise
-from daskgmm.fit.stream import ROWS_PER_COMPONENT, Waiting, first_rows, given, learn, seeded, start_rows
+from daskgmm.fit.stream import Waiting, first_rows, given, learn, seeded, start_rows
 from daskgmm.fit.tasks import BEGINNING
 from daskgmm.model.mixture import Mixture
 
@@ -46,10 +47,9 @@ class MiniBatchGaussianMixture(Fitting):
     Notes
     -----
     **Step sizes** count rows, so that ten batches of 10 rows and one of 100 move the statistics alike; a row of
-    twice the weight that the first rows have on average counts as two (of twice the weight 1, where the start was
-    given). With t = (rows before) / ``batch_size``, b rows
-    get γ = 1 − (1 − (t + ``learning_offset``)^−κ)^(b / ``batch_size``), or γ = 1 − 2^(−b / ``half_life``), and
-    never less than in a plain average over the effective rows before.
+    weight 2 counts as two. Where the first rows weigh less than 1 on average, that weight counts as one row. With
+    t = (rows before) / ``batch_size``, b rows get γ = 1 − (1 − (t + ``learning_offset``)^−κ)^(b / ``batch_size``),
+    or γ = 1 − 2^(−b / ``half_life``), and never less than in a plain average over the effective rows before.
 
     *Bias.* The start, and whatever was learnt with poor parameters, fades from the statistics as Π(1 − γ): as
     exp(−t^(1−κ) / (1 − κ)), for κ = 1 as 1 / t, and with a half-life as 2^(−rows / ``half_life``); from the
@@ -64,17 +64,19 @@ class MiniBatchGaussianMixture(Fitting):
     last half has 75 % of it and the first tenth 1 % (Polyak & Juditsky 1992; Lacoste-Julien, Schmidt & Bach
     2012): where components are apart, the gap falls to 4/3 of p / (2n), that of maximum likelihood on n rows.
 
-    **What keeps it sound.** Each component's covariance is that of its rows and d + 1 more, spread as all rows are
-    about their own means, or where the start was given, as it has it: a prior that vanishes as the effective rows
-    grow (Fraley & Raftery 2007). A component of less than one effective row, and of less than a tenth of an equal
-    share, is dead: it takes half of the heaviest component, their means part by one standard deviation along the
-    feature that varies most there, and a warning names it. A batch of zero weight moves nothing but counters. A
-    batch that is refused leaves the model exactly as it was.
+    **What keeps it sound.** A component of fewer than 2·(d + 1) effective rows is filled up with rows spread as at
+    its start: a prior that is gone once rows suffice (Fraley & Raftery 2007), so tight components stay tight.
+
+    **Placing anew.** A component without rows stays until it does more good elsewhere. A sample of 50·k rows (16
+    MiB at most), weighed as in the published statistics (Cormode et al. 2009), is looked at after as many rows,
+    and 1/4 more than before or a ``half_life``. The two components whose merger costs least become one: ½·((w +
+    v)·log det P − w·log det A − v·log det B) nats a row, with P of both (Runnalls 2007). Copies cost nothing,
+    nor does one of less than one effective row in all. The spared one takes part of another, the best of eight
+    splits around rows of low log-likelihood, by EM of the parts alone (Ueda et al. 2000). It stays, and a
+    warning names it, if the half of the sample that had no say gains more, two standard errors at least.
 
     **Order.** `fit` visits blocks in a random order that is even over the data, several at a time, and draws each
     mini-batch from all of those, so rows may be stored sorted. `partial_fit` learns in the order it is given.
-
-    The start of a stream is found on 50·k rows; where that is poor, a larger ``init_size`` helps.
 
     Examples
     --------
@@ -111,8 +113,8 @@ class MiniBatchGaussianMixture(Fitting):
     init_size: int | None = parameter(
         None,
         [at_least(1), None],
-        """Rows that the start is found on. None takes 50·k, the first, for `partial_fit`, and a sample of 20,000
-        rows or 20·k·(d + 1), if that is more, for `fit`. A start given in full counts as that many rows.""",
+        """Rows that the start is found on, whatever they weigh. None takes the first 50·k for `partial_fit`, and a
+        sample of 20,000 for `fit`, or of 20·k·(d + 1) if that is more. One given in full counts as that many.""",
     )
     max_iter: int = parameter(
         1, [at_least(1)], "Passes of `fit` over the rows, at most, after the one that draws the sample."
@@ -166,8 +168,7 @@ class MiniBatchGaussianMixture(Fitting):
     online_ = Attribute(lambda f: _online(f), "The online fit as one immutable value: statistics and counts.")
     effective_sample_size_ = Attribute(
         lambda f: _online(f).effective_rows,
-        """1 / Σ a², with a the weight of each row in the statistics of total weight 1; of each visit, where rows
-        are visited more than once.""",
+        "1 / Σ a², with a the weight of each row, at each visit, in the statistics of total weight 1.",
     )
     next_row_ = StreamAttribute(
         lambda f: f.next_row,
@@ -261,7 +262,7 @@ class MiniBatchGaussianMixture(Fitting):
         Warns
         -----
         UserWarning
-            If a component died and was placed anew, or its covariance is singular and stays as it was.
+            If a component was placed anew, or its covariance is singular and stays as it was.
         """
         self._validate_params()
         fitted, unseeded = vars(self).get("_fitted"), vars(self).get("_unseeded")

@@ -194,24 +194,26 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
     Warns
     -----
     UserWarning
-        If components start as copies, which stay alike.
+        If components start as copies.
     """
     mixture, ground = polished(recipe, found, random)
     distinct = len(np.unique(mixture.means, axis=0))
     if distinct < recipe.k:
         warnings.warn(
             f"The rows that the model starts from have room for {distinct} of {recipe.k} components: "
-            "the others start as copies, and may stay so. A larger init_size, or rows in another order, helps.",
+            "the others start as copies, and stay so until rows differ. A larger init_size, or rows in another "
+            "order, helps.",
             stacklevel=6,
         )
-    statistics, weight = mixture.expectation(ground.x, ground.weight), ground.weight
-    # As many rows of equal weight are as certain (Kish 1965).
-    with np.errstate(all="ignore"):
-        even = float(len(ground.x) if weight is None else weight.sum() ** 2 / (weight**2).sum())
-    if not 0 < even < np.inf:
+    sample, overall = found.sample, found.overall
+    # Weights of 1 and more count rows; where they are less on average, only their ratios tell something.
+    unit = min(1.0, overall.total_weight / overall.n_rows)
+    whole = len(sample.keys) <= sample.size  # all rows are in the sample: it counts as what they weigh
+    count = overall.total_weight / unit if whole else float(len(ground.x))
+    if not 0 < 1 / count < np.inf:
         raise DataError(BAD_SCALE)
-    unit = found.overall.total_weight / found.overall.n_rows
-    return Stepwise.begin(mixture, statistics, even, recipe.reg_covar, recipe.rule, unit)
+    statistics = mixture.expectation(ground.x, ground.weight)
+    return Stepwise.begin(mixture, statistics, count, recipe.reg_covar, recipe.rule, unit)
 
 
 def visit(
@@ -257,7 +259,7 @@ def step(engine: Engine, batch: Blocks, run: Any, rows: Rows) -> Any:
     Warns
     -----
     UserWarning
-        If a component died.
+        If a component was placed anew.
     """
     try:
         (after,) = sweep(engine, batch, [run])
@@ -267,8 +269,8 @@ def step(engine: Engine, batch: Blocks, run: Any, rows: Rows) -> Any:
     learnt = after.run if isinstance(after, Passes) else after
     for component in learnt.reseeded:
         warnings.warn(
-            f"Component {component} had less than one effective row after batch {learnt.n_batches}; "
-            "it starts anew from half of the heaviest component.",
+            f"Component {component} did least: after batch {learnt.n_batches} it starts anew where recent rows "
+            "were least expected.",
             stacklevel=5,
         )
     return after

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from daskgmm.errors import DataError
+from daskgmm.fit.placing import placed_anew
+from daskgmm.fit.recent import Recent, sample_rows
 from daskgmm.fit.run import Run
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Learn
 from daskgmm.model.checks import at_least, positive, require
@@ -16,7 +18,9 @@ from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import Steady
 from daskgmm.store.values import storable
 
-BAD_SCALE = "Sample weights are too small or too large for float64 to hold their squares. Scale them."
+BAD_SCALE = "Sample weights are too small or too large for float64. Scale them."
+# How much of all rows before has to come, without a half-life, before recent rows are looked at again.
+LOOK = 1 / 4
 
 
 @storable
@@ -63,7 +67,7 @@ class Spread:
     """Sums of squares of row weights: in the statistics, in their average, and of the two together.
 
     With a_i the weight of row i in statistics of total weight 1, 1 / Σ a_i² is the effective number of rows (Kish
-    1965).
+    1965). A row of weight 2 is two rows.
     """
 
     now: float
@@ -75,9 +79,9 @@ class Spread:
         sums = (self.now, self.mixed, self.average)
         require(positive(*sums) and max(sums) < 1 + 1e-6, "The shares of rows are not above 0 and at most 1.")
 
-    def step(self, gamma: float, share: float, batch: float) -> "Spread":
-        """After a step ``gamma``, with ``batch`` the sum of the new rows' squared shares of their batch."""
-        now = (1 - gamma) ** 2 * self.now + gamma**2 * batch
+    def step(self, gamma: float, share: float, rows: float) -> "Spread":
+        """After a step ``gamma`` over so many rows."""
+        now = (1 - gamma) ** 2 * self.now + gamma**2 / rows
         old = (1 - gamma) * self.mixed
         mixed = (1 - share) * old + share * now
         return Spread(now, mixed, (1 - share) ** 2 * self.average + 2 * share * (1 - share) * old + share**2 * now)
@@ -93,14 +97,18 @@ class Stepwise(Run):
     average: Statistics  # of those over the later part of the rows: what `published` is the M-step of
     spread: Spread
     clock: float  # weight of all rows so far, those of the start included: what step sizes depend on
-    update: Steady  # the M-step, with what its prior has for covariances, where the start was given
+    update: Steady  # the M-step; its prior has the covariances that each component began with
     rule: StepRule
     n_rows: float = 0  # of positive weight, learnt from, the start's left out
     n_batches: int = 0  # learnt from
     bound: float = -inf  # mean log-likelihood of the last batch before it was learnt; at the start, of the sample
     reseeded: tuple[int, ...] = ()  # components that the last step placed anew
-    unit: float = 1.0  # mean weight of the start's rows, in which rows are counted; 1 where the start was given
+    unit: float = (
+        1.0  # weight that counts as one row: 1, or what the start's rows weigh on average if that is less
+    )
     after: tuple[int, int] = BEGINNING  # block and row in the next batch, up to which the start has learnt
+    recent: Recent | None = None  # rows of late, each with the weight that it has in what is published
+    looked: float = 0.0  # clock when they were looked at last, to see whether a component serves elsewhere
     done: ClassVar[bool] = False  # a stream has no end
 
     def check(self) -> None:
@@ -119,6 +127,8 @@ class Stepwise(Run):
         require(positive(self.clock, self.unit), "The start weighs nothing.")
         require(at_least(0, self.n_rows, self.n_batches), "Counts are below 0.")
         require(self.bound < inf and at_least(-1, *self.after), "The last batch cannot be.")
+        require(at_least(0, self.looked), "Rows were looked at before there were any.")
+        require(self.recent is None or self.recent.x.shape[1] == d, "Recent rows are others.")
         require(sorted({*self.reseeded} & {*range(k)}) == [*self.reseeded], "There are no such components.")
 
     @classmethod
@@ -127,7 +137,7 @@ class Stepwise(Run):
     ) -> Self:
         """Start from statistics that count as ``rows`` rows, each of which weighs ``unit``."""
         s = replace(statistics.scaled(1 / statistics.total_weight), n_rows=0)
-        update = Steady(reg_covar)
+        update = Steady(reg_covar, mixture.covariance)
         mixture = update(mixture, replace(s, n_rows=rows))
         spread = Spread(1 / rows, 1 / rows, 1 / rows)
         return cls(mixture, s, s, spread, rows, update, rule, bound=s.log_likelihood, unit=unit)
@@ -140,7 +150,7 @@ class Stepwise(Run):
 
     @property
     def task(self) -> Learn:
-        return Learn(self.mixture, self.after)
+        return Learn(self.mixture, sample_rows(*self.mixture.means.shape), self.n_batches, self.after)
 
     @property
     def n_iter(self) -> int:
@@ -165,68 +175,69 @@ class Stepwise(Run):
         return 1 / self.spread.average
 
     def advance(self, found: Any) -> "Stepwise":
-        """One step: blend the statistics, update the parameters, place dead components anew.
+        """One step: blend the statistics, update the parameters, and at times place a component anew.
 
-        ``found`` are the statistics of ``mixture`` on new rows, and the sum of their squared weights.
+        ``found`` are the statistics of ``mixture`` on new rows, and a sample of those.
 
         Raises
         ------
         DataError
             If a sum or parameter is no number.
         """
-        batch, squares = found
+        batch, sample = found
         weight = batch.total_weight
         if not np.isfinite(batch.log_likelihood):
             raise DataError(f"{TOO_LARGE}. Scale the data.")
-        if weight > 0 and not 0 < squares < inf:
-            raise DataError(BAD_SCALE)
         if not weight > 0:
             return replace(self, n_batches=self.n_batches + 1, reseeded=(), after=BEGINNING)
-        rule, rows, even = self.rule, weight / self.unit, squares / weight / weight
+        if not 0 < self.unit / weight < inf > weight:
+            raise DataError(BAD_SCALE)
+        rule, rows = self.rule, weight / self.unit
         # The start counts as rows, too: none of them may weigh more than a row now.
         gamma = max(rule.step(self.clock, rows), rows / (rows + 1 / self.spread.now))
         share = rule.share(self.clock, rows)
+        fresh = gamma * share if rule.half_life is not None else share  # what new rows weigh in the average
+        sample = sample.weighing(fresh / weight)
         s = blend(self.statistics, batch.scaled(1 / weight), gamma, self.mixture)
         after = replace(
             self,
             statistics=s,
-            spread=self.spread.step(gamma, share, even),
+            spread=self.spread.step(gamma, share, rows),
             clock=self.clock + rows,
             n_rows=self.n_rows + batch.n_rows,
             n_batches=self.n_batches + 1,
             bound=batch.log_likelihood / weight,
             reseeded=(),
             after=BEGINNING,
+            recent=sample if self.recent is None else self.recent.weighing(1 - fresh) + sample,
         )
         mixture = self.update(self.mixture, replace(s, n_rows=1 / after.spread.now))
         if not all(np.isfinite(a).all() for a in (s.shift, s.scatter, mixture.means, mixture.covariance.factor)):
             raise DataError(f"{TOO_LARGE}. Scale the data.")
-        if dead := after._dead():
-            return after._reseeded(mixture, dead)
         average = s if share == 1 else blend(self.average, s, share, self.mixture)
-        return replace(after, mixture=mixture, average=average)
+        return replace(after, mixture=mixture, average=average)._looked()
 
-    def _dead(self) -> list[int]:
-        """Components with less than one effective row, and less than a tenth of an equal share."""
-        share = self.statistics.weight / self.statistics.weight.sum()
-        few = share < self.spread.now
-        few &= share < 0.1 / len(share)
-        return [int(j) for j in np.flatnonzero(few)]
-
-    def _reseeded(self, mixture: Mixture, dead: list[int]) -> "Stepwise":
-        """Each dead component takes half of the heaviest; the average begins again."""
-        for component in dead:
-            mixture = _split(mixture, component)
+    def _looked(self) -> "Stepwise":
+        """With a component placed anew, if it is time to look at recent rows and one does more good elsewhere."""
+        recent, rule = self.recent, self.rule
+        assert recent is not None
+        wait = self.looked * LOOK if rule.half_life is None else rule.half_life
+        if len(recent.x) < recent.size or self.clock - self.looked < max(wait, recent.size):
+            return self
+        after = replace(self, looked=self.clock)
+        if (moved := placed_anew(self.published, self.effective_rows, recent.x, self.update.reg_covar)) is None:
+            return after
+        mixture, component = moved
         s = replace(_implied(mixture), log_likelihood=self.statistics.log_likelihood)
         now = self.spread.now
         return replace(
-            self,
+            after,
             mixture=mixture,
             statistics=s,
             average=s,
             spread=Spread(now, now, now),
-            reseeded=tuple(dead),
-            update=replace(self.update, anchor=None),
+            reseeded=(component,),
+            update=replace(self.update, anchor=mixture.covariance),
         )
 
 
@@ -242,22 +253,3 @@ def _implied(mixture: Mixture) -> Statistics:
     shift = np.zeros_like(mixture.means)
     scatter = mixture.covariance.structure.spread(mixture.covariance.values, share)
     return Statistics(mixture.covariance.structure, mixture.means, share, shift, scatter, 0.0, 1.0, 0)
-
-
-def _split(mixture: Mixture, component: int) -> Mixture:
-    """``component`` takes half the weight of the heaviest, which keeps its covariance in both halves.
-
-    The two means part by one standard deviation along the feature in which the heaviest varies most.
-    """
-    k, d = mixture.means.shape
-    heavy = int(np.argmax(mixture.weights))
-    variance = np.broadcast_to(mixture.covariance.diagonals(mixture.covariance.values), (k, d))[heavy]
-    delta = np.zeros(d)
-    delta[np.argmax(variance)] = 0.5 * np.sqrt(variance.max())
-    order = np.arange(k)
-    order[component] = heavy
-    weights, means = mixture.weights[order], mixture.means[order]
-    means[component] += delta
-    means[heavy] -= delta
-    weights[[component, heavy]] = weights[heavy] / 2
-    return Mixture(weights / weights.sum(), means, mixture.covariance.take(order))

@@ -13,14 +13,13 @@ from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
 from daskgmm.fit.online import begin, step
+from daskgmm.fit.recent import ROWS_PER_COMPONENT
 from daskgmm.fit.recipe import OnlineRecipe
 from daskgmm.fit.stepwise import BAD_SCALE, Stepwise
 from daskgmm.fit.survey import TINY, First, Survey, Threshold
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Examine, TakeFirst
 from daskgmm.model.checks import at_least, holds, require
 from daskgmm.store.values import storable
-
-ROWS_PER_COMPONENT = 50  # kept to seed a stream
 
 
 @storable

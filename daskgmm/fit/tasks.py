@@ -10,6 +10,7 @@ from daskgmm.compute.block import Block
 from daskgmm.compute.engine import Bundle
 from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
+from daskgmm.fit.recent import Recent
 from daskgmm.fit.score import Score
 from daskgmm.fit.survey import First, RowSample, Survey, Threshold
 from daskgmm.model.mixture import Mixture
@@ -66,23 +67,23 @@ class Expect:
 
 @dataclass(frozen=True, eq=False)
 class Learn:
-    """Maps a block of a mini-batch to the statistics of its rows, and the sum of their squared weights.
+    """Maps a block of a mini-batch to the statistics of its rows, and a sample of them.
 
     Rows up to and with a place, the numbers of a block and of a row in it, are left out. What is no number comes
     out as none: the blocks of a mini-batch are not those that a user knows.
     """
 
     mixture: Mixture
+    size: int  # of the sample
+    seed: int
     after: tuple[int, int] = BEGINNING
 
     def __call__(self, block: Block) -> Bundle:
         number, row = self.after
         first = 0 if block.index > number else len(block.x) if block.index < number else row + 1
-        weight = None if block.weight is None else block.weight[first:]
-        found = self.mixture.expectation(block.x[first:], weight)
-        with np.errstate(over="ignore", under="ignore"):  # such weights are refused once all are added
-            squares = float(len(block.x) - first) if weight is None else float((weight**2).sum())
-        return Bundle((found, squares))
+        x, weight = block.x[first:], None if block.weight is None else block.weight[first:]
+        found = self.mixture.expectation(x, weight)
+        return Bundle((found, Recent.of(x, weight, self.size, self.seed, block.index + 1)))
 
 
 @dataclass(frozen=True, eq=False)

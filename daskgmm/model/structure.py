@@ -58,13 +58,6 @@ class Structure:
         scatter: Array = values * (weight.sum() if self.shared else weight[self.form.beside])
         return scatter
 
-    def shrunk(self, scatter: Array, weight: Array, extra: float) -> Array:
-        """Scatter, and that of rows of weight ``extra`` in each component that spread as all do in theirs."""
-        if self.shared:
-            return np.asarray(scatter * (1 + len(weight) * extra / weight.sum()))
-        within: Array = scatter.sum(axis=0) / weight.sum()
-        return scatter + extra * within
-
     def fit(self, statistics: "Statistics", previous: Array, ridge: float) -> Covariance:
         """The covariances that maximise the likelihood, with ``ridge`` added to their diagonals: the M-step.
 

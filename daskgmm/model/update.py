@@ -90,12 +90,13 @@ class Regularised(Update):
 class Steady(Update):
     """An M-step that no batch of rows can break.
 
-    To each component d + 1 rows are added that lie about its own mean as all rows lie about theirs, or as those of
-    ``anchor`` do: the mode under an inverse Wishart prior (Fraley & Raftery 2007). They keep a component of few
-    rows from collapsing, and vanish as ``n_rows`` of the statistics grows. Weights and means stay those of the
-    rows. A covariance that is singular nevertheless, as that of all rows about their means may be, stays as it
-    was, and a warning says why; those of other components do not. What is watched leaves the prior out, as it
-    vanishes with the rows.
+    A component of fewer than 2·(d + 1) effective rows is filled up to that many, by rows that lie about its own
+    mean as those of ``anchor`` do, or without one as all rows lie about theirs: the mode under an inverse Wishart
+    prior (Fraley & Raftery 2007). It keeps the component from collapsing. One of more rows is left as they have
+    it, however tight it is beside the others; where all share one covariance, all rows count for it. Weights and
+    means stay those of the rows. A covariance that is singular nevertheless, as that of equal rows without
+    ``reg_covar``, stays as it was, and a warning says why; those of other components do not. What is watched
+    leaves the prior out, as it vanishes.
     """
 
     reg_covar: float = 0.0
@@ -108,27 +109,28 @@ class Steady(Update):
     def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
         """Never raises for statistics that are finite; warns of each covariance that stays as it was."""
         s, structure = statistics, statistics.structure
-        total = s.weight.sum()
-        extra = (mixture.means.shape[1] + 1) * total / s.n_rows
+        total, full = s.weight.sum(), 2 * (mixture.means.shape[1] + 1)
+        share = s.weight / total
+        lack = share * max(0, full - s.n_rows) if structure.shared else np.maximum(0, full - share * s.n_rows)
+        extra = lack * total / s.n_rows
         with one_thread():
             centred = s.about(s.means)
             if self.anchor is None:
-                scatter = structure.shrunk(centred.scatter, s.weight, extra)
+                within = centred.scatter.sum(axis=0, keepdims=True) / total
+                prior = np.broadcast_to(within, centred.scatter.shape)
             else:
-                scatter = centred.scatter + structure.spread(
-                    self.anchor.values, np.full(mixture.n_components, extra)
-                )
+                prior = self.anchor.values
+            scatter = centred.scatter + structure.spread(prior, extra)
             filled = replace(centred, weight=s.weight + extra, shift=np.zeros_like(s.shift), scatter=scatter)
             try:
-                found = maximise(filled, mixture.means, mixture.covariance.values, self.reg_covar, _tell)
+                found = maximise(filled, mixture.means, mixture.covariance.values, self.reg_covar, self.excuse)
             except CollapseError:  # of a given covariance, which float64 holds less well than its factor
                 found = mixture
         return Mixture(s.weight / total, s.means, found.covariance)
 
-
-def _tell(error: CollapseError) -> bool:
-    """Excuses every collapse, with a warning."""
-    warnings.warn(
-        f"{str(error).removeprefix(ILL_DEFINED)} The component keeps the covariance that it had.", stacklevel=2
-    )
-    return True
+    def excuse(self, error: CollapseError) -> bool:
+        """Excuses every collapse, with a warning."""
+        warnings.warn(
+            f"{str(error).removeprefix(ILL_DEFINED)} The component keeps the covariance that it had.", stacklevel=3
+        )
+        return True

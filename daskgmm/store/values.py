@@ -96,12 +96,27 @@ def unpack(packed: Any, arrays: Mapping[str, Array], kind: Any = Any) -> Any:
 
 
 def restored(packed: Any, arrays: Mapping[str, Array], kind: Any = Any) -> Any:
-    """The value of which `pack` makes just that, JSON and arrays; any exception where there is none."""
+    """The value of which `pack` makes just that, JSON and arrays; any exception where there is none.
+
+    Parts that a class has got since it was written may be missing, where they have a default.
+    """
     value = unpack(packed, arrays, kind)
     again: dict[str, Array] = {}
-    if json.dumps(pack(value, again, "value")) != json.dumps(packed) or again.keys() != arrays.keys():
+    made = _as_far_as(packed, pack(value, again, "value"))
+    if json.dumps(made) != json.dumps(packed) or again.keys() != arrays.keys():
         raise ValueError("There is more or less than the value.")
     return value
+
+
+def _as_far_as(packed: Any, made: Any) -> Any:
+    """What `pack` made, without the parts that ``packed`` lacks of a value."""
+    if isinstance(packed, list) and isinstance(made, list):
+        return [_as_far_as(*pair) for pair in zip(packed, made, strict=True)]
+    if not (isinstance(packed, dict) and isinstance(made, dict)):
+        return made
+    if {"value", "parts"} == made.keys() == packed.keys() and isinstance(made["parts"], dict):
+        made = {**made, "parts": {name: part for name, part in made["parts"].items() if name in packed["parts"]}}
+    return {name: _as_far_as(packed.get(name), part) for name, part in made.items()}
 
 
 def floats(array: Array) -> tuple[float, ...]:

@@ -242,6 +242,25 @@ def test_a_header_that_lacks_an_entry_is_refused(saved: Path) -> None:
         refused(saved)
 
 
+def test_files_from_before_a_field_came_are_read(tmp_path: Path) -> None:
+    """A sample of recent rows, for one: the model has none yet, and learns on."""
+    path, new = tmp_path / "m.npz", ("recent", "looked")
+    model = MiniBatchGaussianMixture(2, random_state=0).partial_fit(X).partial_fit(X)
+    model.save(path)
+    header, arrays = taken_apart(path)
+    run = header["value"]["dict"]["fitted"]["parts"]["online"]["parts"]
+    for name in new:
+        del run[name]
+    written(path, header, {name: array for name, array in arrays.items() if ".recent." not in name})
+    loaded = MiniBatchGaussianMixture.load(path)
+    assert (loaded.online_.recent, loaded.online_.looked) == (None, 0)
+    np.testing.assert_array_equal(loaded.means_, model.means_)
+    np.testing.assert_allclose(loaded.partial_fit(X).means_, model.partial_fit(X).means_, rtol=1e-12)
+    del run["clock"]  # without a default
+    written(path, header, {name: array for name, array in arrays.items() if ".recent." not in name})
+    refused(path)
+
+
 def test_a_missing_array_is_refused(saved: Path) -> None:
     header, arrays = taken_apart(saved)
     optional = () if header["version"] > 1 else ("_init", "anchor_covariances")

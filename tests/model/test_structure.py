@@ -132,15 +132,6 @@ def test_spread_is_the_scatter_of_weighted_covariances(kind: str) -> None:
     np.testing.assert_allclose(STRUCTURES[kind].spread(values, weight), expected, rtol=4 * EPS, atol=0)
 
 
-@every_kind
-def test_shrunk_adds_rows_that_spread_as_all_do_in_theirs(kind: str) -> None:
-    weight, dense = np.array([0.5, 2.0, 3.0]), matrices(draw_covariances("full", K, D), "full", K, D)
-    within = dense.sum(axis=0) / weight.sum()
-    expected = KINDS[kind].pick(dense + 7.0 * within)
-    found = STRUCTURES[kind].shrunk(KINDS[kind].pick(dense), weight, 7.0)
-    np.testing.assert_allclose(found, expected, rtol=16 * EPS, atol=16 * EPS)
-
-
 def gathered(kind: str, weight: Any, seed: int = 2) -> Statistics:
     """Statistics about their own means whose covariances, given weights, are those of `held`."""
     scatter = STRUCTURES[kind].spread(held(kind, seed=seed), weight)

@@ -80,21 +80,23 @@ def test_tied_collapses_only_if_all_do() -> None:
 
 
 @every_kind
-@pytest.mark.parametrize("n_rows", [1, 10, 1e9])
-def test_steady_adds_rows_that_spread_as_all_do_and_vanish_with_the_rows(kind: str, n_rows: float) -> None:
+@pytest.mark.parametrize("anchored", [False, True])
+@pytest.mark.parametrize("n_rows", [1, 25, 1e9])
+def test_steady_fills_small_components_up_and_leaves_the_others(kind: str, n_rows: float, anchored: bool) -> None:
     mixture = draw_mixture(kind, d=4)
     s = replace(mixture.expectation(draw_rows(mixture)), n_rows=n_rows)
     k, d = mixture.means.shape
-    plain, found = Regularised()(mixture, s), Steady()(mixture, s)
+    plain, found = Regularised()(mixture, s), Steady(0.0, mixture.covariance if anchored else None)(mixture, s)
     np.testing.assert_array_equal(found.weights, plain.weights)
     np.testing.assert_allclose(found.means, plain.means, rtol=4 * EPS, atol=4 * EPS)
-    weight, extra = s.weight, (d + 1) * s.weight.sum() / n_rows
-    share = weight / weight.sum()
-    within = np.einsum("k,kij->ij", share, matrices(plain.covariance.values, kind, k, d))
-    blend = (weight / (weight + extra))[:, None, None]
-    own = matrices(plain.covariance.values, kind, k, d)
-    expected = own if kind == "tied" else blend * own + (1 - blend) * within
-    np.testing.assert_allclose(matrices(found.covariance.values, kind, k, d), expected, rtol=1e-12, atol=1e-12)
+    own, rows = matrices(plain.covariance.values, kind, k, d), plain.weights * n_rows
+    within = np.einsum("k,kij->ij", plain.weights, own)
+    prior = matrices(mixture.covariance.values, kind, k, d) if anchored else within
+    # Of 2·(d + 1) rows each has what it has; where all share a covariance, all rows are its own.
+    blend = np.minimum(1, (np.full(k, n_rows) if kind == "tied" else rows) / (2 * (d + 1)))[:, None, None]
+    assert (blend < 1).any() == (n_rows < 10 or (n_rows == 25 and kind != "tied"))
+    wanted = blend * own + (1 - blend) * prior
+    np.testing.assert_allclose(matrices(found.covariance.values, kind, k, d), wanted, rtol=1e-12, atol=1e-12)
 
 
 @every_kind
