@@ -33,7 +33,7 @@ LOSS, LOSS_OF_FEW = 1.15, 1.4
 SMALL_LOSS = 0.01  # nats a row
 WARM = 1000  # rows on which the E-step is compiled before it is timed
 THREAD_BYTES = 50e6  # of a thread, for what is not counted: its arena of the heap, and what libraries hold
-WIDTH, NAMED = 79, 8  # columns of a line; features that it names
+WIDTH, NAMED = 79, 4  # columns of a line; features that it names
 
 
 @dataclass(frozen=True)
@@ -271,10 +271,11 @@ def _odd(block: Block) -> tuple[Array, Array]:
     x, _ = seen(block)
     if not len(x):
         return nan, np.zeros(d, bool)
-    return nan, np.equal(np.fmin.reduce(x, axis=0), np.fmax.reduce(x, axis=0))
+    low, high = (np.asarray(extreme.reduce(x, axis=0)) for extreme in (np.fmin, np.fmax))  # they pass NaN over
+    return nan, np.equal(low, high)
 
 
-def _picked(titles: Sequence[str], mask: Array) -> tuple[str, ...]:
+def _picked(titles: Sequence[str], mask: Any) -> tuple[str, ...]:
     return tuple(title for title, picked in zip(titles, mask, strict=True) if picked)
 
 
@@ -308,7 +309,7 @@ def _seconds(rows: Rows, engine: Engine, sample: Sample | None, one_reader: bool
 
 def _table(told: Outlook) -> Iterator[tuple[str, str]]:
     """Titles and texts of the lines."""
-    n = "an unknown number of" if told.n_rows is None else f"{told.n_rows:,}"
+    n = "an unknown number" if told.n_rows is None else f"{told.n_rows:,}"
     yield "data", told.data
     yield "rows", f"{n} of {told.n_features:,} features, {told.dtype}{_listed(': ', told.feature_names)}"
     yield from _stored("", told.facts)
