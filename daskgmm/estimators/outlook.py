@@ -23,6 +23,7 @@ from daskgmm.errors import DataError, printable
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.fit.recipe import sample_size
 from daskgmm.fit.run import too_few
+from daskgmm.fit.starts import MORE_BYTES, MORE_ROWS
 from daskgmm.fit.survey import Threshold
 from daskgmm.fit.tasks import Examine, Expect, seen
 from daskgmm.model.mixture import Mixture
@@ -72,9 +73,10 @@ class Outlook:
     n_threads : int
         That compute.
     memory_bytes : float
-        What a batch fit takes at most, in each process, beside what the idle process has and the rows it keeps.
-    kept_bytes : float
-        Of rows that stay in memory between passes, at most, in all processes; `keeps_all` says whether all do.
+        What a batch fit takes at most, in each process, beside what that has when idle.
+    spare_bytes : float
+        Of rows that are read ahead or stay in memory between passes, at most, in all processes together:
+        ``daskgmm.memory-limit`` bounds it. ``keeps_all`` says whether all rows stay.
     sample : Sample or None
         One block; None where it cannot be read.
     seconds_per_pass : float or None
@@ -101,7 +103,7 @@ class Outlook:
     bytes_per_pass: float | None
     n_threads: int
     memory_bytes: float
-    kept_bytes: float
+    spare_bytes: float
     keeps_all: bool
     sample: Sample | None
     seconds_per_pass: float | None
@@ -173,7 +175,7 @@ def check(X: Any, n_components: int = 1, *, sample_weight: Any = None, **setting
     facts = {title: source.facts() for title, source in rows.sources.items()}
     if model.missing_chunks == "raise":
         problems += [_lost(title, told) for title, told in facts.items() if told.n_missing]
-    sample, kept = _sampled(rows, structure, k, names, problems), _kept(rows, engine)
+    sample, (spare_bytes, keeps_all) = _sampled(rows, structure, k, names, problems), _spare(rows, engine)
     return Outlook(
         data=str(X) if isinstance(X, (str, os.PathLike)) else f"{type(X).__module__}.{type(X).__qualname__}",
         facts=facts["X"],
@@ -188,9 +190,9 @@ def check(X: Any, n_components: int = 1, *, sample_weight: Any = None, **setting
         block_bytes=rows.block_bytes,
         bytes_per_pass=None if n is None else rows.total_bytes,
         n_threads=engine.threads,
-        memory_bytes=promised(rows, structure, k, engine.threads_each + engine.ahead(rows)),
-        kept_bytes=kept,
-        keeps_all=rows.x.local or kept == rows.total_bytes,
+        memory_bytes=promised(rows, structure, k, engine.threads_each),
+        spare_bytes=spare_bytes,
+        keeps_all=keeps_all,
         sample=sample,
         seconds_per_pass=_seconds(rows, engine, sample, facts["X"].one_reader),
         n_components=k,
@@ -204,10 +206,11 @@ def check(X: Any, n_components: int = 1, *, sample_weight: Any = None, **setting
 def promised(rows: Rows, structure: Structure, k: int, threads: int) -> float:
     """Bytes that a batch fit takes at most in a process of so many threads, beside what it has when idle.
 
-    Rows that are kept between passes, and those that are read ahead, are not among them.
+    What the memory limit bounds, rows that are kept between passes or read ahead, is not among them.
     """
     d = rows.n_features
-    sample = min(sample_size(k, d), rows.n_rows or math.inf) * d * 8
+    size = max(sample_size(k, d), sample_size(k, d, min(MORE_ROWS, MORE_BYTES // (8 * d))))
+    sample = min(size, rows.n_rows or math.inf) * d * 8
     statistics = 8 * (k * (1 + d) + math.prod(structure.held(k, d)))
     block = max(rows.block_bytes, *(source.chunk_bytes for source in rows.sources.values()))
     each = READING * block + (math.log2(max(1, rows.n_blocks)) + 2) * statistics + THREAD_BYTES
@@ -222,14 +225,15 @@ def _lost(title: str, facts: Facts) -> str:
     )
 
 
-def _kept(rows: Rows, engine: Engine) -> float:
-    """Bytes of rows that stay in memory between passes, at most, as `cache.kept` has it."""
+def _spare(rows: Rows, engine: Engine) -> tuple[float, bool]:
+    """Bytes of rows that are read ahead or kept, at most, and whether all are kept, as `cache.kept` has it."""
+    ahead = READING * rows.block_bytes * engine.ahead(rows)
+    room = max(0.0, engine.room() - ahead)
     if not any(source.keepable for source in rows.sources.values()):
-        return 0.0
-    room = max(0.0, engine.room() - READING * rows.block_bytes * engine.ahead(rows))
-    if rows.n_rows is None or rows.total_bytes > room:
-        return 0.0 if engine.client is not None else room
-    return rows.total_bytes
+        return ahead, rows.x.local
+    if rows.n_rows is not None and rows.total_bytes <= room:
+        return ahead + rows.total_bytes, True
+    return ahead + (0.0 if engine.client is not None else room), False
 
 
 def _sampled(
@@ -352,9 +356,10 @@ def _costs(told: Outlook) -> Iterator[tuple[str, str]]:
             f"about {told.seconds_per_pass:.3g} s on {told.n_threads} thread(s), by one block measured here "
             f"({read:.2g} s to read, {compute:.2g} s to compute)",
         )
-    kept = "all rows" if told.keeps_all else f"{format_bytes(int(told.kept_bytes))} of rows"
     memory = f"at most {format_bytes(int(told.memory_bytes))} for each process, beside what it has when idle"
-    yield "memory", f"{memory}; {kept} stay in memory between passes"
+    ahead = f", and {format_bytes(int(told.spare_bytes))} of rows read ahead or kept" if told.spare_bytes else ""
+    kept = "all rows stay" if told.keeps_all else "not all rows stay"
+    yield "memory", f"{memory}{ahead}; {kept} in memory between passes"
 
 
 def _seen(sample: Sample) -> Iterator[tuple[str, str]]:
