@@ -150,6 +150,13 @@ def test_missing_chunks_in_shards_are_counted(n: int, tmp_path: Path) -> None:
     assert (found.n_chunks, found.n_looked_up, found.n_missing) == (26, 26, 26 - 2 * -(-n // 4))
 
 
+def test_chunks_that_a_smaller_array_left_in_a_shard_count_for_nothing(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "x.zarr", data=np.ones((48, 2)), chunks=(4, 1), shards=(16, 2))
+    array.resize((34, 2))
+    found = facts(tmp_path / "x.zarr")
+    assert (found.n_chunks, found.n_looked_up, found.n_missing) == (18, 18, 0)
+
+
 def test_a_shard_without_an_index_holds_nothing(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(5, 3), shards=(20, 3))
     (tmp_path / "x.zarr/c/1/0").write_bytes(b"short")
