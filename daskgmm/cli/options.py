@@ -199,6 +199,7 @@ reading = together(*(_parameter(name, "as in the fit") for name in READING), _ra
 outlook = together(
     click.option("-k", "--n-components", type=click.IntRange(1), default=1, show_default=True, help="Components."),
     *(_parameter(name) for name in ("covariance_type", *READING)),
+    _raw,
 )
 
 estimator = together(

@@ -1,7 +1,8 @@
 """`check` tells what a fit would read, need and cost; it reads one block, and nothing else but metadata."""
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import distributed
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import zarr
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -19,8 +21,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 import daskgmm
 from daskgmm.compute.rows import as_rows
-from daskgmm.compute.sources import as_source, files
-from daskgmm.compute.sources.base import Asked
+from daskgmm.compute.sources import files
 from daskgmm.errors import DataError
 from tests.doors import DOORS, PATHS
 
@@ -147,12 +148,26 @@ def test_settings_are_those_of_the_estimator(settings: dict[str, Any], error: ty
         daskgmm.check(X, **settings)
 
 
-def test_what_is_decoded_and_masked_is_told() -> None:
-    source = as_source(X, Asked("X", False, True))
-    told = replace(source, decoded="from int16: scale_factor=0.01")
-    assert "decoded          from int16: scale_factor=0.01\n" in str(daskgmm.check(told))
-    masked = da.from_array(np.ma.MaskedArray(X), chunks=(100, 3), asarray=False)
-    assert "masked           what is masked in its blocks\n" in str(daskgmm.check(masked))
+def test_what_is_decoded_is_told(tmp_path: Path) -> None:
+    packed = xr.DataArray(X, dims=("row", "feature"), name="x").to_dataset()
+    how = {"dtype": "i2", "scale_factor": 0.001, "_FillValue": -32768, "chunks": (100, 3)}
+    packed.to_zarr(tmp_path / "x.zarr", encoding={"x": how}, consolidated=False)
+    found = daskgmm.check(tmp_path / "x.zarr/x", 2)
+    assert found.dtype == "float64"
+    assert (found.facts.n_chunks, found.facts.n_missing) == (3, 0)  # of what is decoded
+    assert "decoded          from int16: _FillValue=-32768, scale_factor=0.001\n" in str(found)
+    raw = daskgmm.check(tmp_path / "x.zarr/x", 2, decode_cf=False)
+    assert (raw.dtype, raw.decoded) == ("int16", "")
+
+
+@pytest.mark.parametrize("how", [np.asanyarray, lambda x: da.from_array(x, chunks=(100, 3), asarray=False)])
+def test_what_is_masked_is_told_and_counted(how: Callable[[Any], Any]) -> None:
+    masked = np.ma.MaskedArray(X, np.zeros(X.shape, bool))
+    masked[150:153, 2] = np.ma.masked
+    found = daskgmm.check(how(masked), nan_policy="omit")
+    assert "masked           what is masked" in str(found)
+    assert found.sample is not None
+    assert (found.sample.n_nan_rows, found.sample.nan_columns) == (3, ("2",))
 
 
 def test_rows_of_unknown_number() -> None:
