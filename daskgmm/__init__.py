@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+from daskgmm.estimators.outlook import check
 from daskgmm.estimators.persistence import load
 from daskgmm.fit.events import watching
 
@@ -13,4 +14,12 @@ try:
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["CollapseError", "DataError", "GaussianMixture", "MiniBatchGaussianMixture", "load", "watching"]
+__all__ = [
+    "CollapseError",
+    "DataError",
+    "GaussianMixture",
+    "MiniBatchGaussianMixture",
+    "check",
+    "load",
+    "watching",
+]

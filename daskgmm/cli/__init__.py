@@ -1,8 +1,9 @@
-"""The command line: ``daskgmm fit | update | predict | score | info``, also reachable as ``dask gmm``."""
+"""The command line: ``daskgmm check | fit | update | predict | score | info``, also reachable as ``dask gmm``."""
 
 import click
 
 import daskgmm
+from daskgmm.cli.check import check
 from daskgmm.cli.failure import EXIT_CODES, Commands
 from daskgmm.cli.fit import fit
 from daskgmm.cli.queries import info, predict, score
@@ -22,5 +23,5 @@ def main() -> None:
     """
 
 
-for _command in (fit, update, predict, score, info):
+for _command in (check, fit, update, predict, score, info):
     main.add_command(_command)

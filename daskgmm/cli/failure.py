@@ -72,8 +72,8 @@ def option(parameter: str) -> str:
     return "--seed" if parameter == "random_state" else f"--{parameter.replace('_', '-')}"
 
 
-def in_options(error: Exception) -> str:
-    """What an error of the library says, in the words of the command line."""
+def in_options(error: Exception | str) -> str:
+    """What an error, or the text, of the library says, in the words of the command line."""
     return NAMED.sub(lambda found: " ".join(filter(None, (option(found[1]), found[2]))), str(error))
 
 

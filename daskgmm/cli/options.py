@@ -196,6 +196,12 @@ _raw = click.option(
 )
 reading = together(*(_parameter(name, "as in the fit") for name in READING), _raw)
 
+outlook = together(
+    click.option("-k", "--n-components", type=click.IntRange(1), default=1, show_default=True, help="Components."),
+    *(_parameter(name) for name in ("covariance_type", *READING)),
+    _raw,
+)
+
 estimator = together(
     click.option(
         "-k",

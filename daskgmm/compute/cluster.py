@@ -55,6 +55,10 @@ class Cluster(Engine):
         """How many compute; one at least, as a cluster may yet have to start its workers."""
         return max(1, threads(self.client))
 
+    @property
+    def threads_each(self) -> int:
+        return max((int(worker["nthreads"]) for worker in workers(self.client).values()), default=1)
+
     def hold(self, rows: Rows, tasks: Mapping[str, Any]) -> dict[str, Any]:
         graph = {**rows.graph, **tasks}
         # Not `dask.persist`: where the client is not the default one, it would wait for the values and fetch them.

@@ -135,6 +135,11 @@ class Engine(ABC):
     def threads(self) -> int:
         """How many compute at a time."""
 
+    @property
+    def threads_each(self) -> int:
+        """How many compute at a time in one process, at most."""
+        return self.threads
+
     @abstractmethod
     def hold(self, rows: Rows, tasks: Mapping[str, Any]) -> dict[str, Any]:
         """Evaluate tasks that may refer to ``rows.graph``; what a graph must hold to refer to their values.

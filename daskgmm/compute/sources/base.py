@@ -41,6 +41,21 @@ class Asked(NamedTuple):
     features: tuple[str, ...] | int | None = None  # their names, or how many are expected, where that is known
 
 
+class Facts(NamedTuple):
+    """What an input says of itself, before a row of it is read; None where it does not say."""
+
+    kind: str  # such as "Zarr array, format 3"
+    codecs: tuple[str, ...] = ()  # that its chunks go through
+    chunk_shape: tuple[int, ...] | None = None  # of what is stored, and decoded, as one
+    n_chunks: int | None = None
+    n_looked_up: int = 0  # of them, to see whether they are there
+    n_missing: int = 0  # of those
+    stored_bytes: float | None = None  # of all chunks, as they lie there
+    checksums: bool | None = None  # whether all of what is stored has some, by which damage is seen
+    masked: str = ""  # what of it is masked, and so missing
+    one_reader: bool = False  # whether the threads of a process read in turn
+
+
 Opener: TypeAlias = Callable[[Any, Asked], Any]
 """Opens one kind of input: a `Source`, or what the input holds, to be opened in turn."""
 
@@ -90,6 +105,10 @@ class Source(ABC):
     @abstractmethod
     def reader(self, index: int, part: Any) -> Any:
         """The chunk of a number, of its part; the bound method is what all tasks share."""
+
+    def facts(self) -> Facts:
+        """What it says of itself: of many chunks, only some are looked up."""
+        return Facts(type(self).__name__)
 
     def check_unchanged(self, title: str) -> None:
         """Raise `DataError` where the array that our tasks read is another than when it was opened."""

@@ -16,7 +16,7 @@ from distributed.system import MEMORY_LIMIT
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
-from daskgmm.compute.sources.base import Asked, Chunks, Source
+from daskgmm.compute.sources.base import Asked, Chunks, Facts, Source
 from daskgmm.errors import DataError
 
 FILLS, PACKING = ("missing_value", "_FillValue"), ("scale_factor", "add_offset")
@@ -167,6 +167,9 @@ class Decoded(Source):
                 f"{self.place} cannot be decoded in {format_bytes(MEMORY_LIMIT)} of memory: block {index} takes "
                 f"{format_bytes(n_bytes)}. Write it in smaller chunks, or use a smaller block_size."
             ) from error
+
+    def facts(self) -> Facts:
+        return self.held.facts()
 
     def check_unchanged(self, title: str) -> None:
         self.held.check_unchanged(title)

@@ -110,12 +110,9 @@ async def _missing(array: zarr.Array[Any], key: str, chunks: list[Chunk]) -> Chu
 
 
 async def _missing_in_shard(array: zarr.Array[Any], key: str, chunks: list[Chunk]) -> Chunk | None:
-    place, metadata = array.store_path / key, array.metadata
-    assert metadata.zarr_format == 3
-    (codec,) = metadata.codecs
-    assert isinstance(codec, ShardingCodec)
+    place = array.store_path / key
     try:
-        index = await codec._load_shard_index_maybe(place, _per_shard(array))
+        index = await shard_index(array, key)
     except OSError:
         raise
     except Exception as error:  # whatever its codecs raise: Zarr reads an empty shard without it
@@ -137,6 +134,15 @@ async def _missing_in_shard(array: zarr.Array[Any], key: str, chunks: list[Chunk
     return None
 
 
+async def shard_index(array: zarr.Array[Any], key: str) -> Any:
+    """Which chunks a shard holds, and where; None where there is no shard."""
+    metadata = array.metadata
+    assert metadata.zarr_format == 3
+    (codec,) = metadata.codecs
+    assert isinstance(codec, ShardingCodec)
+    return await codec._load_shard_index_maybe(array.store_path / key, per_shard(array))
+
+
 def first_unreadable(array: zarr.Array[Any], region: Region) -> Chunk | None:
     """The first chunk under a region that cannot be read by itself, after the region could not be."""
     box = under(region, array.chunks)
@@ -153,11 +159,11 @@ def first_unreadable(array: zarr.Array[Any], region: Region) -> Chunk | None:
     return None
 
 
-def _per_shard(array: zarr.Array[Any]) -> tuple[int, ...]:
+def per_shard(array: zarr.Array[Any]) -> tuple[int, ...]:
     """How many chunks a shard holds along each axis; 1 where there are no shards."""
     return tuple(shard // each for shard, each in zip(array.shards or array.chunks, array.chunks, strict=True))
 
 
 def _key(array: zarr.Array[Any], chunk: Chunk) -> str:
     """Key of the object that holds a chunk."""
-    return array.metadata.encode_chunk_key(tuple(c // n for c, n in zip(chunk, _per_shard(array), strict=True)))
+    return array.metadata.encode_chunk_key(tuple(c // n for c, n in zip(chunk, per_shard(array), strict=True)))

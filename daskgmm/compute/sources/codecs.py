@@ -51,6 +51,9 @@ def _refuse_more(size: int, most: int) -> None:
         raise ValueError(f"the chunk decodes to {size} bytes or more, and its array has room for {most}")
 
 
+PLAIN = ("bytes", "vlen-bytes", "endian")
+# Those that have a checksum in their format, or are one; others may be told to have one.
+CHECKED = {*("crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3"), *("gzip", "zlib", "bz2", "lzma")}
 GUARDS: dict[str, Callable[[Array, int], bytes | None]] = {"zstd": zstd, "blosc": blosc, "gzip": gunzip}
 """By the name of a codec: what looks at bytes before they are decoded, or decodes them."""
 
@@ -96,6 +99,29 @@ class GuardedNumcodec(Numcodec):  # type: ignore[misc]
 
     def get_config(self) -> Any:
         return self.codec.get_config()
+
+
+def told(array: zarr.Array[Any]) -> tuple[tuple[str, ...], bool]:
+    """Names of the codecs of an array, and whether one of them tells that bytes are not those written."""
+    metadata = cast(Any, array.metadata)
+    if metadata.zarr_format == 3:
+        found = [codec.to_dict() for codec in _inside(metadata.codecs)]
+        pairs = [
+            (str(codec["name"]).removeprefix("numcodecs."), codec.get("configuration", {})) for codec in found
+        ]
+    else:
+        found = [
+            codec.get_config() for codec in (*(metadata.filters or ()), metadata.compressor) if codec is not None
+        ]
+        pairs = [(str(codec["id"]), codec) for codec in found]
+    checksums = any(name in CHECKED or how.get("checksum") is True for name, how in pairs)
+    return tuple(name for name, _ in pairs if name not in PLAIN), checksums
+
+
+def _inside(codecs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Codecs of format 3 that a chunk goes through; those of shards are inside them."""
+    sharding = next((codec for codec in codecs if isinstance(codec, ShardingCodec)), None)
+    return codecs if sharding is None else _inside(sharding.codecs)
 
 
 def guarded(array: zarr.Array[Any]) -> zarr.Array[Any]:

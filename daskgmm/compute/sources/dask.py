@@ -9,7 +9,7 @@ import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 
 from daskgmm.compute.sources import memory
-from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Source, check_layout
+from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Facts, Source, check_layout
 from daskgmm.compute.sources.plain import joined, numbers
 from daskgmm.errors import DataError
 
@@ -75,3 +75,9 @@ class Delayed(Source):
 
     def as_dask(self) -> da.Array:
         return self.collection
+
+    def facts(self) -> Facts:
+        array = self.collection
+        shape = tuple(-1 if math.isnan(size) else int(size) for size in array.chunksize)
+        masked = "what is masked in its blocks" if isinstance(array._meta, np.ma.MaskedArray) else ""
+        return Facts("Dask array", chunk_shape=shape, n_chunks=math.prod(array.numblocks), masked=masked)

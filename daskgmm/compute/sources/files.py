@@ -13,7 +13,7 @@ from distributed.system import MEMORY_LIMIT
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
 from daskgmm.compute.sources import cf
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Facts, Source, check_layout, even_chunks
 from daskgmm.compute.sources.zarr import retried, told
 from daskgmm.errors import DataError
 
@@ -43,6 +43,10 @@ class Handle(ABC):
     @abstractmethod
     def look(self) -> Layout:
         """What the file says now."""
+
+    @abstractmethod
+    def facts(self, layout: Layout) -> Facts:
+        """What the file says of what was found before."""
 
     @abstractmethod
     def read(self, layout: Layout, rows: slice, out: Array) -> None:
@@ -104,6 +108,9 @@ class Filed(Source):
         values = self.spare.array((rows.stop - rows.start, *self.layout.shape[1:]), self.dtype)
         reading(self.handle, where, self.handle.read, self.layout, rows, values)
         return values
+
+    def facts(self) -> Facts:
+        return reading(self.handle, "what it says", self.handle.facts, self.layout)
 
     def check_unchanged(self, title: str) -> None:
         now = reading(self.handle, title, self.handle.look)

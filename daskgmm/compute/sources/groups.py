@@ -11,7 +11,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
-from daskgmm.compute.sources.base import Asked, Chunks, Source
+from daskgmm.compute.sources.base import Asked, Chunks, Facts, Source
 from daskgmm.errors import DataError, printable
 
 LISTED = 20  # arrays that a message names
@@ -155,6 +155,16 @@ class SideBySide(Source):
         for column, one in enumerate(self.parts):
             values[:, column] = np.ravel(one.reader(index, None))
         return values
+
+    def facts(self) -> Facts:
+        told = [part.facts() for part in self.parts]
+        counts: dict[str, Any] = {}
+        for name in ("n_chunks", "n_looked_up", "n_missing", "stored_bytes"):
+            values = [getattr(one, name) for one in told]
+            counts[name] = None if None in values else sum(values)
+        checked = [one.checksums for one in told]
+        kind = f"{len(told)} columns, each a {told[0].kind}"
+        return told[0]._replace(kind=kind, checksums=None if None in checked else all(checked), **counts)
 
     def check_unchanged(self, title: str) -> None:
         for name, part in zip(self.names or (), self.parts, strict=True):

@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm._typing import Array
 from daskgmm.compute.sources import cf
-from daskgmm.compute.sources.base import Asked, Source
+from daskgmm.compute.sources.base import Asked, Facts, Source
 from daskgmm.compute.sources.files import Handle, Layout, needed, reading, values_of
 from daskgmm.compute.sources.groups import Group, Member
 from daskgmm.compute.sources.paths import Place, refuse_no_file
@@ -131,6 +131,10 @@ class Stored(Handle):
         with alone(), self.file.open() as root:
             return _layout(self._dataset(root), self, self.fill_missing)
 
+    def facts(self, layout: Layout) -> Facts:
+        with alone(), self.file.open() as root:
+            return _facts(self._dataset(root))
+
     def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with alone(), self.file.open() as root:
             self._dataset(root).read_direct(out, np.s_[rows])
@@ -174,6 +178,10 @@ class Live(Handle):
         with alone():
             return _layout(self.dataset, self, self.fill_missing)
 
+    def facts(self, layout: Layout) -> Facts:
+        with alone():
+            return _facts(self.dataset)
+
     def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with alone():
             self.dataset.read_direct(out, np.s_[rows])
@@ -186,11 +194,7 @@ def _is_dataset(value: Any) -> bool:
 def _layout(dataset: Any, handle: Handle, fill_missing: bool) -> Layout:
     """What a dataset is; `DataError` where some of its chunks were never written."""
     shape, dtype, chunks = tuple(dataset.shape or ()), dataset.dtype, dataset.chunks
-    if chunks is None:
-        there, wanted = int(dataset.is_virtual or dataset.id.get_storage_size() > 0), int(math.prod(shape) > 0)
-    else:
-        there = dataset.id.get_num_chunks()
-        wanted = math.prod(-(-size // each) for size, each in zip(shape, chunks, strict=True))
+    there, wanted = _chunks_of(dataset)
     if there < wanted and not fill_missing and dtype.kind in "biuf":
         raise DataError(
             f"{handle} has {there} of {wanted} chunks: the others were never written, and read as the fill value "
@@ -199,6 +203,32 @@ def _layout(dataset: Any, handle: Handle, fill_missing: bool) -> Layout:
     each = chunks or (1, *shape[1:])
     attributes = {name: dataset.attrs[name] for name in cf.NAMES if name in dataset.attrs}
     return Layout(shape, dtype, each[0] if shape else 1, math.prod(each) * dtype.itemsize, attributes)
+
+
+def _chunks_of(dataset: Any) -> tuple[int, int]:
+    """How many chunks were written, and how many there are; all values are one where it has none."""
+    if dataset.chunks is None:
+        there = dataset.is_virtual or dataset.id.get_storage_size() > 0
+        return int(there), int(math.prod(dataset.shape or ()) > 0)
+    pairs = zip(dataset.shape, dataset.chunks, strict=True)
+    return dataset.id.get_num_chunks(), math.prod(-(-size // each) for size, each in pairs)
+
+
+def _facts(dataset: Any) -> Facts:
+    """What a dataset says of itself."""
+    there, wanted = _chunks_of(dataset)
+    filters = {"fletcher32": dataset.fletcher32, "shuffle": dataset.shuffle, dataset.compression or "": True}
+    return Facts(
+        "HDF5 dataset",
+        codecs=tuple(name for name, used in filters.items() if name and used),
+        chunk_shape=dataset.chunks,
+        n_chunks=wanted,
+        n_looked_up=wanted,
+        n_missing=wanted - there,
+        stored_bytes=dataset.id.get_storage_size(),
+        checksums=dataset.fletcher32 or dataset.compression == "gzip",  # whose format has one
+        one_reader=True,
+    )
 
 
 def _members(group: Any) -> list[Member]:

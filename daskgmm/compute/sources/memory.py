@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils import check_array
 
 from daskgmm._typing import Array
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Source, check_layout, even_chunks
+from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Facts, Source, check_layout, even_chunks
 from daskgmm.compute.sources.plain import joined, plain
 from daskgmm.compute.sources.refusals import refuse_others
 
@@ -52,6 +52,10 @@ class InMemory(Source):
         return self.array[self.bounds(index)]
 
     reader: ClassVar[Any] = staticmethod(joined)
+
+    def facts(self) -> Facts:
+        masked = "what is masked" if isinstance(self.array, np.ma.MaskedArray) else ""
+        return Facts("array in memory", masked=masked)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -1,7 +1,8 @@
 """netCDF: classic files, and the objects of netCDF4; files of its own format are HDF5."""
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.sources import hdf5
-from daskgmm.compute.sources.base import Asked, Source
+from daskgmm.compute.sources.base import Asked, Facts, Source
 from daskgmm.compute.sources.files import Handle, Layout, needed, reading, values_of
 from daskgmm.compute.sources.groups import Group, Member
 from daskgmm.compute.sources.paths import Place, refuse_no_file
 from daskgmm.errors import DataError
 
 CLASSIC = b"CDF"
+CHECKED = {"fletcher32", "zlib"}  # filters that tell of damage
 
 
 def opened(place: Place, asked: Asked) -> Source:
@@ -78,6 +80,10 @@ class Stored(Handle):
         with hdf5.alone(), self.file.open() as root:
             return _layout(_find(root, self.name))
 
+    def facts(self, layout: Layout) -> Facts:
+        with hdf5.alone(), self.file.open() as root:
+            return _facts(_find(root, self.name))
+
     def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with hdf5.alone(), self.file.open() as root:
             out[...] = _raw(_find(root, self.name), rows)
@@ -104,6 +110,10 @@ class Live(Handle):
     def look(self) -> Layout:
         with hdf5.alone():
             return _layout(self.variable)
+
+    def facts(self, layout: Layout) -> Facts:
+        with hdf5.alone():
+            return _facts(self.variable)
 
     def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with hdf5.alone():
@@ -144,6 +154,24 @@ def _layout(variable: Any) -> Layout:
     attributes = {name: variable.getncattr(name) for name in variable.ncattrs()}
     n_bytes = int(np.prod(each, dtype=object)) * dtype.itemsize
     return Layout(tuple(variable.shape), dtype, each[0] if variable.shape else 1, n_bytes, attributes)
+
+
+def _facts(variable: Any) -> Facts:
+    """What a variable says of itself."""
+    used = {name for name, how in (variable.filters() or {}).items() if how and name != "complevel"}
+    chunks: Any = variable.chunking() or "contiguous"
+    return Facts(
+        f"netCDF variable ({variable.group().data_model})",
+        codecs=tuple(sorted(used)),
+        chunk_shape=None if chunks == "contiguous" else tuple(chunks),
+        n_chunks=None if chunks == "contiguous" else _n_chunks(variable.shape, chunks),
+        checksums=not used.isdisjoint(CHECKED),
+        one_reader=True,
+    )
+
+
+def _n_chunks(shape: Sequence[int], each: Sequence[int]) -> int:
+    return math.prod(-(-size // step) for size, step in zip(shape, each, strict=True))
 
 
 def _group(root: Any, one: Any) -> Group:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.compute.sources.base import Asked
+from daskgmm.compute.sources.base import Asked, Facts
 from daskgmm.compute.sources.files import Filed, Handle, Layout, source_of
 from daskgmm.compute.sources.paths import Place, refuse_no_file
 from daskgmm.errors import DataError
@@ -33,6 +33,10 @@ class Npy(Handle):
         with self._file() as file:
             shape, _, dtype = self._header(file)
         return Layout(shape, dtype)
+
+    def facts(self, layout: Layout) -> Facts:
+        n_bytes = math.prod(layout.shape) * layout.dtype.itemsize
+        return Facts("NumPy file", stored_bytes=n_bytes, checksums=False)
 
     def read(self, layout: Layout, rows: slice, out: Array) -> None:
         with self._file() as file:

@@ -15,7 +15,7 @@ from dask.utils import natural_sort_key
 from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm._typing import Array
-from daskgmm.compute.sources.base import Asked, Source
+from daskgmm.compute.sources.base import Asked, Facts, Source
 from daskgmm.compute.sources.files import Handle, Layout, needed, source_of
 from daskgmm.compute.sources.paths import FOLDERS, Place, refuse_missing
 from daskgmm.errors import DataError
@@ -68,6 +68,19 @@ class Table(Handle):
         runs = tuple(group.n_rows for group in groups)
         shape = (sum(runs),) if self.flat else (sum(runs), len(columns))
         return Layout(shape, dtype, 1, largest, {"columns": list(columns), "groups": groups}, runs)
+
+    def facts(self, layout: Layout) -> Facts:
+        names, paths = set(layout.attributes["columns"]), self._files()
+        codecs: set[str] = set()
+        n_bytes = 0
+        for path in paths:
+            with self._file(path) as file:
+                for group in map(file.metadata.row_group, range(file.num_row_groups)):
+                    wanted = [c for c in map(group.column, range(group.num_columns)) if c.path_in_schema in names]
+                    n_bytes += sum(column.total_compressed_size for column in wanted)
+                    codecs |= {column.compression.lower() for column in wanted} - {"uncompressed"}
+        kind = f"row groups of {len(paths)} Parquet file{'s' * (len(paths) > 1)}"
+        return Facts(kind, tuple(sorted(codecs)), None, len(layout.runs), stored_bytes=n_bytes)
 
     def read(self, layout: Layout, rows: slice, out: Array) -> None:
         out, names = out.reshape(len(out), -1), layout.attributes["columns"]

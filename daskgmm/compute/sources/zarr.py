@@ -21,11 +21,12 @@ from zarr.storage import MemoryStore, StorePath, ZipStore
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
-from daskgmm.compute.sources import cf, chunks, codecs
+from daskgmm.compute.sources import census, cf, chunks, codecs
 from daskgmm.compute.sources.base import (
     SMALL,
     Asked,
     Chunks,
+    Facts,
     Source,
     check_layout,
     even_chunks,
@@ -189,6 +190,14 @@ class Stored(Source):
             'store by default (write with config={"write_empty_chunks": True} to have it stored). '
             'Set missing_chunks="fill" to read it as the fill value.'
         )
+
+    def facts(self) -> Facts:
+        array = self.array
+        kind = f"Zarr array (format {array.metadata.zarr_format})"
+        if isinstance(array.store, ZipStore):
+            kind += " in a zip file"
+        names, checksums = codecs.told(array)
+        return Facts(kind, names, array.chunks, *census.of(array), checksums)
 
     def check_unchanged(self, title: str) -> None:
         """Raise `DataError` where the store now holds an array of another layout than when it was opened."""
