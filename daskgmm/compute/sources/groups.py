@@ -138,10 +138,10 @@ class SideBySide(Source):
         return int(math.prod(self.parts[0].shape[1:]))
 
     def plan(self, block_bytes: int) -> Chunks:
-        # The largest chunks decide: those of the others are read in parts or together.
-        widest = max(self.parts, key=lambda part: part.as_stored().chunks[0])
-        steps = widest.plan(block_bytes * widest.row_bytes // (self.inner * self.row_bytes))
-        return tuple(size * self.inner for size in steps)
+        share = self.inner * self.row_bytes
+        plans = [part.plan(block_bytes * part.row_bytes // share) for part in self.parts]
+        # Of fewest blocks: the largest chunks decide, and those of other arrays are read in parts or together.
+        return tuple(size * self.inner for size in min(plans, key=len))
 
     def cut(self, chunks: Chunks) -> "SideBySide":
         steps = tuple(size // self.inner for size in chunks)
