@@ -106,10 +106,15 @@ def _compare(ours: Any, theirs: Any, title: str, name: str, in_order: str, by_po
     """Raise `DataError` where labels differ, with how to bring them in order, where they are the same."""
     if len(ours) != len(theirs) or ours.equals(theirs):  # lengths are compared elsewhere, of all columns
         return
-    row = int(np.argmax(np.asarray(ours != theirs)))
-    same = ours.sort_values().equals(theirs.sort_values())
+    # By number: labels of any types have those, and not all can be compared, or sorted.
+    both, _ = ours.append(theirs).factorize(use_na_sentinel=False)
+    here, there = both[: len(ours)], both[len(ours) :]
+    if np.array_equal(here, there):
+        return
+    row, same = int(np.argmax(here != there)), np.array_equal(np.sort(here), np.sort(there))
+    remedy = in_order if same and theirs.is_unique else "Give those rows."
     raise DataError(
         f"The row labels of {title} are {'in another order than' if same else 'other than'} those of {name}: row "
-        f"{row} is {theirs[row]!r} there, and {ours[row]!r} in {name}. {in_order if same else 'Give those rows.'} "
+        f"{row} is {theirs[row]!r} there, and {ours[row]!r} in {name}. {remedy} "
         f"To take {title} by position, give {by_position}."
     )

@@ -133,3 +133,40 @@ def test_coordinates_that_are_no_names() -> None:
     assert as_rows(ARRAY.assign_coords(band=[1, 2])).feature_names is None
     assert as_rows(ARRAY.drop_vars("band")).feature_names is None
     assert feature_names(VALUES) is None
+
+
+STAMPS = pd.date_range("2020", periods=4)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        (
+            pd.Index([1, "x", 2, "y"], dtype=object),
+            pd.Index([1, "y", 2, "x"], dtype=object),
+            "in another order than",
+        ),
+        (pd.CategoricalIndex(list("abcd")), pd.CategoricalIndex(list("axcd")), "other than"),
+        (pd.CategoricalIndex(list("abcd")), pd.Index(list("adcb")), "in another order than"),
+        (
+            pd.Index(["a", "b", pd.NA, "d"], dtype="string"),
+            pd.Index(["a", pd.NA, "b", "d"], dtype="string"),
+            "in ano",
+        ),
+        (pd.Index([np.nan, 1, 2, 3]), pd.Index([np.nan, 2, 1, 3]), "in another order than"),
+        (STAMPS.tz_localize("UTC"), STAMPS, "other than"),
+        (pd.MultiIndex.from_product([[0, 1], [0, 1]]), pd.RangeIndex(4), "other than"),
+    ],
+)
+def test_labels_of_any_types_are_compared(ours: Any, theirs: Any, told: str) -> None:
+    x = pd.DataFrame(np.arange(8.0).reshape(4, 2), index=ours)
+    as_rows(x, weight=pd.Series(1.0, index=ours.copy()))
+    row = 0 if told == "other than" and ours[0] != theirs[0] else 1
+    with pytest.raises(DataError, match=f"row labels of sample_weight are {told}.*: row {row} is "):
+        as_rows(x, weight=pd.Series(1.0, index=theirs))
+
+
+def test_labels_that_come_twice_bring_nothing_in_order() -> None:
+    x = pd.DataFrame(np.arange(8.0).reshape(4, 2), index=[0, 0, 1, 1])
+    with pytest.raises(DataError, match=r"in X\. Give those rows\. To take"):
+        as_rows(x, weight=pd.Series(1.0, index=[0, 1, 0, 1]))
