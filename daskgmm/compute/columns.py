@@ -115,14 +115,14 @@ class Labels(Column):
 
     def values(self, found: Array, block: Block) -> Array:
         found = super().values(found, block)
-        # Decoded ones, and blocks of which some are missing, are floats, and NaN for none.
+        # Integers of which some are missing are floats, and NaN for none: decoded, masked, null or of pandas.
         if found.dtype.kind == "f" and (wrong := ~np.isnan(found) & (np.rint(found) != found)).any():
             raise DataError(f"{self.title} must be integers: {block.where(wrong)} has others.")
         return found
 
     def check(self, source: Source, n: float) -> None:
         super().check(source, n)
-        if source.dtype.kind not in "biu" and not source.decoded:
+        if source.dtype.kind not in "biuf":
             raise DataError(f"{self.title} must be integers, got dtype {source.dtype}.")
 
 
