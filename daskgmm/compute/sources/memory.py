@@ -16,6 +16,8 @@ from daskgmm.compute.sources.refusals import refuse_others
 def opened(value: Any, asked: Asked) -> Source:
     """Anything: a view, or a copy where it is no NumPy array; what cannot be an array is told by scikit-learn."""
     refuse_others(value, asked)
+    if isinstance(value, (list, tuple)) and any(isinstance(part, np.ma.MaskedArray) for part in value):
+        value = np.ma.array(value)  # an array would have no masks
     array, dtype = value, None
     if not isinstance(value, np.ma.MaskedArray):
         array = check_array(

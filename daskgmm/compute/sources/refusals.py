@@ -1,5 +1,6 @@
 """What is no input at all: what it is, and what to give in its place."""
 
+import io
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
@@ -10,8 +11,10 @@ KNOWN = (
     "a NumPy, Dask, Zarr or xarray array, a data frame (pandas, polars, Arrow, Dask), a dataset of h5py or "
     "netCDF4, or the path or URL of a Zarr, .npy, Parquet, HDF5 or netCDF array"
 )
+HOLDS = ("__array__", "__array_interface__", "__getitem__")  # of which NumPy makes arrays
 REMEDIES: tuple[tuple[type[Any], str], ...] = (
     (type(None), "Look at what should have made an array."),
+    (io.IOBase, "Give the path of the file."),
     (
         Iterator,
         "It can be gone through once, and a fit reads its rows in several passes: put them together in one array, "
@@ -26,7 +29,7 @@ REMEDIES: tuple[tuple[type[Any], str], ...] = (
 def refuse_others(value: Any, asked: Asked) -> None:
     """Raise `DataError` for what holds no rows, of which NumPy would make one object."""
     remedy = next((text for kind, text in REMEDIES if isinstance(value, kind)), None)
-    if remedy is None and (hasattr(value, "__array__") or hasattr(value, "__getitem__") or _is_number(value)):
+    if remedy is None and (any(hasattr(value, name) for name in HOLDS) or _is_number(value)):
         return
     kind = type(value)
     named = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

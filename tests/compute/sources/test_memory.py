@@ -37,3 +37,16 @@ def test_a_pickled_task_carries_its_own_rows_only() -> None:
     values = np.zeros((100_000, 2))
     rows = as_rows(values, weight=np.ones(len(values)), block_size=values.nbytes // 8)
     assert len(pickle.dumps(rows.task(0))) < values.nbytes // 4
+
+
+def test_a_list_of_masked_rows_keeps_their_masks() -> None:
+    rows = [np.ma.array([1.0, 1e9], mask=[False, True]), np.array([2.0, 3.0])]
+    for held in (rows, tuple(rows)):
+        np.testing.assert_array_equal(as_rows(held).read(0).x, [[1, np.nan], [2, 3]])
+
+
+def test_what_numpy_makes_an_array_of_is_one() -> None:
+    class Foreign:
+        __array_interface__ = VALUES.__array_interface__
+
+    np.testing.assert_array_equal(as_rows(Foreign()).read(0).x, VALUES)
