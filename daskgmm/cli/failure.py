@@ -37,7 +37,12 @@ An output appears under its name only once it is whole.
 
 # Parameters as messages of the library name them, outside paths and quotation marks, and what each is set to.
 PARAMETERS = {*GaussianMixture._get_param_names(), *MiniBatchGaussianMixture._get_param_names()}
-PLAIN = "|".join(name for name in PARAMETERS - {"n_components"} if "_" in name or name == "tol")
+# For some there is no option of that name.
+PLAIN = "|".join(
+    name
+    for name in PARAMETERS - {"n_components", "decode_cf", "feature_dim", "storage_options"}
+    if "_" in name or name == "tol"
+)
 NAMED = re.compile(rf"(?<![\w/.'\"-])({PLAIN})(?![\w/.'-])(?:=\"(\w+)\")?")
 
 VERBOSE = "daskgmm.verbose"

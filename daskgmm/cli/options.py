@@ -132,6 +132,7 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     without = {"acceleration", "feature_dim"}  # an option
     for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - without:
         value = rest.pop(parameter)
+        value = ",".join(value) if parameter == "variables" and not isinstance(value, str) else value
         given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
     if rest.pop("omit_nan", False):
         given["--nan-policy"] = "omit"

@@ -197,7 +197,9 @@ class Fitting(BaseMixture):
         settings["random_state"] = int(seed) if isinstance(seed, Integral) else None
         begun = None if last is None else values.digest((last.mixture, last.lower_bound, last.online))
         settings["warm_start"] = begun
-        plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
+        plain = {
+            name: v.tolist() if isinstance(v, (np.generic, np.ndarray)) else v for name, v in settings.items()
+        }
         return {"estimator": type(self).__name__, **plain}
 
     @classmethod

@@ -70,6 +70,14 @@ def test_a_checkpoint_names_the_option(run: Run, packed: str, tmp_path: Path) ->
         assert options.get("--raw") == given
 
 
+def test_what_cannot_be_decoded_names_the_option(run: Run, tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "x.zarr", data=np.ones((4, 2), np.int16))
+    array.attrs["scale_factor"] = [1, 2]
+    found = run("fit", tmp_path / "x.zarr", "-k", 1, "--out", tmp_path / "m.npz")
+    assert found.exit_code == 4
+    assert "With decode_cf=False (--raw) its numbers are read" in found.stderr
+
+
 def test_starts_are_decoded_and_never_filled(run: Run, packed: str, tmp_path: Path) -> None:
     xr.Dataset({"m": (("component", "var"), np.array([[1.0, 2, 3]]))}).to_zarr(
         tmp_path / "start.zarr", encoding={"m": {"dtype": "i2", "scale_factor": 0.5, "_FillValue": -1}}

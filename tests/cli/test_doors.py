@@ -72,6 +72,16 @@ def test_variables_are_columns(
     assert (refused.exit_code, "(--variables deep/s,deep/t,deep/u)" in refused.stderr) == (4, True)
 
 
+def test_info_tells_the_variables_of_a_checkpoint_as_they_are_given(
+    run: Run, values: Array, tmp_path: Path
+) -> None:
+    place, kept = str(tmp_path / "x.parquet"), tmp_path / "c"
+    pq.write_table(pa.table({"s": values[:, 0], "t": values[:, 1]}), place)
+    run("fit", place, "-k", 1, "--variables", "t,s", "--out", tmp_path / "m", "--checkpoint", kept)
+    assert json.loads(run("info", kept, "--json").stdout)["options"]["--variables"] == "t,s"
+    assert "--variables t,s" in run("info", kept).stdout
+
+
 def test_the_name_of_an_array_in_a_file(run: Run, values: Array, model: str, tmp_path: Path) -> None:
     file = hdf5(values, tmp_path).partition("::")[0]
     found = [

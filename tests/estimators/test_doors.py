@@ -16,6 +16,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from daskgmm import DataError, GaussianMixture, MiniBatchGaussianMixture
 from daskgmm._typing import Array
+from daskgmm.compute.rows import as_rows
+from daskgmm.compute.sources.base import MOST_BLOCKS
 from tests.doors import DOORS
 
 N, D, K = 90, 3, 2
@@ -113,6 +115,22 @@ def test_variables_of_a_group_are_the_features(
     answers = found.predict(x)
     assert len(answers.chunks[0]) > 1
     np.testing.assert_array_equal(answers.compute(scheduler="sync"), plain.predict(X))
+
+
+def test_contiguous_variables_of_many_rows_are_cut_into_few_blocks(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "long.h5", "w") as file:
+        for name in "ab":
+            file[name] = np.zeros(MOST_BLOCKS + 1, np.int8)
+    rows = as_rows(tmp_path / "long.h5", variables=["a", "b"])
+    assert (rows.n_rows, rows.n_features) == (MOST_BLOCKS + 1, 2)
+    assert rows.n_blocks <= 16
+
+
+def test_a_checkpoint_knows_variables_of_any_kind(tmp_path: Path) -> None:
+    x = GROUPS["hdf5"]({name: X[:, i] for i, name in enumerate("abc")}, tmp_path)
+    first = model(variables=np.array(["a", "b", "c"]), checkpoint=tmp_path / "c").fit(x)
+    again = model(variables=("a", "b", "c"), checkpoint=tmp_path / "c").fit(x)
+    np.testing.assert_array_equal(again.means_, first.means_)
 
 
 def test_columns_in_another_order_are_never_taken_by_position(tmp_path: Path) -> None:
