@@ -174,7 +174,7 @@ def test_arrays_that_are_no_rows(model: GaussianMixture, values: Any, words: str
 
 def test_three_dimensions(model: GaussianMixture, kind: Any) -> None:
     x = kind(X.reshape(N, D, 1))
-    words = "Expected 2D array, got 3D|Found array with dim 3, while dim <= 2 is required"
+    words = r"Expected 2D array, (rows first, )?got (3D|dim)|Found array with dim 3, while dim <= 2 is required"
     refused(model, words, x, error=ValueError)
 
 

@@ -105,7 +105,8 @@ class Filed(Source):
                 f"{self.handle} cannot be read in {format_bytes(MEMORY_LIMIT)} of memory ({where}): it asks for "
                 f"{format_bytes(n_bytes)} at a time. Write it in smaller chunks, or use a smaller block_size."
             )
-        values = self.spare.array((rows.stop - rows.start, *self.layout.shape[1:]), self.dtype)
+        shape = (rows.stop - rows.start, *self.layout.shape[1:])
+        values: Array = reading(self.handle, where, self.spare.array, shape, self.dtype)
         reading(self.handle, where, self.handle.read, self.layout, rows, values)
         return values
 

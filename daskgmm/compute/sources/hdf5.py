@@ -20,7 +20,7 @@ from daskgmm.compute.sources.groups import Group, Member
 from daskgmm.compute.sources.paths import Place, refuse_no_file
 from daskgmm.errors import DataError
 
-DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
+DIMENSION = b"This is a netCDF dimension"  # but not a variable: what the name of such a dataset begins with
 HOPS = 32  # links that lead on to links
 
 _lock = threading.Lock()
@@ -69,6 +69,8 @@ def _group_at(file: "File", inside: str) -> Group | None:
 
 def opened_object(value: Any, asked: Asked) -> Source:
     """An ``h5py.Dataset``, or some of a group's."""
+    if not value:
+        raise DataError(f"{asked.name} is of an HDF5 file that is closed: open it anew, or give its path.")
     if _is_dataset(value):
         return values_of(Live(value, asked.fill_missing), asked)
     if not hasattr(value, "visititems"):
@@ -236,9 +238,7 @@ def _members(group: Any) -> list[Member]:
     found: list[Member] = []
 
     def visit(name: str, value: Any) -> None:
-        if _is_dataset(value) and not bytes(value.attrs.get("NAME", b"")).startswith(
-            b"This is a netCDF dimension"
-        ):
+        if _is_dataset(value) and not bytes(value.attrs.get("NAME", b"")).startswith(DIMENSION):
             found.append(Member(name, tuple(value.shape or ()), value.dtype))
 
     group.visititems(visit)

@@ -47,6 +47,11 @@ def _group_at(file: "File", inside: str) -> Group | None:
 
 def opened_object(value: Any, asked: Asked) -> Source:
     """A ``netCDF4.Variable``, or some of a Dataset's or a Group's."""
+    root = value.group() if hasattr(value, "group") else value
+    while root.parent is not None:  # a group does not know
+        root = root.parent
+    if not root.isopen():
+        raise DataError(f"{asked.name} is of a netCDF file that is closed: open it anew, or give its path.")
     if hasattr(value, "set_auto_maskandscale") and hasattr(value, "dimensions") and hasattr(value, "group"):
         return values_of(Live(value), asked)
     with hdf5.alone():

@@ -1,5 +1,6 @@
 """Arrays in files: whatever is in them is read as it is meant, or refused in words that say what it is."""
 
+import errno
 import pickle
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm._typing import Array
+from daskgmm.compute.memory import Spare
 from daskgmm.compute.rows import as_rows
 from daskgmm.compute.sources import as_source
 from daskgmm.compute.sources.base import Asked
@@ -118,6 +120,34 @@ def test_reading_netcdf_leaves_what_the_user_set(tmp_path: Path) -> None:
             file["x"].set_auto_scale(scale)
             as_rows(file["x"]).read(0)
             assert (file["x"].mask, file["x"].scale) == (mask, scale)
+
+
+@pytest.mark.parametrize("name", ["x", None])
+@pytest.mark.parametrize("library", [h5py.File, netCDF4.Dataset])
+def test_objects_of_closed_files(library: Callable[[str], Any], name: str | None, tmp_path: Path) -> None:
+    file = library(netcdf(VALUES, tmp_path).partition("::")[0])
+    held = file if name is None else file[name]
+    file.close()
+    with pytest.raises(DataError, match=r"X is of an? .* file that is closed: open it anew"):
+        as_rows(held)
+
+
+def test_a_netcdf_variable_of_a_group_below(tmp_path: Path) -> None:
+    with netCDF4.Dataset(tmp_path / "x.nc", "w") as file:
+        for name, size in (("row", N), ("feature", D)):
+            file.createDimension(name, size)
+        file.createVariable("a/b/x", "f8", ("row", "feature"))[...] = VALUES
+        np.testing.assert_array_equal(joined(as_rows(file["a/b/x"])), VALUES)
+
+
+def test_a_file_that_no_memory_is_there_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(self: Spare, *of: Any) -> Any:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    rows = as_rows(npy(VALUES, tmp_path))
+    monkeypatch.setattr(Spare, "array", none)
+    with pytest.raises(DataError, match=r"x\.npy cannot be read \(block 0, rows 0 to .*Cannot allocate memory"):
+        rows.read(0)
 
 
 # Parquet
