@@ -28,6 +28,7 @@ ALLOWED = {
     "fit": BASE | {"model", "compute", "store"},
     "estimators": BASE | {"model", "compute", "store", "fit"},
     "cli": BASE | {"model", "compute", "store", "fit", "estimators"},
+    "__main__": {"cli"},
 }
 # Installed by an extra, so not there for everyone.
 OPTIONAL = {"matplotlib", "PIL", "xarray", "pandas", "polars", "s3fs", "obstore", "fsspec", "zarrs"}

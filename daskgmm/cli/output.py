@@ -14,6 +14,7 @@ import click
 
 from daskgmm.cli.failure import say
 from daskgmm.cli.inputs import Model, waits
+from daskgmm.compute.sources.paths import ENDINGS
 from daskgmm.errors import InUseError, OutputError, printable
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.store.aside import aside, check_writable
@@ -100,6 +101,15 @@ def refuse_overlaps(outputs: Iterable[str | None], inputs: Iterable[str | None],
         if overlap(out, other, options):
             what = "input" if other in read else "output"
             raise click.UsageError(f"{out} overlaps with the {what} {other}.")
+
+
+def refuse_other_format(out: str) -> None:
+    """Refuse the name of a kind of file for what is a Zarr array."""
+    root, ending = os.path.splitext(out.rstrip("/"))
+    if ending.lower() in ENDINGS:
+        raise click.UsageError(
+            f"--out {out}: the answers are a Zarr array, which is no {ending} file: {root}.zarr"
+        )
 
 
 def saved_beside(model: Model, out: str) -> str:

@@ -63,6 +63,7 @@ def predict(
     places = inputs.Places.of(storage, variables, data, out)
     output.refuse_overlaps([out], [place, model], places.storage)
     with claimed(out, places.options(out), overwrite, say) as claim:
+        output.refuse_other_format(out)
         mixture = _model(model, settings, places)
         with _workers(where):
             how = {"dtype": "smallest"} if smallest and not proba else {}
@@ -144,6 +145,8 @@ def score(
     mixture = _model(model, settings, places)
     with ExitStack() as held:
         claim = out and held.enter_context(claimed(out, places.options(out), overwrite, say))
+        if out:
+            output.refuse_other_format(out)
         held.enter_context(_workers(where))
         shape = places.rows(place).shape
         result = _scored(mixture, place, int(shape[0]), places.rowwise(weights, shape[:1]), icl)

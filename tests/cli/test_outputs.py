@@ -218,6 +218,13 @@ CASES: dict[str, tuple[Prepare, list[str], int, str, set[str]]] = {
     ),
     "link to data": (linked, predict("x-link.zarr", "--overwrite"), 2, "overlaps", set()),
     "data behind a link": (linked, predict("x.zarr", "--overwrite", data="link/x.zarr"), 2, "overlaps", set()),
+    "another format": (
+        ANY,
+        predict("labels.npy"),
+        2,
+        "a Zarr array, which is no .npy file",
+        set(),
+    ),
     "in data": (ANY, predict("x.zarr/labels"), 2, "overlaps", set()),
     "around data": (ANY, predict(".", "--overwrite"), 2, "overlaps", set()),
     "folder": (lambda w: w.file("mine/a"), predict("mine", "--overwrite"), 2, "in the way", set()),

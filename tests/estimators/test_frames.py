@@ -144,3 +144,29 @@ def test_rows_in_another_order_are_told() -> None:
             refused(shuffled, sample_weight=weight)
     with pytest.raises(DataError, match=r"The row labels of labels_init are in another order"):
         GaussianMixture(2, labels_init=pd.Series(LABELS)).fit(shuffled)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "dask"])
+def test_variables_are_the_columns_that_are_taken(kind: str) -> None:
+    frame = pd.DataFrame({"id": np.arange(N), "b": X[:, 1], "name": ["x"] * N, "a": X[:, 0]})
+    made: dict[str, Callable[[], Any]] = {
+        "pandas": lambda: frame,
+        "polars": lambda: pl.from_pandas(frame),
+        "arrow": lambda: pa.Table.from_pandas(frame),
+        "dask": lambda: dd.from_pandas(frame, npartitions=2),
+    }
+    given = made[kind]()
+    settings: dict[str, Any] = {"random_state": 0, "variables": ["a", "b"]}
+    model = GaussianMixture(2, **settings).fit(given)
+    assert model.feature_names_in_.tolist() == ["a", "b"]
+    expected = GaussianMixture(2, random_state=0).fit(frame[["a", "b"]])
+    np.testing.assert_allclose(model.means_, expected.means_, rtol=1e-9)
+    np.testing.assert_array_equal(model.predict(given), expected.predict(frame[["a", "b"]]))
+    with pytest.raises(DataError, match=r"X has no columns \['c'\]: it has \['id', 'b', 'name', 'a'\]"):
+        GaussianMixture(2, variables=["a", "c"]).fit(given)
+
+
+def test_variables_do_not_name_the_columns_of_an_array() -> None:
+    assert GaussianMixture(2, variables=["a", "b"]).fit(X).n_features_in_ == 2
+    with pytest.raises(DataError, match=r"X has no names: variables names 1 features, and it has 2"):
+        GaussianMixture(2, variables=["a"]).fit(X)

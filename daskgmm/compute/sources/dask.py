@@ -1,14 +1,14 @@
 """Dask arrays and Dask data frames: their own chunks are the blocks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import dask.array as da
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 
-from daskgmm.compute.sources import memory
+from daskgmm.compute.sources import frames, memory
 from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Facts, Source, check_layout
 from daskgmm.compute.sources.plain import joined, numbers
 from daskgmm.errors import DataError
@@ -18,7 +18,12 @@ def opened(value: Any, asked: Asked) -> Source:
     """An array or data frame as it is chunked; `DataError` where its blocks cannot be used as NumPy arrays."""
     if not (isinstance(value, da.Array) or hasattr(value, "to_dask_array")):
         return memory.opened(value, asked)
-    array = value if isinstance(value, da.Array) else _partitions(value, asked.name)
+    names = None
+    if isinstance(value, da.Array):
+        array = value
+    else:
+        frame, names = frames.chosen(value, asked)
+        array = _partitions(frame, asked.name)
     check_layout(array, asked.ensure_2d)
     if not isinstance(array._meta, np.ndarray):
         raise DataError(
@@ -30,7 +35,7 @@ def opened(value: Any, asked: Asked) -> Source:
             f"{asked.name} has an unknown number of columns: shape={array.shape}. "
             "Call compute_chunk_sizes() on it first."
         )
-    return Delayed.of(array)
+    return replace(Delayed.of(array), names=names)
 
 
 def _partitions(frame: Any, name: str) -> da.Array:

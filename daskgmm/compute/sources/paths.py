@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping
+from glob import escape as glob_escape
+from glob import glob
 from typing import Any, NamedTuple, NoReturn
 
 import fsspec
@@ -121,6 +123,8 @@ def opened(place: Place, asked: Asked) -> Any:
     try:
         return zarr.open(place.path, mode="r", storage_options=place.options)
     except (FileNotFoundError, NodeNotFoundError) as error:
+        if place.is_local and any(glob(os.path.join(glob_escape(place.path), f"*{ending}")) for ending in FOLDERS):
+            return ENDINGS[FOLDERS[0]](place, asked)  # of files, whatever it is called
         refuse_missing(place, error)
     except Exception as error:  # whatever a file system or damaged metadata may raise
         raise DataError(f"{place} cannot be opened: {told(error)}") from error

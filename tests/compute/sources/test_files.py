@@ -183,6 +183,14 @@ def test_columns_are_chosen(tmp_path: Path) -> None:
         as_rows(place, variables=["c"])
 
 
+def test_a_folder_of_files_may_be_called_anything(tmp_path: Path) -> None:
+    folder = tmp_path / "survey [2]"
+    folder.mkdir()
+    table(folder / "a.parquet", a=np.arange(5.0))
+    table(folder / "b.parquet", a=np.arange(5.0, 8.0))
+    assert as_rows(folder).n_rows == 8
+
+
 def test_files_that_do_not_go_together(tmp_path: Path) -> None:
     folder = tmp_path / "x.parquet"
     folder.mkdir()
