@@ -20,6 +20,7 @@ from sklearn.base import clone
 from daskgmm import MiniBatchGaussianMixture
 from daskgmm.compute.block import Block, Shelf
 from daskgmm.compute.rows import as_rows
+from daskgmm.compute.sources import hdf5
 from daskgmm.compute.threads import Threads
 from daskgmm.fit.stepwise import Stepwise
 from daskgmm.fit.survey import Threshold
@@ -33,6 +34,7 @@ TIME = 0.3  # seconds that a thread waits for one that a lock keeps out
 GUARDED = {
     "model/blas.py": "RLock",
     "compute/block.py": "Lock",
+    "compute/sources/hdf5.py": "Lock",
     "compute/threads.py": "Lock, Semaphore",  # the first is Dask's, which a fork needs anew
     "estimators/alone.py": "RLock",
     "fit/survey.py": "Lock",
@@ -240,3 +242,20 @@ def test_no_more_threads_compute_than_there_are_while_others_read(tmp_path: Path
         engine = Threads(span=1)
         assert engine.ahead(rows) > 0
         assert engine.reduce(rows, count) == 16
+
+
+@pytest.mark.timeout(60)
+def test_one_thread_at_a_time_is_in_the_library_of_hdf5() -> None:
+    inside, seen = 0, []
+    gate = Gate()
+
+    def read() -> None:
+        nonlocal inside
+        with hdf5.alone():
+            inside += 1
+            gate()
+            seen.append(inside)
+            inside -= 1
+
+    both(read, read, gate)
+    assert seen == [1, 1]

@@ -94,8 +94,9 @@ def test_what_a_stream_shares_with_batch_fits_is_of_the_mixture_alone() -> None:
     other = MiniBatchGaussianMixture.from_parameters(model.weights_, model.means_, model.covariances_)
     batch, own = documented(GaussianMixture), documented(MiniBatchGaussianMixture)
     shared = {name for name, text in own.items() if batch.get(name) == text}
-    assert shared == {"weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "mixture_"}
-    for name in shared - {"mixture_"}:
+    parameters = {"weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"}
+    assert shared == parameters | {"mixture_", "decoded_"}
+    for name in parameters:
         np.testing.assert_allclose(getattr(other, name), getattr(model, name), rtol=1e-9, atol=1e-12)
 
 

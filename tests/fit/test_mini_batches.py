@@ -62,4 +62,5 @@ def test_what_grows_is_rows_not_weight(weight: float) -> None:
     model = MiniBatchGaussianMixture(2, batch_size=50, init_size=100, max_iter=1, random_state=0)
     with watching(heard):
         model.fit(X, sample_weight=np.full(len(X), weight))
-    assert model.online_.n_batches == learnt()[1].online_.n_batches
+    # The start counts as rows, not as their weight: at most two batches more until it is outnumbered.
+    assert 0 <= model.online_.n_batches - learnt()[1].online_.n_batches <= 2
