@@ -207,15 +207,13 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
         )
     sample, overall = found.sample, found.overall
     # Weights of 1 and more count rows; where they are less on average, only their ratios tell something.
-    mean = overall.total_weight / overall.n_rows
-    unit = min(1.0, mean)
+    unit = min(1.0, overall.total_weight / overall.n_rows)
     whole = len(sample.keys) <= sample.size  # all rows are in the sample: it counts as what they weigh
     count = overall.total_weight / unit if whole else float(len(ground.x))
     if not 0 < 1 / count < np.inf:
         raise DataError(BAD_SCALE)
     statistics = mixture.expectation(ground.x, ground.weight)
-    begun = Stepwise.begin(mixture, statistics, count, recipe.reg_covar, recipe.rule, unit)
-    return replace(begun, row_weight=mean / unit)
+    return Stepwise.begin(mixture, statistics, count, recipe.reg_covar, recipe.rule, unit)
 
 
 def visit(
@@ -238,7 +236,7 @@ def visit(
         window = Window.load(quiet, rows, blocks, chosen, seed + 1 + number)
         first = begun.row if number == begun.window else 0
         while first < window.n_rows:
-            size = max(int(recipe.rule.batch_size), int(GROWTH * passes.run.clock / passes.run.row_weight))
+            size = max(int(recipe.rule.batch_size), int(GROWTH * passes.run.clock))
             last = window.n_rows if first + 1.5 * size > window.n_rows else first + size
             passes = step(quiet, window.batch(first, last), passes, rows)
             first = last

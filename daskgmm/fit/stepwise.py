@@ -106,9 +106,6 @@ class Stepwise(Run):
     unit: float = (
         1.0  # weight that counts as one row: 1, or what the start's rows weigh on average if that is less
     )
-    row_weight: float = (
-        1.0  # how many rows the start's rows count as, on average: 1, or what they weigh if that is more
-    )
     after: tuple[int, int] = BEGINNING  # block and row in the next batch, up to which the start has learnt
     recent: Recent | None = None  # rows of late, each with the weight that it has in what is published
     looked: float = 0.0  # clock when they were looked at last, to see whether a component serves elsewhere
@@ -127,7 +124,7 @@ class Stepwise(Run):
             anchor is None or (anchor.structure is structure and anchor.values.shape == structure.held(k, d)),
             "The prior is not that of the mixture.",
         )
-        require(positive(self.clock, self.unit, self.row_weight), "The start weighs nothing.")
+        require(positive(self.clock, self.unit), "The start weighs nothing.")
         require(at_least(0, self.n_rows, self.n_batches), "Counts are below 0.")
         require(self.bound < inf and at_least(-1, *self.after), "The last batch cannot be.")
         require(at_least(0, self.looked), "Rows were looked at before there were any.")

@@ -19,6 +19,7 @@ from tests.listeners import stop
 from tests.structures import KINDS, n_parameters
 
 EACH = pytest.mark.parametrize("kind", KINDS)
+slow = pytest.mark.slow  # ten seconds each
 X = rows_of(0, 30_000)
 HELD = rows_of(1, 200_000)
 BEST = TRUTH.score_samples(HELD).mean()
@@ -414,7 +415,9 @@ def test_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
     assert (again.n_components, again.init_size, again.n_samples_seen_) == (K, 40, 500)
 
 
-@EACH
+@pytest.mark.parametrize(
+    "kind", ["full", "spherical", *(pytest.param(kind, marks=slow) for kind in ("tied", "diag"))]
+)
 def test_a_model_that_is_taken_over_is_not_disturbed(kind: str) -> None:
     random, d = np.random.default_rng(0), 32
     scales = np.ones(3) if kind == "tied" else np.array([0.05, 1, 20])
