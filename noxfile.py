@@ -28,7 +28,7 @@ EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 # Short forms of the benchmarks; None for what other scripts start. Left out, for they can only be long: most
 # sections of `online`, which draw millions of rows, and `scaling model`, which fits eight million.
 BENCHMARKS = {
-    "accuracy": "",
+    "accuracy": "--problems 10",
     "compare": "--grid sklearn spark query-predict --cells 16,16 --kinds full --scale 0.05 --repeats 3",
     "machine": "--cells 16,16 --seconds 0.01 --size 512",
     "online": "published drift cost --seeds 1 --scale 0.01",

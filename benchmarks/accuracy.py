@@ -10,6 +10,7 @@ scikit-learn beside. Data and sources: ``tests/data``, ``tests/extended.py``.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import warnings
@@ -249,6 +250,9 @@ def adversarial(count: int = 200) -> Iterator[str]:
 
 def main() -> None:
     """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--problems", type=int, default=200, help="adversarial problems (default: %(default)s)")
+    count = parser.parse_args().problems
     warnings.simplefilter("ignore")
     for title, table in (
         ("Worked example, largest absolute error", worked_example()),
@@ -260,8 +264,8 @@ def main() -> None:
         print(title)
         for name, value in table:
             print(f"  {name:<60}{value:10.1e}")
-    print("Extended precision, 200 adversarial problems, 20 iterations from the same start")
-    for line in adversarial():
+    print(f"Extended precision, {count} adversarial problems, 20 iterations from the same start")
+    for line in adversarial(count):
         print(f"  {line}")
 
 
