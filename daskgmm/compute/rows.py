@@ -277,12 +277,13 @@ def as_rows(
             raise ValueError(f"{title} must be 'raise' or {other!r}, got {value!r}.")
     chosen = None if variables is None else (variables,) if isinstance(variables, str) else tuple(variables)
     asked = Asked(name, missing_chunks == "fill", True, chosen, storage_options, decode_cf, feature_dim, features)
-    x = as_source(X, asked)
     given = {key: value for key, value in columns.items() if value is not None}
-    names = feature_names(X) if x.names is None else np.array(x.names, dtype=object)
-    table, labelled = xarray.table(X, asked) if hasattr(X, "isel") else None, X
-    if table is not None:
-        x, names, labelled = replace(x, decoded=table.decoded), table.names, table.rows
+    if (table := xarray.table(X, asked) if hasattr(X, "isel") else None) is None:
+        x, labelled = as_source(X, asked), X
+        names = feature_names(X) if x.names is None else np.array(x.names, dtype=object)
+    else:
+        x, labelled = replace(as_source(table.stacked(), asked), decoded=table.decoded), table.rows
+        names = table.names
         given = {key: table.beside(value, COLUMNS[key].title) for key, value in given.items()}
     given = {key: beside(value, COLUMNS[key].title, labelled, name) for key, value in given.items()}
     opened = {key: COLUMNS[key].open(value, x, asked) for key, value in given.items()}

@@ -3,7 +3,7 @@
 import math
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
@@ -149,6 +149,19 @@ def even_chunks(n: int, rows: int, unit: int | None = None) -> tuple[int, ...]:
         )
     cut = [(rows,) * (size // rows) + (size % rows,) * (size % rows > 0) for size in (unit, rest)]
     return cut[0] * whole + cut[1]
+
+
+def fitting(n: int, row_bytes: int, block_bytes: int) -> int:
+    """Rows of a block that is read from a store: 16 blocks at least, while they are worth reading apart.
+
+    Threads need some each.
+    """
+    return min(block_bytes // row_bytes, max(-(-n // 16), SMALL // row_bytes))
+
+
+def grid(shape: Sequence[int], each: Sequence[int]) -> list[int]:
+    """How many pieces of a shape there are along each axis."""
+    return [-(-size // step) for size, step in zip(shape, each, strict=True)]
 
 
 def library(value: Any, known: Collection[str | None]) -> str | None:

@@ -11,6 +11,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
+from daskgmm.compute.sources.base import grid
 from daskgmm.compute.sources.chunks import TOGETHER, Chunk, per_shard, shard_index
 
 T = TypeVar("T")
@@ -31,19 +32,19 @@ class Census(NamedTuple):
 
 def of(array: zarr.Array[Any]) -> Census:
     """Look up which chunks the store has."""
-    n_chunks = math.prod(_grid(array.shape, array.chunks))
+    n_chunks = math.prod(grid(array.shape, array.chunks))
     with suppress(Exception):  # whatever a store may raise, which may forbid what no fit asks of it
         return sync(_looked_up(array, n_chunks))
     return Census(n_chunks)
 
 
 async def _looked_up(array: zarr.Array[Any], n_chunks: int) -> Census:
-    grid = _grid(array.shape, array.shards or array.chunks)
-    n = math.prod(grid)
+    shape = grid(array.shape, array.shards or array.chunks)
+    n = math.prod(shape)
     listed = await _listed(array) if array.shards is None and n <= LISTED else None
     count = min(n, SAMPLED) if listed is None else n
     random = Random(0)  # one of every so many: those in step might all lie in one column
-    chosen = [_numbers(random.randrange(i * n // count, (i + 1) * n // count), grid) for i in range(count)]
+    chosen = [_numbers(random.randrange(i * n // count, (i + 1) * n // count), shape) for i in range(count)]
     if listed is None:
         found = await _together(_held, array, chosen)
     else:
@@ -69,7 +70,7 @@ async def _held(array: zarr.Array[Any], numbers: Chunk) -> tuple[int, int]:
     if array.shards is None:
         return 1, int(await (array.store_path / key).exists())
     each = per_shard(array)
-    whole = _grid(array.shape, array.chunks)
+    whole = grid(array.shape, array.chunks)
     sizes = [min(step, size - n * step) for n, step, size in zip(numbers, each, whole, strict=True)]
     try:
         index = await shard_index(array, key)
@@ -105,15 +106,10 @@ async def _together(
     return found
 
 
-def _grid(shape: Sequence[int], each: Sequence[int]) -> list[int]:
-    """How many pieces of a shape there are along each axis."""
-    return [-(-size // step) for size, step in zip(shape, each, strict=True)]
-
-
-def _numbers(place: int, grid: Sequence[int]) -> Chunk:
+def _numbers(place: int, shape: Sequence[int]) -> Chunk:
     """The numbers along each axis of the so-manieth piece."""
     numbers = []
-    for size in reversed(grid):
+    for size in reversed(shape):
         place, number = divmod(place, size)
         numbers.append(number)
     return tuple(reversed(numbers))

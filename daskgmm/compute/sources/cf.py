@@ -11,12 +11,11 @@ from socket import gethostname
 from typing import Any, ClassVar
 
 import numpy as np
-from dask.utils import format_bytes
-from distributed.system import MEMORY_LIMIT
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
 from daskgmm.compute.sources.base import Asked, Chunks, Facts, Source
+from daskgmm.compute.sources.failures import memory_for
 from daskgmm.errors import DataError
 
 FILLS, PACKING = ("missing_value", "_FillValue"), ("scale_factor", "add_offset")
@@ -143,7 +142,9 @@ class Decoded(Source):
         return replace(self, held=held, chunks=held.chunks)
 
     def reader(self, index: int, part: Any) -> Array:
-        out = self._memory(int(self.chunks[index]), index)
+        shape = (int(self.chunks[index]), *(int(size) for size in self.shape[1:]))
+        what, asks = f"{self.place} cannot be decoded", f": block {index} takes"
+        out = memory_for(self.spare, shape, self.dtype, what, asks)
         stored = self.held.reader(index, part)
         rows = max(1, TILE // self.row_bytes)
         for first in range(0, len(out), rows):
@@ -156,17 +157,6 @@ class Decoded(Source):
                     "Every worker needs it."
                 ) from error
         return out
-
-    def _memory(self, n: int, index: int) -> Array:
-        try:
-            if (n_bytes := n * self.row_bytes) > MEMORY_LIMIT:
-                raise MemoryError
-            return self.spare.array((n, *(int(size) for size in self.shape[1:])), self.dtype)
-        except (MemoryError, OSError, OverflowError) as error:
-            raise DataError(
-                f"{self.place} cannot be decoded in {format_bytes(MEMORY_LIMIT)} of memory: block {index} takes "
-                f"{format_bytes(n_bytes)}. Write it in smaller chunks, or use a smaller block_size."
-            ) from error
 
     def facts(self) -> Facts:
         return self.held.facts()

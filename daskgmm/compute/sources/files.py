@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from dask.utils import format_bytes
-from distributed.system import MEMORY_LIMIT
 
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
 from daskgmm.compute.sources import cf
-from daskgmm.compute.sources.base import SMALL, Asked, Chunks, Facts, Source, check_layout, even_chunks
-from daskgmm.compute.sources.zarr import retried, told
+from daskgmm.compute.sources.base import Asked, Chunks, Facts, Source, check_layout, even_chunks, fitting
+from daskgmm.compute.sources.failures import attempt, check_memory
 from daskgmm.errors import DataError
 
 T = TypeVar("T")
@@ -85,9 +83,8 @@ class Filed(Source):
     waits: ClassVar[bool] = True
 
     def plan(self, block_bytes: int) -> Chunks:
-        n, size, unit = self.layout.shape[0], self.row_bytes, self.layout.unit
-        # As of a Zarr array in such chunks.
-        fit = min(block_bytes // size, max(-(-n // 16), SMALL // size))
+        n, unit = self.layout.shape[0], self.layout.unit
+        fit = fitting(n, self.row_bytes, block_bytes)
         try:
             return _merged(self.layout.runs, fit) or even_chunks(n, unit * max(1, fit // unit))
         except DataError as error:  # too many
@@ -100,11 +97,7 @@ class Filed(Source):
         rows = self.bounds(index)
         n_bytes = max((rows.stop - rows.start) * self.row_bytes, self.chunk_bytes)
         where = f"block {index}, rows {rows.start} to {rows.stop - 1}"
-        if n_bytes > MEMORY_LIMIT:
-            raise DataError(
-                f"{self.handle} cannot be read in {format_bytes(MEMORY_LIMIT)} of memory ({where}): it asks for "
-                f"{format_bytes(n_bytes)} at a time. Write it in smaller chunks, or use a smaller block_size."
-            )
+        check_memory(f"{self.handle} cannot be read", f" ({where}): it asks for", n_bytes)
         shape = (rows.stop - rows.start, *self.layout.shape[1:])
         values: Array = reading(self.handle, where, self.spare.array, shape, self.dtype)
         reading(self.handle, where, self.handle.read, self.layout, rows, values)
@@ -135,12 +128,7 @@ def _merged(runs: tuple[int, ...], rows: int) -> Chunks:
 
 def reading(place: Any, where: str, function: Callable[..., T], *arguments: Any) -> T:
     """What a function reads at a place, again where its store fails; `DataError` where it cannot."""
-    try:
-        return retried(function, *arguments)
-    except (DataError, FileNotFoundError):
-        raise
-    except Exception as error:  # whatever a library or a file system may raise
-        raise DataError(f"{place} cannot be read ({where}): {told(error)}") from error
+    return attempt(f"{place} cannot be read ({where})", function, *arguments)
 
 
 def needed(library: str, extra: str, place: Any) -> Any:

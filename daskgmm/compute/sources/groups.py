@@ -12,6 +12,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
 from daskgmm.compute.sources.base import Asked, Chunks, Facts, Source
+from daskgmm.compute.sources.failures import memory_for
 from daskgmm.errors import DataError, printable
 
 LISTED = 20  # arrays that a message names
@@ -151,7 +152,9 @@ class SideBySide(Source):
         return self.cut(tuple(size * self.inner for size in self.parts[0].as_stored().chunks))
 
     def reader(self, index: int, part: Any) -> Array:
-        values = self.spare.array((int(self.chunks[index]), len(self.parts)), self.dtype)
+        shape = (int(self.chunks[index]), len(self.parts))
+        what, asks = f"The variables {list(self.names or ())} cannot be read", f": block {index} takes"
+        values = memory_for(self.spare, shape, self.dtype, what, asks)
         for column, one in enumerate(self.parts):
             values[:, column] = np.ravel(one.reader(index, None))
         return values

@@ -4,8 +4,9 @@ import math
 import os
 import sys
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from daskgmm._typing import Array
 from daskgmm.compute.sources import cf
-from daskgmm.compute.sources.base import Asked, Facts, Source
+from daskgmm.compute.sources.base import Asked, Facts, Source, grid
 from daskgmm.compute.sources.files import Handle, Layout, needed, reading, values_of
 from daskgmm.compute.sources.groups import Group, Member
 from daskgmm.compute.sources.paths import Place, refuse_no_file
@@ -118,8 +119,30 @@ class File:
         return here
 
 
+class Dataset(Handle):
+    """A dataset, once it is open."""
+
+    fill_missing: bool
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[Any]:
+        """The dataset of h5py, while no other thread is in the library."""
+
+    def look(self) -> Layout:
+        with alone(), self.open() as dataset:
+            return _layout(dataset, self, self.fill_missing)
+
+    def facts(self, layout: Layout) -> Facts:
+        with alone(), self.open() as dataset:
+            return _facts(dataset)
+
+    def read(self, layout: Layout, rows: slice, out: Array) -> None:
+        with alone(), self.open() as dataset:
+            dataset.read_direct(out, np.s_[rows])
+
+
 @dataclass(frozen=True)
-class Stored(Handle):
+class Stored(Dataset):
     """A dataset in a file."""
 
     file: File
@@ -129,31 +152,20 @@ class Stored(Handle):
     def __str__(self) -> str:
         return str(self.file.place._replace(inside=self.name))
 
-    def look(self) -> Layout:
-        with alone(), self.file.open() as root:
-            return _layout(self._dataset(root), self, self.fill_missing)
-
-    def facts(self, layout: Layout) -> Facts:
-        with alone(), self.file.open() as root:
-            return _facts(self._dataset(root))
-
-    def read(self, layout: Layout, rows: slice, out: Array) -> None:
-        with alone(), self.file.open() as root:
-            self._dataset(root).read_direct(out, np.s_[rows])
-
-    def _dataset(self, root: Any) -> Any:
-        """The dataset, whose values may lie in no other file."""
-        found = self.file.find(root, self.name)
-        others = [name for name, *_ in found.external or ()]
-        if found.is_virtual:
-            others += [source.file_name for source in found.virtual_sources() if source.file_name != "."]
-        if others:
-            raise DataError(f"{self} has its values in other files ({others[0]}, ...), which are not read.")
-        return found
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        with self.file.open() as root:
+            found = self.file.find(root, self.name)
+            others = [name for name, *_ in found.external or ()]
+            if found.is_virtual:
+                others += [source.file_name for source in found.virtual_sources() if source.file_name != "."]
+            if others:
+                raise DataError(f"{self} has its values in other files ({others[0]}, ...), which are not read.")
+            yield found
 
 
 @dataclass(frozen=True)
-class Live(Handle):
+class Live(Dataset):
     """A dataset in a file that the user has opened; other processes open it anew."""
 
     dataset: Any
@@ -176,17 +188,8 @@ class Live(Handle):
         file = self.dataset.file
         return file.mode != "r" or file.driver in ("core", "fileobj")
 
-    def look(self) -> Layout:
-        with alone():
-            return _layout(self.dataset, self, self.fill_missing)
-
-    def facts(self, layout: Layout) -> Facts:
-        with alone():
-            return _facts(self.dataset)
-
-    def read(self, layout: Layout, rows: slice, out: Array) -> None:
-        with alone():
-            self.dataset.read_direct(out, np.s_[rows])
+    def open(self) -> AbstractContextManager[Any]:
+        return nullcontext(self.dataset)
 
 
 def _is_dataset(value: Any) -> bool:
@@ -212,8 +215,7 @@ def _chunks_of(dataset: Any) -> tuple[int, int]:
     if dataset.chunks is None:
         there = dataset.is_virtual or dataset.id.get_storage_size() > 0
         return int(there), int(math.prod(dataset.shape or ()) > 0)
-    pairs = zip(dataset.shape, dataset.chunks, strict=True)
-    return dataset.id.get_num_chunks(), math.prod(-(-size // each) for size, each in pairs)
+    return dataset.id.get_num_chunks(), math.prod(grid(dataset.shape, dataset.chunks))
 
 
 def _facts(dataset: Any) -> Facts:

@@ -2,8 +2,9 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.sources import hdf5
-from daskgmm.compute.sources.base import Asked, Facts, Source
+from daskgmm.compute.sources.base import Asked, Facts, Source, grid
 from daskgmm.compute.sources.files import Handle, Layout, needed, reading, values_of
 from daskgmm.compute.sources.groups import Group, Member
 from daskgmm.compute.sources.paths import Place, refuse_no_file
@@ -71,8 +72,28 @@ class File:
             yield root
 
 
+class Variable(Handle):
+    """A variable, once it is open."""
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[Any]:
+        """The variable of netCDF4, while no other thread is in the library."""
+
+    def look(self) -> Layout:
+        with hdf5.alone(), self.open() as variable:
+            return _layout(variable)
+
+    def facts(self, layout: Layout) -> Facts:
+        with hdf5.alone(), self.open() as variable:
+            return _facts(variable)
+
+    def read(self, layout: Layout, rows: slice, out: Array) -> None:
+        with hdf5.alone(), self.open() as variable:
+            out[...] = _raw(variable, rows)
+
+
 @dataclass(frozen=True)
-class Stored(Handle):
+class Stored(Variable):
     """A variable in a file."""
 
     file: File
@@ -81,21 +102,14 @@ class Stored(Handle):
     def __str__(self) -> str:
         return str(self.file.place._replace(inside=self.name))
 
-    def look(self) -> Layout:
-        with hdf5.alone(), self.file.open() as root:
-            return _layout(_find(root, self.name))
-
-    def facts(self, layout: Layout) -> Facts:
-        with hdf5.alone(), self.file.open() as root:
-            return _facts(_find(root, self.name))
-
-    def read(self, layout: Layout, rows: slice, out: Array) -> None:
-        with hdf5.alone(), self.file.open() as root:
-            out[...] = _raw(_find(root, self.name), rows)
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        with self.file.open() as root:
+            yield _find(root, self.name)
 
 
 @dataclass(frozen=True)
-class Live(Handle):
+class Live(Variable):
     """A variable of a file that the user has opened; other processes open it anew."""
 
     variable: Any
@@ -112,17 +126,8 @@ class Live(Handle):
         """Whether other processes cannot open it."""
         return not os.path.isfile(self.variable.group().filepath())
 
-    def look(self) -> Layout:
-        with hdf5.alone():
-            return _layout(self.variable)
-
-    def facts(self, layout: Layout) -> Facts:
-        with hdf5.alone():
-            return _facts(self.variable)
-
-    def read(self, layout: Layout, rows: slice, out: Array) -> None:
-        with hdf5.alone():
-            out[...] = _raw(self.variable, rows)
+    def open(self) -> AbstractContextManager[Any]:
+        return nullcontext(self.variable)
 
 
 def _one(file: File, name: str, asked: Asked) -> Source:
@@ -169,14 +174,10 @@ def _facts(variable: Any) -> Facts:
         f"netCDF variable ({variable.group().data_model})",
         codecs=tuple(sorted(used)),
         chunk_shape=None if chunks == "contiguous" else tuple(chunks),
-        n_chunks=None if chunks == "contiguous" else _n_chunks(variable.shape, chunks),
+        n_chunks=None if chunks == "contiguous" else math.prod(grid(variable.shape, chunks)),
         checksums=not used.isdisjoint(CHECKED),
         one_reader=True,
     )
-
-
-def _n_chunks(shape: Sequence[int], each: Sequence[int]) -> int:
-    return math.prod(-(-size // step) for size, step in zip(shape, each, strict=True))
 
 
 def _group(root: Any, one: Any) -> Group:

@@ -12,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.errors import NodeNotFoundError
 
 from daskgmm.compute.sources.base import Asked, Opener
-from daskgmm.compute.sources.zarr import told
+from daskgmm.compute.sources.failures import told
 from daskgmm.errors import DataError, printable
 
 CHAINED = {"zip", "tar", "libarchive", "dir", "reference", "cached", "simplecache", "filecache", "blockcache"}

@@ -1,19 +1,15 @@
 """Zarr arrays, formats 2 and 3, sharded too: whole chunks or shards are read at once."""
 
-import errno
 import math
-import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from socket import gethostname
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import zarr
-from dask.utils import format_bytes
-from distributed.system import MEMORY_LIMIT
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import NodeNotFoundError
@@ -23,31 +19,18 @@ from daskgmm._typing import Array
 from daskgmm.compute.memory import Spare
 from daskgmm.compute.sources import census, cf, chunks, codecs
 from daskgmm.compute.sources.base import (
-    SMALL,
     Asked,
     Chunks,
     Facts,
     Source,
     check_layout,
     even_chunks,
-    library,
+    fitting,
 )
+from daskgmm.compute.sources.failures import RETRIES, attempt, memory_for, passes, retried, told
 from daskgmm.compute.sources.groups import Group, Member
 from daskgmm.errors import DataError, printable
 
-T = TypeVar("T")
-
-RETRIES = (0.1, 0.5, 2.0)  # seconds before each new try to read a store
-# What a file system or a network may get over. Others, such as no memory or no such file, say something else.
-PASSING = [
-    getattr(errno, name, 0)  # no system has all of them
-    for name in (
-        *("EIO", "EREMOTEIO", "EAGAIN", "EBUSY", "EINTR", "EMFILE", "ENFILE", "EPIPE", "ESTALE", "ENOBUFS"),
-        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "ECONNABORTED", "ECONNRESET", "ECONNREFUSED", "ENOTCONN"),
-        *("EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT"),
-    )
-]
-NETWORKS = ("fsspec", "aiohttp", "botocore", "obstore", "urllib3", "requests")  # whose errors are no OSErrors
 AT_ONCE = 2**10  # chunks that are read together: Zarr holds some KiB for each
 LARGE = 2**26  # bytes: before more than that is read, a look-up costs nothing
 HUGE = 2**32  # bytes: more take long to plan and to read, and may be there in the metadata alone
@@ -84,7 +67,7 @@ def opened(value: Any, asked: Asked) -> Source:
     )
     if begun is not None and not asked.fill_missing and source.row_bytes * value.shape[0] > HUGE:
         # The last chunk need not be there: a store that grows may be made for rows to come.
-        _asked(value, asked.name, source.refuse_missing, [(0,) * value.ndim])
+        attempt(_closed(value, asked.name), source.refuse_missing, [(0,) * value.ndim])
     return cf.decoded(source, _attributes(value), asked, str(value.store_path))
 
 
@@ -118,8 +101,7 @@ class Stored(Source):
 
     def plan(self, block_bytes: int) -> Chunks:
         n, size = self.array.shape[0], self.row_bytes
-        # 16 blocks at least, while they are worth reading apart: threads need some each.
-        fit = min(block_bytes // size, max(-(-n // 16), SMALL // size))
+        fit = fitting(n, size, block_bytes)
         each, shard = self.array.chunks[0], self.array.shards[0] if self.array.shards else None
         if shard is not None and shard <= fit:
             each, shard = shard, None
@@ -135,7 +117,9 @@ class Stored(Source):
     def reader(self, index: int, part: Any) -> Array:
         array, rows = self.guarded, self.bounds(index)
         where = f"block {index}, rows {rows.start} to {rows.stop - 1}"
-        values = self._memory(rows.stop - rows.start, where)
+        shape, what = (rows.stop - rows.start, *array.shape[1:]), f"{array.store_path} cannot be read"
+        asks = f" ({where}): its shape {array.shape} and chunks {array.chunks} ask for"
+        values = memory_for(self.spare, shape, self.dtype, what, asks, self.chunk_bytes)
         region = (rows, *(slice(0, size) for size in array.shape[1:]))
         # So many chunks as Zarr reads well together; whole shards, where these have few.
         inner = math.prod(array.shards or array.chunks) // math.prod(array.chunks)
@@ -149,21 +133,6 @@ class Stored(Source):
             except Exception as error:  # whatever a store or a codec raises
                 raise _unreadable(array, part, where, error) from error
         return values
-
-    def _memory(self, n: int, where: str) -> Array:
-        """Memory for some rows; `DataError` where they, or a chunk of them, are more than this machine has."""
-        array = self.array
-        n_bytes = max(n * self.row_bytes, self.chunk_bytes)
-        try:
-            if n_bytes > MEMORY_LIMIT:
-                raise MemoryError
-            return self.spare.array((n, *array.shape[1:]), self.dtype)
-        except (MemoryError, OSError, OverflowError) as error:
-            raise DataError(
-                f"{array.store_path} cannot be read in {format_bytes(MEMORY_LIMIT)} of memory ({where}): "
-                f"its shape {array.shape} and chunks {array.chunks} ask for {format_bytes(n_bytes)} at a time. "
-                "Write it in smaller chunks, or use a smaller block_size."
-            ) from error
 
     def _fill(self, part: chunks.Region, out: Array) -> None:
         """Read a part of the array; raise where a chunk is not in the store, which Zarr reads as fill value."""
@@ -248,19 +217,13 @@ def _in_store(array: zarr.Array[Any], title: str) -> Layout | None:
     """Layout of the array that the store itself has where this one was opened; None where it has none."""
     opening = partial(zarr.open_array, mode="r", zarr_format=array.metadata.zarr_format)
     try:
-        return _layout(_asked(array, title, opening, array.store_path))
+        return _layout(attempt(_closed(array, title), opening, array.store_path))
     except FileNotFoundError:
         return None
 
 
-def _asked(array: zarr.Array[Any], title: str, function: Callable[..., T], *arguments: Any) -> T:
-    """What a store says of an array; `DataError` where it fails to."""
-    try:
-        return retried(function, *arguments)
-    except (DataError, FileNotFoundError):
-        raise
-    except Exception as error:  # whatever a store may raise
-        raise DataError(f"{title} at {array.store_path} cannot be opened: {told(error)}") from error
+def _closed(array: zarr.Array[Any], title: str) -> str:
+    return f"{title} at {array.store_path} cannot be opened"
 
 
 def _serves(there: Layout, here: Layout) -> bool:
@@ -278,39 +241,9 @@ def _gone(array: zarr.Array[Any]) -> DataError:
 
 def _unreadable(array: zarr.Array[Any], part: chunks.Region, where: str, error: Exception) -> DataError:
     """Say which chunk cannot be read, or that the store fails."""
-    if _passes(error):
+    if passes(error):
         return DataError(f"{array.store_path} failed {len(RETRIES) + 1} times to be read ({where}): {told(error)}")
     traceback.clear_frames(error.__traceback__)  # they may hold all that was decoded
     chunk = chunks.first_unreadable(array, part)
     what = "A chunk" if chunk is None else chunks.title(array, chunk)
     return DataError(f"{what} of {array.store_path} cannot be read ({where}): {told(error)}")
-
-
-def told(error: Exception) -> str:
-    """An error of a store or a codec, in brief."""
-    text = f"{type(error).__name__}: {error}"
-    return text if len(text) < 400 else text[:400] + " ..."
-
-
-def retried(function: Callable[..., T], *arguments: Any, **how: Any) -> T:
-    """Call a function that reads a store, again where the store fails."""
-    for pause in RETRIES:
-        try:
-            return function(*arguments, **how)
-        except Exception as error:
-            if not _passes(error):
-                raise
-        time.sleep(pause)
-    return function(*arguments, **how)
-
-
-def _passes(error: Exception) -> bool:
-    """Whether a store failed to hand over bytes, as it may not the next time; bytes may also be bad themselves."""
-    if isinstance(error, (FileNotFoundError, PermissionError)):
-        return False
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in PASSING
-    # Codecs raise OSErrors too, and like those of many stores they have no number.
-    frames = traceback.walk_tb(error.__traceback__)
-    from_store = any(isinstance(frame.f_locals.get("self"), Store) for frame, _ in frames)
-    return from_store and (isinstance(error, OSError) or library(error, NETWORKS) is not None)

@@ -187,7 +187,7 @@ def test_blocks_and_memory_are_planned_for_what_is_decoded(monkeypatch: pytest.M
     np.testing.assert_array_equal(joined(rows), values * 0.5)
     monkeypatch.setattr("daskgmm.compute.sources.cf.TILE", 48)  # three rows
     np.testing.assert_array_equal(joined(rows), values * 0.5)
-    monkeypatch.setattr("daskgmm.compute.sources.cf.MEMORY_LIMIT", 127)
+    monkeypatch.setattr("daskgmm.compute.sources.failures.MEMORY_LIMIT", 127)
     with pytest.raises(DataError, match=r"cannot be decoded in 127 B of memory: block 0 takes 128 B"):
         rows.read(0)
 

@@ -37,7 +37,7 @@ class Broken(LocalStore):
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daskgmm.compute.sources.zarr.RETRIES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("daskgmm.compute.sources.failures.RETRIES", (0.0, 0.0, 0.0))
     Broken.reads = 0
 
 
@@ -210,7 +210,7 @@ def test_a_shard_that_holds_nothing_of_a_chunk_is_not_read_as_fill_value(span: A
 
 def test_what_no_memory_is_there_for_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "x.zarr", VALUES, (10, 3))
-    monkeypatch.setattr("daskgmm.compute.sources.zarr.MEMORY_LIMIT", 479)
+    monkeypatch.setattr("daskgmm.compute.sources.failures.MEMORY_LIMIT", 479)
     np.testing.assert_array_equal(joined(as_rows(tmp_path / "x.zarr", block_size=1)), VALUES)
     with pytest.raises(DataError, match=r"x.zarr cannot be read in 479 B of memory \(block 0.*480 B at a time"):
         as_rows(tmp_path / "x.zarr").read(0)
