@@ -43,9 +43,7 @@ def check(
     place = within(data, array)
     places = inputs.Places.of(storage, variables, data, weights)
     weight = None if weights is None else places.rowwise(weights, places.rows(place).shape[:1])
-    with cluster.running(**where) as workers, while_compiling(_compiles):
-        if workers:
-            say(workers)
+    with cluster.running(**where), while_compiling(_compiles):
         found = looked_at(place, sample_weight=weight, **given, **places.settings)
     told = replace(found, problems=tuple(map(in_options, found.problems)))
     if as_json:

@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from distributed.comm.addressing import get_address_host_port, parse_address
 from distributed.security import Security
 
-from daskgmm.cli.failure import handled
+from daskgmm.cli.failure import handled, say
 from daskgmm.cli.options import Decorator, together
 from daskgmm.compute.cluster import check_package, workers
 from daskgmm.errors import ClusterLostError
@@ -73,8 +73,8 @@ def running(
     tls_key: str | None,
     scheduler_timeout: str | None,
     no_workers_timeout: str | None,
-) -> Iterator[str]:
-    """The client that the options ask for, as the current one, and what it is; none leaves threads."""
+) -> Iterator[None]:
+    """The client that the options ask for, as the current one, which is told; none leaves threads."""
     timeouts = {"scheduler": scheduler_timeout, "no-workers": no_workers_timeout}
     tls = {"tls_ca_file": tls_ca_file, "tls_client_cert": tls_cert, "tls_client_key": tls_key}
     given = {f"daskgmm.timeouts.{name}": value for name, value in timeouts.items() if value is not None}
@@ -92,12 +92,14 @@ def running(
         elif scheduler is not None or scheduler_file is not None:
             client = stack.enter_context(_connected(scheduler, scheduler_file, tls))
         else:
-            yield ""
+            yield
             return
         stack.enter_context(client.as_current())
         check_package(client)
         found = workers(client).values()
-        yield f"Workers: {len(found)}, threads: {sum(worker['nthreads'] for worker in found)}.{_dashboard(client)}"
+        threads = sum(worker["nthreads"] for worker in found)
+        say(f"Workers: {len(found)}, threads: {threads}.{_dashboard(client)}")
+        yield
 
 
 # What a scheduler has imported that shows a dashboard, and one that cannot.

@@ -76,12 +76,10 @@ def fit(
         model = _estimator({**given, **places.settings}, warm_start, online, x.shape)
         began = perf_counter()
         with (
-            cluster.running(**where) as workers,
+            cluster.running(**where),
             display.fitting(verbose, verbose_interval),
             _resumable(model, out),
         ):
-            if workers:
-                say(workers)
             model.fit(place, sample_weight=weight)
         seconds = perf_counter() - began
         # A warm start, a checkpoint and places of starts are of this command, not of the model.

@@ -65,7 +65,7 @@ def predict(
     with claimed(out, places.options(out), overwrite, say) as claim:
         output.refuse_other_format(out)
         mixture = _model(model, settings, places)
-        with _workers(where):
+        with cluster.running(**where):
             how = {"dtype": "smallest"} if smallest and not proba else {}
             result = _written(claim, mixture, place, "probabilities" if proba else "labels", **how)
     output.show(result, as_json)
@@ -147,7 +147,7 @@ def score(
         claim = out and held.enter_context(claimed(out, places.options(out), overwrite, say))
         if out:
             output.refuse_other_format(out)
-        held.enter_context(_workers(where))
+        held.enter_context(cluster.running(**where))
         shape = places.rows(place).shape
         result = _scored(mixture, place, int(shape[0]), places.rowwise(weights, shape[:1]), icl)
         if claim:
@@ -249,15 +249,6 @@ def _model(place: str, reading: dict[str, Any], places: inputs.Places) -> inputs
     given = {name: value for name, value in reading.items() if value is not None}
     model: inputs.Model = inputs.load_fitted(place).set_params(**given, **places.settings)
     return model
-
-
-@contextmanager
-def _workers(where: dict[str, Any]) -> Iterator[None]:
-    """The cluster that the options ask for, if they do; what it is is told."""
-    with cluster.running(**where) as workers:
-        if workers:
-            say(workers)
-        yield
 
 
 @contextmanager

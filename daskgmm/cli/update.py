@@ -76,9 +76,7 @@ def update(
         began = perf_counter()
         if first < last:
             weight = places.rowwise(weights, shape[:1])
-            with cluster.running(**where) as workers, display.fitting(verbose, 1):
-                if workers:
-                    say(workers)
+            with cluster.running(**where), display.fitting(verbose, 1):
                 learner.extend(place, weight, slice(first, last))
         write(learner)
     result = {

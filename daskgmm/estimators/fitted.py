@@ -13,7 +13,7 @@ from daskgmm.fit.stepwise import Stepwise
 from daskgmm.fit.stream import Waiting
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
-from daskgmm.store.values import OPTIONAL, storable
+from daskgmm.store.values import LATER, storable
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Fitted:
     feature_names: tuple[str, ...] | None = None
     online: Stepwise | None = None
     next_row: int = 0
-    decoded: str | None = field(default=None, metadata=OPTIONAL)  # how the rows followed from what a store held
+    decoded: str | None = field(default=None, metadata=LATER)  # how the rows followed from what a store held
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""

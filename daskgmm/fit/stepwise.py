@@ -1,6 +1,6 @@
 """An online fit as a value: every batch moves the statistics a step, and the parameters follow."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import expm1, inf, log, log1p
 from typing import Any, ClassVar, Self
@@ -16,7 +16,7 @@ from daskgmm.model.checks import at_least, positive, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import Steady
-from daskgmm.store.values import storable
+from daskgmm.store.values import LATER, storable
 
 BAD_SCALE = "Sample weights are too small or too large for float64. Scale them."
 # How much of all rows before has to come, without a half-life, before recent rows are looked at again.
@@ -107,8 +107,10 @@ class Stepwise(Run):
         1.0  # weight that counts as one row: 1, or what the start's rows weigh on average if that is less
     )
     after: tuple[int, int] = BEGINNING  # block and row in the next batch, up to which the start has learnt
-    recent: Recent | None = None  # rows of late, each with the weight that it has in what is published
-    looked: float = 0.0  # clock when they were looked at last, to see whether a component serves elsewhere
+    # Rows of late, each with the weight that it has in what is published.
+    recent: Recent | None = field(default=None, metadata=LATER)
+    # Clock when they were looked at last, to see whether a component serves elsewhere.
+    looked: float = field(default=0.0, metadata=LATER)
     done: ClassVar[bool] = False  # a stream has no end
 
     def check(self) -> None:

@@ -26,6 +26,9 @@ from daskgmm.model.update import Update
 
 C = TypeVar("C")
 
+# Of a field that files of this format did not always have: one that has its default is left out of a file.
+LATER: Mapping[str, bool] = types.MappingProxyType({"later": True})
+
 # What a file may hold, by name: nothing else is ever built from one.
 TYPES: dict[str, type[Any]] = {}
 
@@ -45,8 +48,6 @@ def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
 for _kind in (Mixture, Statistics, *_subclasses(Covariance), *_subclasses(Update)):
     storable(_kind)
 
-# Of a field: it is left out of a file where it has its default, None, as in files from before it was there.
-OPTIONAL: Mapping[str, bool] = types.MappingProxyType({"optional": True})
 
 # Errors that a run may have ended with, and what they are made of.
 ERRORS: dict[str, tuple[type[errors.DataError], list[type[Any]]]] = {
@@ -77,10 +78,8 @@ def pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
         return {"error": type(value).__name__, "args": list(value.args)}
     if is_dataclass(value) and type(value) in TYPES.values():
         held = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
-        for f in fields(value):
-            if f.metadata == OPTIONAL and held[f.name] is None:
-                del held[f.name]
-        parts = {key: pack(part, arrays, f"{name}.{key}") for key, part in held.items()}
+        left_out = {f.name for f in fields(value) if f.metadata == LATER and held[f.name] == f.default}
+        parts = {key: pack(held[key], arrays, f"{name}.{key}") for key in held if key not in left_out}
         return {"value": type(value).__name__, "parts": parts}
     raise TypeError(f"{type(value).__name__} cannot be written.")
 
@@ -96,27 +95,12 @@ def unpack(packed: Any, arrays: Mapping[str, Array], kind: Any = Any) -> Any:
 
 
 def restored(packed: Any, arrays: Mapping[str, Array], kind: Any = Any) -> Any:
-    """The value of which `pack` makes just that, JSON and arrays; any exception where there is none.
-
-    Parts that a class has got since it was written may be missing, where they have a default.
-    """
+    """The value of which `pack` makes just that, JSON and arrays; any exception where there is none."""
     value = unpack(packed, arrays, kind)
     again: dict[str, Array] = {}
-    made = _as_far_as(packed, pack(value, again, "value"))
-    if json.dumps(made) != json.dumps(packed) or again.keys() != arrays.keys():
+    if json.dumps(pack(value, again, "value")) != json.dumps(packed) or again.keys() != arrays.keys():
         raise ValueError("There is more or less than the value.")
     return value
-
-
-def _as_far_as(packed: Any, made: Any) -> Any:
-    """What `pack` made, without the parts that ``packed`` lacks of a value."""
-    if isinstance(packed, list) and isinstance(made, list):
-        return [_as_far_as(*pair) for pair in zip(packed, made, strict=True)]
-    if not (isinstance(packed, dict) and isinstance(made, dict)):
-        return made
-    if {"value", "parts"} == made.keys() == packed.keys() and isinstance(made["parts"], dict):
-        made = {**made, "parts": {name: part for name, part in made["parts"].items() if name in packed["parts"]}}
-    return {name: _as_far_as(packed.get(name), part) for name, part in made.items()}
 
 
 def floats(array: Array) -> tuple[float, ...]:
