@@ -18,7 +18,7 @@ __all__ = ["main"]
 def main() -> None:
     """Gaussian mixtures for data that does not fit in memory.
 
-    Rows are read from a Zarr array, block by block. Results go to standard output, progress and
+    Rows are read block by block: Zarr, HDF5, netCDF, Parquet or .npy. Results go to standard output, progress and
     messages to standard error.
     """
 

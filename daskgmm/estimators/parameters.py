@@ -134,8 +134,8 @@ class Parameters:
     variables: Any = parameter(
         None,
         ["array-like", str, None],
-        """Names of the arrays of a group, or columns of a Parquet file, that are the features, where X is such: a
-        Zarr group, an HDF5 or netCDF file. Arrays of one shape; all of their axes become rows. Not saved.""",
+        """Names of the arrays of a group, or columns of a frame or Parquet file, that are the features, where X is
+        such: a Zarr group, an HDF5 or netCDF file. Arrays of one shape; all their axes become rows. Not saved.""",
     )
     storage_options: Any = parameter(
         None,
