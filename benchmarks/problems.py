@@ -1,10 +1,11 @@
-"""Benchmark problems for fits of Gaussian mixtures, of NumPy and scikit-learn's bundled data alone; seeds are fixed.
+"""Benchmark problems for fits of Gaussian mixtures, drawn with NumPy or made of scikit-learn's bundled data.
 
     problem = load("g16-d8-M")      # .train (n, d), .test, .k, .truth: weights, means, covariances; or None
 
-Gaussian problems are named g<K>-d<d>-<overlap>[-a1]. The overlap S, L, M or H means a Bayes (MAP) error of 0.1, 1, 10
-or 30 % under the truth. Weights are drawn from Dirichlet(5), with a1 from Dirichlet(1). The scale of the means that
-gives the error was found once, by `calibrate`, and is written down, so that the rows do not depend on it.
+Seeds are fixed. Gaussian problems are named g<K>-d<d>-<overlap>[-a1]. The overlap S, L, M or H means a Bayes
+(MAP) error of 0.1, 1, 10 or 30 % under the truth. Weights are drawn from Dirichlet(5), with a1 from Dirichlet(1).
+The scale of the means that gives the error was found once, by `calibrate`, and is written down, so that the rows
+do not depend on it.
 """
 
 from __future__ import annotations
