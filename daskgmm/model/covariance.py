@@ -158,7 +158,7 @@ class Matrices(Covariance):
         if summed:
             cross = shift.T @ delta
             moved: Array = (weight[:, None] * delta).T @ delta - cross - cross.T
-            return moved[None]
+            return Matrices.completed(moved[None])  # which BLAS need not add up alike on both sides
         square = weight[:, None, None] * (delta[:, :, None] * delta[:, None, :])
         apart: Array = square - (shift[:, :, None] * delta[:, None, :] + delta[:, :, None] * shift[:, None, :])
         return apart
@@ -183,8 +183,9 @@ class Matrices(Covariance):
         d = self.values.shape[1]
         for values, u in zip(self.completed(self.values), self.factor, strict=True):
             a = np.sqrt(np.diag(values)) @ np.abs(u)
-            off = np.abs(u.T @ values @ u - np.eye(d)) <= 64 * (d + 2) * EPS * np.outer(a, a)
-            if not off.all() or not np.all(np.diag(u) > 0) or np.tril(u, -1).any():
+            close = np.abs(u.T @ values @ u - np.eye(d)) <= 64 * (d + 2) * EPS * np.outer(a, a)
+            sized = np.isfinite(a @ a)  # infinity is no larger than infinity
+            if not (sized and close.all() and np.all(np.diag(u) > 0)) or np.tril(u, -1).any():
                 return False
         return True
 

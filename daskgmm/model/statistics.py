@@ -49,6 +49,8 @@ class Statistics:
         require(holds(self.weight, (k,), 0.0) and positive(self.weight.sum()), "The components weigh nothing.")
         require(holds(self.shift, (k, d)), "Shifts are not those of the references.")
         require(holds(self.scatter, self.structure.held(k, d)), "The scatter is not that of the references.")
+        symmetric = np.array_equal(self.scatter, self.structure.form.completed(self.scatter))
+        require(symmetric, "The scatter is not symmetric.")
         require(positive(self.total_weight) and at_least(0, self.n_rows), "The rows weigh nothing.")
         require(isfinite(self.log_likelihood), "The log-likelihood is no number.")
 

@@ -200,3 +200,9 @@ def test_spoilt_files_are_refused_or_sound(what: str, n: int, capsys: pytest.Cap
 def test_some_spoilt_files(what: str, n: int) -> None:
     found = [trial(what, 5000 + number) for number in range(n)]
     assert [(number, told) for number, told, _ in found if told not in ("refused", "same", "sound")] == []
+
+
+# Infinity is no larger than infinity; what the M-step does not read of a scatter is read by whoever looks at it.
+@pytest.mark.parametrize(("what", "number"), [("models", 1706), ("checkpoints", 65)])
+def test_a_large_factor_and_a_lopsided_scatter_are_refused(what: str, number: int) -> None:
+    assert trial(what, number)[1] == "refused"

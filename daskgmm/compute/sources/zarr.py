@@ -73,10 +73,15 @@ def opened(value: Any, asked: Asked) -> Source:
 
 def _attributes(array: zarr.Array[Any]) -> Mapping[str, Any]:
     """The attributes of an array; xarray writes that of missing values as the fill value, in format 2."""
-    found = array.attrs.asdict()
+    found = _told_by(array, "an array")
     if array.metadata.zarr_format == 2 and "_ARRAY_DIMENSIONS" in found and array.fill_value is not None:
         return {**found, "_FillValue": array.fill_value}
     return found
+
+
+def _told_by(node: zarr.Array[Any] | zarr.Group, what: str) -> dict[str, Any]:
+    """The attributes of an array or a group; `DataError` where the store has other things in their place."""
+    return attempt(f"The attributes of {what} at {node.store_path} cannot be read", node.attrs.asdict)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -206,7 +211,7 @@ def _of_group(group: zarr.Group, asked: Asked) -> Source:
     if isinstance(group.store, ZipStore):
         inside = f"::/{group.path}" if group.path else ""
         title, joint = f"{group.store.path}{inside}", "/" if inside else "::/"
-    return Group(title, joint, "a Zarr group", group.attrs.asdict(), members, one).source(asked)
+    return Group(title, joint, "a Zarr group", _told_by(group, "a group"), members, one).source(asked)
 
 
 def _layout(array: zarr.Array[Any]) -> Layout:

@@ -341,6 +341,19 @@ def test_metadata_that_is_none(text: str, name: str, tmp_path: Path) -> None:
         fit(place)
 
 
+@pytest.mark.parametrize("attributes", [["x"], [0, 0], 7, "x", True])
+@pytest.mark.parametrize("node", ["array", "group"])
+def test_attributes_that_are_none(node: str, attributes: Any, tmp_path: Path) -> None:
+    if node == "group":
+        zarr.open_group(tmp_path / "g.zarr", mode="w", zarr_format=3)
+    fresh(tmp_path / "g.zarr" / "x.zarr", "v3 zstd")
+    told = tmp_path / "g.zarr" / ("x.zarr/zarr.json" if node == "array" else "zarr.json")
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"attributes": attributes}))
+    place = told.parent
+    with pytest.raises(DataError, match=rf"{place.name}.* cannot be"):
+        GaussianMixture(2, variables=None if node == "array" else ["x.zarr"]).fit(place)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_600_mutated_stores(tmp_path: Path) -> None:
