@@ -19,6 +19,18 @@ from daskgmm.fit.score import Score, unfit
 from daskgmm.fit.tasks import Query, Rate
 
 
+def in_kind(rows: Rows, query: Query, columns: int | None, features: tuple[str, ...] | None = None) -> Any:
+    """One answer per row: NumPy, a lazy Dask array, or a DataArray with its coordinates.
+
+    ``columns`` are those of components, or of ``features``, if that is given; None stands for a number.
+    """
+    if rows.x.local:
+        values: Any = engine_for(rows).answers(rows, query, query.dtype, columns)
+    else:
+        values = rows.map(query, dtype=query.dtype, columns=columns)
+    return values if rows.table is None else rows.table.answer(values, query.answer, query.missing, features)
+
+
 class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]  # no types
     """Attributes, queries and scores of a fitted mixture."""
 
@@ -78,8 +90,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
             storage_options=self.storage_options,
             decode_cf=self.decode_cf,
             feature_dim=self.feature_dim,
-            features=self._features() if hasattr(X, "isel") else None,
-            **more,
+            **{"features": self._features() if hasattr(X, "isel") else None, **more},
         )
 
     def _features(self) -> tuple[str, ...] | int | None:
@@ -114,12 +125,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         mixture = self._fitted.mixture
         columns = mixture.n_components if wide else None
         rows = self._query_rows(X, answer_bytes=8 * (columns or 1))
-        query = Query(mixture, answer, missing, dtype)
-        if rows.x.local:
-            values: Any = engine_for(rows).answers(rows, query, dtype, columns)
-        else:
-            values = rows.map(query, dtype=dtype, columns=columns)
-        return values if rows.table is None else rows.table.answer(values, answer, missing)
+        return in_kind(rows, Query(mixture, answer, missing, dtype), columns)
 
     def predict(self, X: Any, *, dtype: Any = np.int64) -> Any:
         """The most probable component of each row.

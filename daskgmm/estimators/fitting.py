@@ -22,18 +22,17 @@ from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import ClusterLostError, DataError, printable
 from daskgmm.estimators.alone import one_at_a_time
-from daskgmm.estimators.base import BaseMixture
 from daskgmm.estimators.batches import fit_batches
 from daskgmm.estimators.checks import check_mixture, check_names, check_standing, read_start
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
+from daskgmm.estimators.parts import PartedMixture
 from daskgmm.estimators.persistence import load, save
 from daskgmm.fit.events import Message, Progress, Reached, Stage, Verbose, teller
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 from daskgmm.model.kernels.compiling import while_compiling
-from daskgmm.model.mixture import Mixture
 from daskgmm.model.structure import STRUCTURES
 from daskgmm.store import checkpoint, values
 
@@ -41,7 +40,7 @@ from daskgmm.store import checkpoint, values
 ELSEWHERE = {"checkpoint", "verbose", "verbose_interval", "block_size", "nan_policy", "storage_options", *ROWWISE}
 
 
-class Fitting(BaseMixture):
+class Fitting(PartedMixture):
     """A mixture that is fitted to rows, and may be watched, stopped, saved and loaded."""
 
     max_iter: int
@@ -234,9 +233,6 @@ class Fitting(BaseMixture):
             raise ValueError(f"feature_names must name {mixture.n_features} features, got {len(names)}.")
         model._fitted = model._from_mixture(mixture, names)
         return model
-
-    def _from_mixture(self, mixture: Mixture, names: tuple[str, ...] | None) -> Fitted:
-        return Fitted(mixture, feature_names=names)
 
     def save(self, path: str | Path) -> None:
         """Write settings and parameters to one ``.npz`` file, whole or not at all.

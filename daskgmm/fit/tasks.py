@@ -1,7 +1,7 @@
 """All that tasks do to a block. Rows of zero weight are never looked at; what is no number is told here."""
 
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -17,6 +17,14 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import Structure
+
+
+class Answering(Protocol):
+    """A mixture, or what answers in its place."""
+
+    def answer(self, x: Array, question: str) -> tuple[Array, bool]:
+        """Answers for rows, and whether all their values are finite."""
+
 
 BEGINNING = (-1, -1)  # before every row of every block
 TOO_LARGE = "Input X contains infinity or a value too large for dtype('float64')"
@@ -113,6 +121,19 @@ class Examine:
         return Survey(overall, RowSample.of(block, self.seed, self.threshold), start)
 
 
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Maps a block to its part of a row sample."""
+
+    seed: int
+    threshold: Threshold
+
+    def __call__(self, block: Block) -> RowSample:
+        if not all_finite(seen(block)[0]):
+            refuse(block)
+        return RowSample.of(block, self.seed, self.threshold)
+
+
 def _without_missing(block: Block, name: str) -> Block:
     """The same with weight zero for each row that a given start has no value for."""
     given = block.columns[name]
@@ -162,12 +183,12 @@ def _weighted_sum(values: Array, weight: Array | None) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """Maps a block to one answer per row: ``labels``, ``responsibilities`` or ``score_samples``.
+    """Maps a block to what a mixture answers for each row, such as ``labels`` or ``score_samples``.
 
     Rows that ``nan_policy="omit"`` leaves out answer ``missing``.
     """
 
-    mixture: Mixture
+    mixture: Answering
     answer: str
     missing: float
     dtype: Any = None  # of the answers; None leaves it

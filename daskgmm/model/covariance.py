@@ -10,7 +10,14 @@ from scipy.linalg import solve_triangular
 
 from daskgmm._typing import Array
 from daskgmm.model.checks import holds, require
-from daskgmm.model.factors import EPS, check_positive, factor_of_precision, precision_factor
+from daskgmm.model.factors import (
+    EPS,
+    check_positive,
+    factor_of_precision,
+    inverted,
+    lower_factor,
+    precision_factor,
+)
 from daskgmm.model.kernels import layouts
 
 if TYPE_CHECKING:
@@ -87,6 +94,15 @@ class Covariance(ABC):
         if self.structure.shared:
             return self
         return type(self)(self.structure, self.values[components], self.factor[components])
+
+    @abstractmethod
+    def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
+        """What the covariances say of two groups of features, numbered (o,) and (m,), that have none in common.
+
+        The covariances of those that are seen; the gain (s, m, o), by which the mean of the others follows what is
+        seen; and the covariances that the others then keep. All come out of one factor of each matrix, without a
+        difference of covariances.
+        """
 
     @property
     @abstractmethod
@@ -209,6 +225,15 @@ class Matrices(Covariance):
         whitened: Array = np.einsum("...i,ij->...j", rows, self.factor[min(component, len(self.factor) - 1)])
         return whitened
 
+    def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
+        order, o = np.concatenate([seen, unseen]), len(seen)
+        lower = [lower_factor(c, j) for j, c in enumerate(self.values[:, order[:, None], order])]
+        corner = np.stack([f[o:, o:] for f in lower])
+        own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
+        gain = np.stack([f[o:, :o] for f in lower]) @ np.swapaxes(own, 1, 2)
+        marginal = type(self)(self.structure, self.values[:, seen[:, None], seen], own)
+        return marginal, gain, type(self)(self.structure, corner @ np.swapaxes(corner, 1, 2), rest)
+
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         (k, d), w = means.shape, layouts.width(means.shape[1])
         exact, factor = np.zeros((k, w)), np.zeros((len(self.factor), w, w))
@@ -282,6 +307,16 @@ class Axes(Covariance):
     def whiten(self, rows: Array, component: int) -> Array:
         whitened: Array = rows * self.factor[min(component, len(self.factor) - 1)]
         return whitened
+
+    def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
+        own, rest = (self._of_features(part) for part in (seen, unseen))
+        return own, np.zeros((len(self.values), len(unseen), len(seen))), rest
+
+    def _of_features(self, features: Array) -> Self:
+        """Of some features; where all have the same variance, that stays."""
+        if self.structure.isotropic:
+            return self
+        return type(self)(self.structure, self.values[:, features], self.factor[:, features])
 
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         d = means.shape[1]

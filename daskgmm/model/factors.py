@@ -36,6 +36,20 @@ def check_positive(values: Array) -> None:
         raise collapsed(component, feature if values.shape[1] > 1 else None)
 
 
+def lower_factor(covariance: Array, component: int) -> Array:
+    """Lower triangular L with ``L @ L.T`` the covariance; `CollapseError` where there is none."""
+    lower, failed = dpotrf(covariance, lower=True)
+    if failed or not np.isfinite(lower).all():
+        raise collapsed(component)
+    return lower  # type: ignore[no-any-return]
+
+
+def inverted(lower: Array) -> Array:
+    """The transposed inverse of a lower factor, which may have no row: the factor of the precision."""
+    inverse = dtrtri(lower, lower=True)[0] if len(lower) else lower
+    return np.ascontiguousarray(inverse.T)
+
+
 def precision_factor(covariance: Array, component: int, ridge: float) -> Array:
     """Upper triangular U with ``U @ U.T`` the inverse of a scatter with ``ridge`` on its diagonal, (d, d).
 
@@ -50,8 +64,7 @@ def precision_factor(covariance: Array, component: int, ridge: float) -> Array:
     lost = failed - 1 if failed else _lost(covariance, lower, ridge) if ridge < np.inf else None
     if lost is not None:
         raise collapsed(component, lost, _enough(covariance, lost))
-    inverse, _ = dtrtri(lower, lower=True)
-    return np.ascontiguousarray(inverse.T)
+    return inverted(lower)
 
 
 def factor_of_precision(precision: Array, component: int) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ by their dimensions.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isnan, prod
@@ -120,8 +121,11 @@ class Table(ABC):
             variable = variable.chunk(dict(zip(rows.dims, self.values.chunks, strict=False)))
         return _stack(variable.data, rows.ndim)
 
-    def answer(self, values: Held, name: str, missing: float) -> Any:
-        """Answers for the rows, unstacked, with their coordinates; ``missing`` where a MultiIndex lacks a row."""
+    def answer(self, values: Held, name: str, missing: float, features: Sequence[str] | None = None) -> Any:
+        """Answers for the rows, unstacked, with their coordinates; ``missing`` where a MultiIndex lacks a row.
+
+        Several for each row are those of components, or of ``features``.
+        """
         from xarray import DataArray
 
         rows, wide = self.rows, values.shape[1:]
@@ -130,7 +134,9 @@ class Table(ABC):
             values = da.reshape_blockwise(values, (*rows.shape, *wide), chunks=chunks)
         elif rows.ndim > 1:
             values = values.reshape(*rows.shape, *wide)
-        answer = DataArray(values, rows.coords, (*rows.dims, *["component"] * len(wide)), name).drop_encoding()
+        dim = "component" if features is None else "feature"
+        answer = DataArray(values, rows.coords, (*rows.dims, *[dim] * len(wide)), name).drop_encoding()
+        answer = answer if features is None else answer.assign_coords({dim: list(features)})
         for dim in rows.dims:
             index = rows.indexes.get(dim)
             if index is not None and index.nlevels > 1 and index.is_unique:
