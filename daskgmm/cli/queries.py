@@ -17,6 +17,7 @@ from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES, say
 from daskgmm.compute.engines import compute
 from daskgmm.compute.sources.paths import within
+from daskgmm.estimators.summary import Summary
 from daskgmm.fit.online import Passes
 from daskgmm.fit.run import best
 from daskgmm.fit.state import State
@@ -192,7 +193,8 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
         for name, value in mixture.get_params().items()
         if isinstance(value, plain) and name not in shape
     }
-    found = {} if inputs.waits(mixture) else _found(mixture)
+    summary = None if inputs.waits(mixture) else mixture.summary()
+    found = {} if summary is None else _found(mixture, summary)
     result = {
         "model": model,
         "estimator": type(mixture).__name__,
@@ -202,15 +204,21 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
         "covariance_type": mixture.covariance_type,
         **found,
         **output.learnt(mixture),
-        **({"weights": mixture.weights_.tolist()} if found else {}),
+        **(
+            {"weights": mixture.weights_.tolist(), "components": summary.components()}
+            if as_json and summary
+            else {}
+        ),
         "feature_names": list(mixture.feature_names_in_) if hasattr(mixture, "feature_names_in_") else None,
         **({"decoded": mixture.decoded_} if found else {}),
         "settings": settings,
     }
     output.show(result, as_json)
+    if summary and not as_json:
+        click.echo(f"\n{summary.table}")
 
 
-def _found(model: inputs.Model) -> dict[str, Any]:
+def _found(model: inputs.Model, summary: Summary) -> dict[str, Any]:
     """What a fit has found, in numbers."""
     return {
         "n_parameters": model.mixture_.n_parameters,
@@ -218,6 +226,7 @@ def _found(model: inputs.Model) -> dict[str, Any]:
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
         "log_likelihood": float(model.lower_bound_),
+        **{name: value for name, value in summary.facts.items() if name in ("rows", "bic", "aic")},
     }
 
 

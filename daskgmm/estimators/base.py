@@ -1,5 +1,6 @@
 """What every fitted mixture answers, whichever way it learned: attributes, queries and scores."""
 
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from daskgmm.errors import DataError
 from daskgmm.estimators.checks import check_names, label_type
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
 from daskgmm.estimators.parameters import Parameters
+from daskgmm.estimators.summary import Summary
 from daskgmm.fit.score import Score, unfit
 from daskgmm.fit.tasks import Query, Rate
 
@@ -29,6 +31,13 @@ def in_kind(rows: Rows, query: Query, columns: int | None, features: tuple[str, 
     else:
         values = rows.map(query, dtype=query.dtype, columns=columns)
     return values if rows.table is None else rows.table.answer(values, query.answer, query.missing, features)
+
+
+class _Html(str):
+    """HTML as scikit-learn asks for it."""
+
+    def _repr_html_inner(self) -> str:
+        return str(self)
 
 
 class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]  # no types
@@ -202,6 +211,40 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         Biernacki, Celeux & Govaert (2000), eq. 8, in the sign of `bic`; n is the sum of weights.
         """
         return self.evaluate(X, sample_weight, entropy=True).icl
+
+    def summary(self) -> Summary:
+        """The mixture at a glance: a row for each component, the heaviest first. Reads no data.
+
+        Returns
+        -------
+        Summary
+            ``print`` shows it as a table of 80 columns, a notebook in HTML; ``to_pandas()`` has all of it.
+
+        Examples
+        --------
+        >>> from daskgmm import GaussianMixture
+        >>> means = [[2.04, 54.5], [4.29, 80.0]]
+        >>> parts = [0.36, 0.64], means, [[0.069, 34.0], [0.17, 36.0]]
+        >>> print(GaussianMixture.from_parameters(*parts, "diag", ["minutes", "wait"]).summary())
+        model GaussianMixture; components 2; features 2; covariances diag
+        <BLANKLINE>
+        #  weight  rows  overlap  with      minutes        wait
+        1   64.0%     -    5e-04     0  4.29 ± 0.41  80.0 ± 6.0
+        0   36.0%     -    5e-04     1  2.04 ± 0.26  54.5 ± 5.8
+        """
+        self._check_fitted()
+        return Summary.of(self._fitted, type(self).__name__)
+
+    def _html_repr(self) -> str:
+        """What notebooks show: the summary, and scikit-learn's own before there is a fit."""
+        if not self.__sklearn_is_fitted__():
+            return str(super()._html_repr())
+        settings = f"<details><summary>settings</summary><code>{escape(repr(self))}</code></details>"
+        return f"<div>{self.summary()._repr_html_()}{settings}</div>"
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> "_Html":
+        """What scikit-learn shows of a fitted step of a pipeline, below its parameters."""
+        return _Html(self.summary()._repr_html_())
 
     def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
         """Draw rows from the mixture, as scikit-learn's: a component, then a row of it.

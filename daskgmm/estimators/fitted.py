@@ -1,7 +1,8 @@
 """All that a fit leaves behind, as one value, and the attributes that are views of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import nan
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.compute.rows import Rows
 from daskgmm.fit.run import Run
+from daskgmm.fit.score import Score
 from daskgmm.fit.stepwise import Stepwise
 from daskgmm.fit.stream import Waiting
 from daskgmm.model.checks import at_least, require
@@ -33,6 +35,7 @@ class Fitted:
     online: Stepwise | None = None
     next_row: int = 0
     decoded: str | None = field(default=None, metadata=LATER)  # how the rows followed from what a store held
+    rated: Score | None = field(default=None, metadata=LATER)  # what the last E-step over all rows found
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""
@@ -49,11 +52,16 @@ class Fitted:
         """Number of features, d."""
         return self.mixture.n_features
 
+    @property
+    def score(self) -> Score:
+        """What the last E-step of batch EM found; NaN where there was none."""
+        return replace(self.rated or Score(nan, nan, nan), n_parameters=self.mixture.n_parameters)
+
     @classmethod
     def of(cls, run: Run, n_passes: int, rows: Rows, **more: Any) -> "Fitted":
         """What a run leaves behind that learnt from these rows."""
         names = None if rows.feature_names is None else tuple(rows.feature_names)
-        more["decoded"] = rows.x.decoded or None
+        more |= {"decoded": rows.x.decoded or None, "rated": run.rated}
         return cls(run.mixture, run.n_iter, run.converged, run.lower_bound, run.trace, n_passes, names, **more)
 
 

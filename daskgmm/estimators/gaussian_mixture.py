@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 
 from daskgmm.compute.rows import Rows
 from daskgmm.estimators.checks import check_mixture
-from daskgmm.estimators.fitted import Fitted
+from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Fitting
 from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
 from daskgmm.fit.batch import batch
@@ -97,6 +97,16 @@ class GaussianMixture(Fitting):
         None, "no_validation", "Responsibilities (n, k) to start from, likewise."
     )
     acceleration: None = parameter(None, [None], "Reserved.")
+
+    bic_ = Attribute(
+        lambda f: f.score.bic,
+        """`bic` of the rows of the fit, without a pass: of the parameters that its last E-step saw, before the
+        last update. NaN where no fit made an iteration.""",
+    )
+    aic_ = Attribute(lambda f: f.score.aic, "The same for `aic`.")
+    total_weight_ = Attribute(
+        lambda f: f.score.total_weight, "Rows of the fit, or the sum of their weights; NaN like ``bic_``."
+    )
 
     _algorithm = staticmethod(batch)
     _unconverged = (

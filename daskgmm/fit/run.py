@@ -2,21 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from math import inf, isfinite
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite, nan
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from daskgmm.compute.block import Block
 from daskgmm.errors import CollapseError, DataError
-from daskgmm.fit.score import unfit
+from daskgmm.fit.score import Score, unfit
 from daskgmm.fit.tasks import Expect
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import Update
-from daskgmm.store.values import storable
+from daskgmm.store.values import LATER, storable
 
 
 class Run(ABC):
@@ -29,6 +29,7 @@ class Run(ABC):
     previous: float = -np.inf  # what the first entry of the trace is compared with; −inf for a fresh start
     converged: bool = False  # whether it came to rest
     failure: DataError | None = None  # why it ended early
+    rated: Score | None = None  # what the last E-step over all rows found of its mixture
 
     @property
     @abstractmethod
@@ -97,6 +98,7 @@ class EM(Run):
     previous: float = -np.inf
     converged: bool = False
     failure: DataError | None = None
+    rated: Score | None = field(default=None, metadata=LATER)
 
     def check(self) -> None:
         """Raise `ValueError` unless it may stand so."""
@@ -123,6 +125,7 @@ class EM(Run):
             mixture=mixture,
             trace=(*self.trace, bound),
             converged=abs(bound - self.lower_bound) < self.tol,
+            rated=Score(found.log_likelihood, nan, found.total_weight),
         )
 
 

@@ -1,10 +1,13 @@
 """How well a mixture describes some rows: log-likelihood, and the criteria that weigh it against parameters."""
 
 from dataclasses import dataclass
+from math import isfinite, isinf
 
 import numpy as np
 
 from daskgmm.errors import DataError
+from daskgmm.model.checks import at_least, require
+from daskgmm.store.values import storable
 
 # Of weights: beyond these, what is a small part of a sum, or a large multiple of it, is no number of all digits.
 LIGHTEST = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
@@ -24,6 +27,7 @@ def unfit(total: float) -> DataError | None:
     )
 
 
+@storable
 @dataclass(frozen=True)
 class Score:
     """Weighted sums over rows. ``a + b`` equals the score of the concatenated rows.
@@ -43,6 +47,11 @@ class Score:
     entropy: float
     total_weight: float
     n_parameters: int = 0
+
+    def check(self) -> None:
+        """Raise `ValueError` unless these may be sums over rows."""
+        require(isfinite(self.log_likelihood) and not isinf(self.entropy), "The sums are no numbers.")
+        require(unfit(self.total_weight) is None and at_least(0, self.n_parameters), "The rows weigh nothing.")
 
     @property
     def mean(self) -> float:

@@ -104,6 +104,19 @@ class Covariance(ABC):
         difference of covariances.
         """
 
+    def between(self, component: int) -> Self:
+        """The averages of one component's covariance and those of each that comes after it."""
+        if self.structure.shared:
+            return self
+        mean = 0.5 * self.values[component] + 0.5 * self.values[component + 1 :]
+        return self.of(self.structure, mean, np.inf)
+
+    @property
+    def deviations(self) -> Array:
+        """Standard deviations of the features, (s, d), or (s, 1) where all have the same."""
+        deviations: Array = np.sqrt(self.diagonals(self.values))
+        return deviations
+
     @property
     @abstractmethod
     def precisions(self) -> Array:

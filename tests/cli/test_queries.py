@@ -401,7 +401,11 @@ def test_info(run: Run, model: str, fitted: GaussianMixture) -> None:
     assert (found["n_components"], found["n_features"], found["n_parameters"]) == (3, 3, 29)
     assert found["settings"]["random_state"] == 0
     assert found["log_likelihood"] == fitted.lower_bound_
+    assert (found["rows"], found["bic"]) == (650, fitted.bic_)
+    heaviest = found["components"][0]
+    assert heaviest["mean"] == fitted.means_[heaviest["component"]].tolist()
     lines = run("info", model).stdout.splitlines()
+    assert lines[-5:] == ["", *fitted.summary().table.splitlines()]
     assert all(len(line) <= 79 for line in lines if not line.startswith("model"))
     assert any(line.split() == ["n", "passes", str(fitted.n_passes_)] for line in lines)
 
