@@ -104,11 +104,7 @@ def lowest(session: nox.Session) -> None:
         "tests/store/test_checkpoint.py",
         "tests/cli",
     ]
-    # Parquet without counts of nulls, and groups in a zip file behind a URL, need later pyarrow and fsspec.
-    later = ["sources/test_files", "sources/test_facts"]
-    left_out = [f"--ignore=tests/compute/{name}.py" for name in later]
-    left_out += [f"--ignore=tests/cli/test_{name}.py" for name in ("doors", "check")]
-    chosen = session.posargs or [*estimators, *elsewhere, *left_out]
+    chosen = session.posargs or [*estimators, *elsewhere]
     # Numba keeps compiled code beside the package, of one version at a time: leave the developer's alone.
     environment = {"NUMBA_CACHE_DIR": str(Path(session.create_tmp()).resolve() / "numba")}
     session.run("python", "-m", "pytest", *chosen, env=environment)

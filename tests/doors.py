@@ -72,7 +72,8 @@ def netcdf(values: Array, folder: Path, kind: Any = "NETCDF4") -> str:
         axes = [f"axis{i}" for i in range(values.ndim)]
         for axis, size in zip(axes, values.shape, strict=True):
             file.createDimension(axis, size)
-        file.createVariable("x", values.dtype, axes)[...] = values
+        endian: Any = "big" if values.dtype.str[0] == ">" else "native"  # netCDF4 1.7.2 has to be told
+        file.createVariable("x", values.dtype, axes, endian=endian)[...] = values
     return f"{folder / 'x.nc'}::x"
 
 

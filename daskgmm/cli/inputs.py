@@ -13,7 +13,8 @@ from dask.utils import format_bytes
 from daskgmm._typing import Array
 from daskgmm.compute.sources import as_source
 from daskgmm.compute.sources.base import Asked, Source
-from daskgmm.errors import DataError
+from daskgmm.compute.sources.paths import signed
+from daskgmm.errors import DataError, ModelFileError
 from daskgmm.estimators.checks import check_standing
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
@@ -95,6 +96,8 @@ def load_model(place: str) -> Model:
         return cast(Model, load(place))
     except OSError as error:
         raise _unreadable(place, error) from error
+    except ModelFileError as error:
+        raise _no_model(place, str(error)) from error
 
 
 def load_fitted(place: str) -> Model:
@@ -126,13 +129,29 @@ def load_either(place: str) -> Model | tuple[dict[str, Any], State]:
         return load_model(place)
     if kind == files.CHECKPOINT and (found := checkpoint.read(place, State, check_standing)) is not None:
         return found
-    raise DataError(f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged.")
+    raise _no_model(place, f"{place} is not a model or a checkpoint that daskgmm saved, or it is damaged.")
 
 
 def _unreadable(place: str, error: OSError) -> DataError:
-    """Say why a model cannot be read, and what a store in its place is."""
+    """Say why a model cannot be read."""
     if not isinstance(error, IsADirectoryError):
         return DataError(f"The model {place} cannot be read: {error.strerror or error}.")
-    stored = any(os.path.exists(os.path.join(place, name)) for name in ("zarr.json", ".zarray", ".zgroup"))
-    what = "a Zarr store: give it as DATA" if stored else "a folder"
-    return DataError(f"{place} is {what}. A model is a file, such as fit writes to its --out.")
+    return _no_model(place, f"{place} is a folder. A model is a file, such as fit writes to its --out.")
+
+
+def _no_model(place: str, why: str) -> DataError:
+    """Say which data there is in the place of a model; ``why`` it is no model, where none is known."""
+    kind = signed(place) if os.path.isfile(place) else None
+    # A damaged model of another name is a zip file, too.
+    if not os.path.isdir(place) and (kind is None or (kind == ".zip" and not place.endswith(kind))):
+        return DataError(why)
+    try:
+        found = as_source(place, Asked("DATA", fill_missing=True, ensure_2d=False, decode_cf=False))
+        told = f"{place} is data: {found.facts().kind}, {found.dtype} of shape {found.shape}."
+    except FileNotFoundError:
+        return DataError(why)
+    except DataError as error:
+        told = str(error)  # of a group, for instance, whose arrays it lists
+    return DataError(
+        f"{told}\nA model is a file such as fit writes to its --out. Of data, daskgmm check tells more."
+    )

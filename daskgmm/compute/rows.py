@@ -247,6 +247,7 @@ def as_rows(
     decode_cf: bool = True,
     feature_dim: str | None = None,
     features: tuple[str, ...] | int | None = None,
+    few_rows: bool = False,
     name: str = "X",
     answer_bytes: int = 0,
     **columns: Any,
@@ -276,7 +277,8 @@ def as_rows(
         if value not in ("raise", other):
             raise ValueError(f"{title} must be 'raise' or {other!r}, got {value!r}.")
     chosen = None if variables is None else (variables,) if isinstance(variables, str) else tuple(variables)
-    asked = Asked(name, missing_chunks == "fill", True, chosen, storage_options, decode_cf, feature_dim, features)
+    how = (storage_options, decode_cf, feature_dim, features, few_rows)
+    asked = Asked(name, missing_chunks == "fill", True, chosen, *how)
     given = {key: value for key, value in columns.items() if value is not None}
     if (table := xarray.table(X, asked) if hasattr(X, "isel") else None) is None:
         x, labelled = as_source(X, asked), X

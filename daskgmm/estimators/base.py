@@ -13,7 +13,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError
-from daskgmm.estimators.checks import check_names, label_type
+from daskgmm.estimators.checks import check_decoding, check_names, label_type
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
 from daskgmm.estimators.parameters import Parameters
 from daskgmm.estimators.summary import Summary
@@ -117,6 +117,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
                 f"X has {rows.n_features} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input."
             )
+        check_decoding(getattr(self, "decoded_", None), self, rows)
 
     def _check_fitted(self) -> None:
         check_is_fitted(self)

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any, TypeVar
 
 from daskgmm.errors import ClusterLostError, DataError
@@ -45,10 +45,16 @@ def fit_batches(model: M, batches: Iterator[Any], sample_weight: Any) -> M:
 
 def _learn(learner: Any, batches: Iterator[Any], weights: Iterator[Any]) -> None:
     """Learn each batch with its weights."""
-    for batch in batches:
+    for number in count():  # `enumerate` would hold a batch while the next is made
+        if (batch := next(batches, END)) is END:
+            break
         if (weight := next(weights, END)) is END:
             raise DataError("sample_weight ended before X: give weights for each batch.")
-        learner.partial_fit(batch, sample_weight=weight)
+        try:
+            learner.partial_fit(batch, sample_weight=weight)
+        except ValueError as error:
+            kind, more = (type(error), error.args[1:]) if isinstance(error, DataError) else (DataError, ())
+            raise kind(f"Batch {number} of X, counted from 0: {error}", *more) from error
         del batch, weight  # before the next is made
     if not isinstance(weights, repeat) and next(weights, END) is not END:
         raise DataError("X ended before sample_weight: give weights for each batch.")

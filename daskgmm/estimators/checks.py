@@ -9,6 +9,7 @@ from dask.utils import parse_bytes
 from sklearn.utils import check_array
 
 from daskgmm._typing import Array
+from daskgmm.compute.rows import Rows
 from daskgmm.compute.sources.plain import plain
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.fitted import Fitted, Unseeded
@@ -67,6 +68,13 @@ def check_names(before: Iterable[str] | None, names: Iterable[str] | None, model
     if len(lines) == 1:
         lines.append("Feature names must be in the same order as they were in fit.")
     raise DataError("\n".join(lines) + "\n")
+
+
+def check_decoding(before: str | None, model: Any, rows: Rows) -> None:
+    """Warn where rows are read as they are stored, and those of the fit were decoded."""
+    if before and not model.decode_cf and (rows.x.waits or rows.table is not None):
+        told = f"The values of the fit were decoded {before}, and with decode_cf=False (--raw) those of X are not."
+        warnings.warn(told, stacklevel=3)
 
 
 def label_type(dtype: Any, k: int) -> np.dtype[Any]:

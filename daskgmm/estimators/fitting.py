@@ -23,7 +23,7 @@ from daskgmm.compute.rows import Rows
 from daskgmm.errors import ClusterLostError, DataError, printable
 from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.batches import fit_batches
-from daskgmm.estimators.checks import check_mixture, check_names, check_standing, read_start
+from daskgmm.estimators.checks import check_decoding, check_mixture, check_names, check_standing, read_start
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.estimators.parts import PartedMixture
@@ -91,6 +91,7 @@ class Fitting(PartedMixture):
         rows = self._stored(X, sample_weight, last)
         if last is not None:
             check_names(last.feature_names, rows.feature_names, type(self).__name__)
+            check_decoding(last.decoded, self, rows)
         recipe = self._recipe(rows.n_features)
         begun = self._begun(rows, recipe, last)
         self._follow(X, rows, partial(self._algorithm, recipe), begun, partial(self._identity, last))
@@ -116,7 +117,12 @@ class Fitting(PartedMixture):
         """The runs that a fit goes on with; none where a survey has to find their start."""
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, then `predict` the same rows: lazily, where `predict` is."""
+        """Fit, then `predict` the same rows: lazily, where `predict` is. An iterator is a `DataError`."""
+        if isinstance(X, Iterator):
+            raise DataError(
+                "X is an iterator, which can be gone through once: there is nothing left to predict after a fit. "
+                "Fit, and predict the batches of a new one, each by itself."
+            )
         return self.fit(X, sample_weight=sample_weight).predict(X)
 
     def _check_shape(self, rows: Rows, what: str) -> None:

@@ -266,7 +266,7 @@ class MiniBatchGaussianMixture(Fitting):
         """
         self._validate_params()
         fitted, unseeded = vars(self).get("_fitted"), vars(self).get("_unseeded")
-        rows = self._rows(X, weight=sample_weight)
+        rows = self._rows(X, weight=sample_weight, few_rows=True)
         self._check_features(rows)
         recipe = self._recipe(rows.n_features)
         random = check_random_state(self.random_state)

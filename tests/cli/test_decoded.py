@@ -51,7 +51,12 @@ def test_every_command_decodes_or_reads_raw(run: Run, packed: str, values: Array
     # What reads for a model reads as its fit did, unless it is told otherwise.
     score = {m: told(run("score", packed, m, "--json"))["total_weight"] for m in (out, raw, online)}
     assert score == {out: there.sum(), raw: len(values), online: there.sum()}
-    assert told(run("score", packed, out, "--raw", "--json"))["total_weight"] == len(values)
+    undecoded = run("score", packed, out, "--raw", "--json")
+    assert told(undecoded)["total_weight"] == len(values)
+    assert f"The values of the fit were decoded {decoded}, and with decode_cf=False (--raw)" in undecoded.stderr
+    assert "Warning" not in run("score", packed, raw, "--json").stderr
+    again = run(*fit[:2], "--warm-start", out, *fit[6:], str(tmp_path / "again.npz"), "--raw")
+    assert "(--raw) those of X are not" in again.stderr
     assert told(run("score", packed, raw, "--decode-cf", "--json"))["total_weight"] == there.sum()
     told(run("predict", packed, out, "--out", tmp_path / "labels.zarr", "--json"))
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "labels.zarr")[...], np.where(there, 0, -1))

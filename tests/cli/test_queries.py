@@ -482,11 +482,18 @@ def test_info_tells_all_that_a_checkpoint_compares(
 def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_text("nothing")
     zarr.create_array(tmp_path / "x.zarr", shape=(3, 2), dtype="f8")
+    zarr.create_group(tmp_path / "g.zarr").create_array("x", shape=(3, 2), dtype="f8")
+    np.save(tmp_path / "x.npy", np.ones((3, 2)))
+    (tmp_path / "model").write_bytes(b"PK damaged")
     for place, message in (
         (tmp_path / "no.npz", "is not a model"),
         (f"local://{tmp_path}/no.npz", "is not a model"),
         (tmp_path / "none.npz", "No such file"),
-        (tmp_path / "x.zarr", "is a Zarr store: give it as DATA"),
+        (tmp_path / "x.zarr", "x.zarr is data: Zarr array (format 3), float64 of shape (3, 2)."),
+        (tmp_path / "x.zarr", "Of data, daskgmm check tells more"),
+        (tmp_path / "x.npy", "x.npy is data: NumPy file, float64 of shape (3, 2)."),
+        (tmp_path / "g.zarr", "g.zarr is a Zarr group, not an array. Its arrays are:\n    x (3, 2) float64"),
+        (tmp_path / "model", "is not a model"),
         (tmp_path, "is a folder"),
     ):
         result = run("info", place)

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm import DataError, GaussianMixture, MiniBatchGaussianMixture
 from daskgmm._typing import Array
+from daskgmm.errors import CollapseError
 
 X = np.random.default_rng(0).normal(size=(900, 2)) + 6 * (np.arange(900) % 2)[:, None]
 WEIGHT = np.random.default_rng(1).choice([0.0, 0.5, 1.0, 2.0], 900)
@@ -94,7 +96,9 @@ def broken() -> Iterator[Array]:
 @pytest.mark.parametrize(
     ("batches", "weights", "message"),
     [
-        (broken, None, "Input X contains NaN"),
+        (broken, None, "Batch 7 of X, counted from 0: Input X contains NaN"),
+        (lambda: iter([*parts(X), [[1.0, 2, 3]]]), None, "Batch 7 of X, .*: X has 3 features, but .* expecting 2"),
+        (lambda: iter([X[:90], X[0]]), None, "(?s)Batch 1 of X, .*: Expected 2D array"),
         (lambda: iter([]), None, "X gave no batch"),
         (lambda: iter([X[:30]]), None, "70 more rows are needed to start a model"),
         (lambda: iter(parts(X)), WEIGHT, "sample_weight has to be an iterator, too"),
@@ -116,6 +120,28 @@ def test_batches_are_gone_through_once(options: dict[str, Any]) -> None:
         model(**options).fit(iter(parts(X)))
     with pytest.raises(DataError, match=r"MiniBatchGaussianMixture\.fit"):
         GaussianMixture(2).fit(iter(parts(X)))
+
+
+def test_nothing_is_left_to_predict() -> None:
+    batches = iter(parts(X))
+    with pytest.raises(DataError, match="there is nothing left to predict after a fit"):
+        model().fit_predict(batches)
+    assert len(list(batches)) == 7
+
+
+def test_a_collapse_is_told_with_its_batch() -> None:
+    with pytest.raises(CollapseError, match=r"Batch 0 of X, .*not positive definite") as caught:
+        model(reg_covar=0.0, init_size=100).fit(iter([np.ones((100, 2))]))
+    assert caught.value.component in (0, 1)
+
+
+def test_a_first_batch_of_few_labelled_rows() -> None:
+    def batch(first: int) -> xr.DataArray:
+        return xr.DataArray(X[first : first + 1], dims=("time", "gene"), coords={"gene": ["a", "b"]})
+
+    found = model(init_size=90).fit(batch(first) for first in range(200))
+    assert same(found, partly(parts(X[:200], 1), init_size=90))
+    assert found.feature_names_in_.tolist() == ["a", "b"]
 
 
 def test_an_interrupt_leaves_what_was_learnt() -> None:

@@ -39,6 +39,7 @@ class Asked(NamedTuple):
     decode_cf: bool = True  # whether attributes that say what numbers stand for are heeded
     feature_dim: str | None = None  # the features' dimension in a DataArray
     features: tuple[str, ...] | int | None = None  # their names, or how many are expected, where that is known
+    few_rows: bool = False  # whether rows may well be fewer than features, as of a batch
 
 
 class Facts(NamedTuple):

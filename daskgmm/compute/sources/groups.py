@@ -38,7 +38,7 @@ class Group:
     joint: str  # what stands between that and the name of an array
     kind: str  # what it is, such as "a Zarr group"
     attributes: Mapping[str, Any]
-    members: Callable[[], Iterable[Member]]  # all arrays below it
+    members: Callable[[], Iterable[Member]]  # all arrays below it, in its own order, of names where it has none
     open: Callable[[str, Asked], Source]  # one of them; `KeyError` where there is none
 
     def source(self, asked: Asked) -> Source:
@@ -87,7 +87,7 @@ class Group:
     def arrays(self) -> list[Member]:
         """All arrays below it, as far as they can be read."""
         try:
-            return sorted(self.members())
+            return list(self.members())
         except Exception as error:  # whatever a file system or damaged metadata may raise
             raise DataError(f"{self.title} is {self.kind}, and cannot be listed: {error}") from error
 

@@ -6,7 +6,7 @@ import sys
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,15 +199,27 @@ def _is_dataset(value: Any) -> bool:
 def _layout(dataset: Any, handle: Handle, fill_missing: bool) -> Layout:
     """What a dataset is; `DataError` where some of its chunks were never written."""
     shape, dtype, chunks = tuple(dataset.shape or ()), dataset.dtype, dataset.chunks
-    there, wanted = _chunks_of(dataset)
-    if there < wanted and not fill_missing and dtype.kind in "biuf":
-        raise DataError(
-            f"{handle} has {there} of {wanted} chunks: the others were never written, and read as the fill value "
-            f'{dataset.fillvalue}. Set missing_chunks="fill" to read them so.'
-        )
+    if not fill_missing:
+        _refuse_missing(dataset, handle)
     each = chunks or (1, *shape[1:])
     attributes = {name: dataset.attrs[name] for name in cf.NAMES if name in dataset.attrs}
     return Layout(shape, dtype, each[0] if shape else 1, math.prod(each) * dtype.itemsize, attributes)
+
+
+def _refuse_missing(dataset: Any, title: Any) -> None:
+    """Raise `DataError` where chunks of a dataset of numbers were never written."""
+    there, wanted = _chunks_of(dataset)
+    if there < wanted and dataset.dtype.kind in "biuf":
+        raise DataError(
+            f"{title} has {there} of {wanted} chunks: the others were never written, and read as the fill value "
+            f'{dataset.fillvalue}. Set missing_chunks="fill" to read them so.'
+        )
+
+
+def refuse_unwritten(path: str, name: str) -> None:
+    """The same of a dataset in a local file, which may be no HDF5, or in use, where nothing is known of chunks."""
+    with suppress(OSError, KeyError), alone(), File(Place(path)).open() as root:
+        _refuse_missing(root[name], f"{path}::/{name}")
 
 
 def _chunks_of(dataset: Any) -> tuple[int, int]:
@@ -236,15 +248,22 @@ def _facts(dataset: Any) -> Facts:
 
 
 def _members(group: Any) -> list[Member]:
-    """The datasets below a group, without dimensions of netCDF that have no values."""
+    """The datasets below a group in its own order, without dimensions of netCDF that have no values."""
     found: list[Member] = []
+    listed: dict[str, dict[str, int]] = {}
+
+    def rank(name: str) -> tuple[int, ...]:
+        above, _, last = name.rpartition("/")
+        if above not in listed:
+            listed[above] = {name: number for number, name in enumerate(group[above] if above else group)}
+        return *(rank(above) if above else ()), listed[above][last]
 
     def visit(name: str, value: Any) -> None:
         if _is_dataset(value) and not bytes(value.attrs.get("NAME", b"")).startswith(DIMENSION):
             found.append(Member(name, tuple(value.shape or ()), value.dtype))
 
     group.visititems(visit)
-    return sorted(found)
+    return sorted(found, key=lambda member: rank(member.name))
 
 
 def _group(found: Any, file: File, inside: str) -> Group:

@@ -54,7 +54,7 @@ def opened_object(value: Any, asked: Asked) -> Source:
     if not root.isopen():
         raise DataError(f"{asked.name} is of a netCDF file that is closed: open it anew, or give its path.")
     if hasattr(value, "set_auto_maskandscale") and hasattr(value, "dimensions") and hasattr(value, "group"):
-        return values_of(Live(value), asked)
+        return values_of(Live(value, asked.fill_missing), asked)
     with hdf5.alone():
         group = _group(value, lambda name, one: opened_object(_find(value, name), one))
     return group.source(asked)
@@ -113,6 +113,7 @@ class Live(Variable):
     """A variable of a file that the user has opened; other processes open it anew."""
 
     variable: Any
+    fill_missing: bool
 
     def __str__(self) -> str:
         return f"{self.variable.group().filepath()}::{_inside(self.variable)}"
@@ -120,6 +121,11 @@ class Live(Variable):
     def __reduce__(self) -> Any:
         place = Place(os.path.abspath(self.variable.group().filepath()))
         return Stored, (File(place), _inside(self.variable))
+
+    def look(self) -> Layout:
+        if not self.fill_missing:  # as for its path; of a file that is being written, only netCDF4 reads anything
+            hdf5.refuse_unwritten(self.variable.group().filepath(), _inside(self.variable))
+        return super().look()
 
     @property
     def in_driver(self) -> bool:  # type: ignore[override]
@@ -189,5 +195,5 @@ def _group(root: Any, one: Any) -> Group:
         for name, below in group.groups.items():
             yield from members(below, f"{prefix}{name}/")
 
-    found = sorted(members(root, ""))
+    found = list(members(root, ""))
     return Group(root.filepath(), "::/", "a netCDF file or group", {}, lambda: found, one)

@@ -163,8 +163,8 @@ def _dtype(kind: Any, nullable: bool) -> np.dtype[Any] | None:
 def _nullable(metadata: Any) -> set[str]:
     """Columns of which a row group has nulls, or does not say that it has none."""
     found = set()
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    for group in (group for group in groups if group.num_rows):  # others say nothing
         for column in (group.column(i) for i in range(group.num_columns)):
             told = column.statistics
             if told is None or not told.has_null_count or told.null_count:

@@ -10,6 +10,7 @@ import fsspec
 import zarr
 from fsspec.implementations.local import LocalFileSystem
 from zarr.errors import NodeNotFoundError
+from zarr.storage import FsspecStore, ZipStore
 
 from daskgmm.compute.sources.base import Asked, Opener
 from daskgmm.compute.sources.failures import told
@@ -42,6 +43,10 @@ READ_BY = {
     ".pt": "torch.load",
 }
 """What reads files that are no kind of input."""
+
+
+LACKING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, KeyError)
+"""What says that a zip file lacks an object: in fsspec before 2026.9 what zipfile raises, too."""
 
 
 class Place(NamedTuple):
@@ -137,9 +142,10 @@ def zipped(place: Place, asked: Asked) -> Any:
         refuse_missing(place)
     try:
         if place.is_local:
-            return zarr.open(zarr.storage.ZipStore(path, mode="r", read_only=True), mode="r", path=place.inside)
-        url, protocol = f"zip://{place.inside}::{place.path}", place.path.partition("://")[0]
-        return zarr.open(url, mode="r", storage_options={protocol: place.options or {}})
+            return zarr.open(ZipStore(path, mode="r", read_only=True), mode="r", path=place.inside)
+        url, options = f"zip://{place.inside}::{place.path}", {place.path.partition("://")[0]: place.options or {}}
+        store = FsspecStore.from_url(url, storage_options=options, read_only=True, allowed_exceptions=LACKING)
+        return zarr.open(store, mode="r")
     except (FileNotFoundError, NodeNotFoundError) as error:
         raise DataError(f"There is no Zarr array at {place}, in the zip file.") from error
     except Exception as error:  # no zip file, or whatever a file system or damaged metadata may raise
@@ -149,14 +155,20 @@ def zipped(place: Place, asked: Asked) -> Any:
 def _file(place: Place, asked: Asked) -> Any:
     """What a local file holds, told by its first bytes."""
     try:
-        with open(place.path, "rb") as file:
-            head = file.read(8)
+        ending = signed(place.path)
     except OSError as error:
         raise DataError(f"{place} cannot be opened: {told(error)}") from error
-    ending = next((ending for signature, ending in SIGNATURES.items() if head.startswith(signature)), None)
-    if ending is None or os.path.splitext(place.path)[1] == ".npz":
+    if ending is None:
         refuse_file(place)
     return ENDINGS[ending](place, asked)
+
+
+def signed(path: str) -> str | None:
+    """The ending that the first bytes of a local file belong to; None for no kind of input."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    found = next((ending for signature, ending in SIGNATURES.items() if head.startswith(signature)), None)
+    return None if os.path.splitext(path)[1] == ".npz" else found
 
 
 def refuse_file(place: Place) -> NoReturn:

@@ -135,6 +135,8 @@ class Table(ABC):
         elif rows.ndim > 1:
             values = values.reshape(*rows.shape, *wide)
         dim = "component" if features is None else "feature"
+        while dim in rows.dims or dim in rows.coords:
+            dim += "_"
         answer = DataArray(values, rows.coords, (*rows.dims, *[dim] * len(wide)), name).drop_encoding()
         answer = answer if features is None else answer.assign_coords({dim: list(features)})
         for dim in rows.dims:
@@ -163,7 +165,9 @@ class OneArray(Table):
         likely = [dim for dim in value.dims if str(dim).lower().removesuffix("s") in FEATURES]
         if value.ndim == 2 and likely[-1:] != [value.dims[0]]:
             (n, d), known = value.shape, self.asked.features
-            if likely or d <= n or d == (len(known) if isinstance(known, tuple) else known):
+            first, last = map(self._names, value.dims)
+            named = self.asked.few_rows and first is None and last is not None
+            if likely or d <= n or named or d == (len(known) if isinstance(known, tuple) else known):
                 return value.dims[1]
         raise DataError(self._recipe(likely))
 
@@ -190,7 +194,11 @@ class OneArray(Table):
 
     @property
     def names(self) -> Array | None:
-        index = self.value.indexes.get(self.feature)
+        return self._names(self.feature)
+
+    def _names(self, dim: Any) -> Array | None:
+        """Text along a dimension."""
+        index = self.value.indexes.get(dim)
         return None if index is None else _texts(index)
 
     @cached_property

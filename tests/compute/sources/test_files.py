@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +92,38 @@ def test_hdf5_chunks_that_were_never_written(tmp_path: Path) -> None:
     found = joined(as_rows(f"{tmp_path}/x.h5::x", missing_chunks="fill"))
     np.testing.assert_array_equal(found[5:10], VALUES[5:10])
     assert (np.delete(found, np.s_[5:10], 0) == 7).all()
+
+
+@pytest.mark.parametrize("name", ["chunked", "contiguous"])
+def test_netcdf_that_was_never_written_is_refused_by_any_door(name: str, tmp_path: Path) -> None:
+    with netCDF4.Dataset(tmp_path / "x.nc", "w") as file:
+        for axis, size in (("row", N), ("feature", D)):
+            file.createDimension(axis, size)
+        file.createVariable("chunked", "f8", ("row", "feature"), chunksizes=(5, D))[5:10] = VALUES[5:10]
+        file.createVariable("contiguous", "f8", ("row", "feature"))
+    with netCDF4.Dataset(tmp_path / "x.nc") as file:
+        for place in (file[name], f"{tmp_path}/x.nc::{name}"):
+            with pytest.raises(
+                DataError, match=rf"x.nc::/{name} has [01] of [41] chunks: .* missing_chunks=\"fill\""
+            ):
+                as_rows(place)
+            found = joined(as_rows(place, missing_chunks="fill"))
+            assert (np.delete(found, np.s_[5:10], 0) == netCDF4.default_fillvals["f8"]).all()
+
+
+@pytest.mark.parametrize("kind", ["NETCDF4", "NETCDF3_64BIT_OFFSET"])
+def test_netcdf_is_read_as_xarray_reads_it(kind: Any, tmp_path: Path) -> None:
+    """Neither netCDF's default fill values nor ranges of valid ones say what is missing, as they do to netCDF4."""
+    values = np.array([[1, -32767], [7, 9], [3, 4]], "i2")
+    place = netcdf(values, tmp_path, kind)
+    with netCDF4.Dataset(tmp_path / "x.nc", "a") as file:
+        file["x"].valid_min = np.int16(4)
+        assert file["x"][...].mask.sum() == 3
+    with xr.open_dataset(tmp_path / "x.nc") as found:
+        np.testing.assert_array_equal(found["x"], values)
+    with netCDF4.Dataset(tmp_path / "x.nc") as file:
+        for one in (file["x"], place):
+            np.testing.assert_array_equal(joined(as_rows(one)), values)
 
 
 def test_threads_read_hdf5_and_netcdf_in_turn(tmp_path: Path) -> None:
@@ -181,6 +215,14 @@ def test_columns_are_chosen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(joined(as_rows(place, variables=["b", "a"])), np.arange(5.0)[:, None] * [1, 1])
     with pytest.raises(DataError, match=r"has no one column 'c'. Its columns are: name string, a double, b int64"):
         as_rows(place, variables=["c"])
+
+
+def test_a_file_without_rows_leaves_integers_what_they_are(tmp_path: Path) -> None:
+    """It says nothing of nulls."""
+    (tmp_path / "x.parquet").mkdir()
+    for name, n in (("a", 0), ("b", 5)):
+        table(tmp_path / f"x.parquet/{name}.parquet", a=np.arange(n))
+    assert as_rows(tmp_path / "x.parquet").x.dtype == np.int64
 
 
 def test_a_folder_of_files_may_be_called_anything(tmp_path: Path) -> None:
@@ -323,6 +365,31 @@ def test_variables_that_do_not_go_together(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=told):
             as_rows(group, variables=variables)
+
+
+def in_order(folder: Path, kind: str, names: list[str]) -> Any:
+    if kind == "hdf5":
+        with h5py.File(folder / "x.h5", "w", track_order=True) as file:
+            inside = file.create_group("deep", track_order=True)
+            for name in names:
+                inside[name] = VALUES[:, 0]
+        return folder / "x.h5"
+    form = "NETCDF3_CLASSIC" if kind == "classic" else "NETCDF4"
+    with netCDF4.Dataset(folder / "x.nc", "w", format=form) as file:
+        file.createDimension("row", N)
+        for name in names:
+            file.createVariable(name, "f8", ("row",))[...] = VALUES[:, 0]
+    return netCDF4.Dataset(folder / "x.nc") if kind == "netCDF4" else folder / "x.nc"
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "netcdf", "netCDF4", "classic"])
+def test_variables_are_listed_in_the_order_of_the_file(kind: str, tmp_path: Path) -> None:
+    names = ["wind", "sst", "chl"]
+    place, inside = in_order(tmp_path, kind, names), "deep/" * (kind == "hdf5")
+    with pytest.raises(DataError) as caught:
+        as_rows(place)
+    assert f"variables={[inside + name for name in names]}" in str(caught.value)
+    assert re.findall(r"(\w+) \(20,\)", str(caught.value)) == names
 
 
 def test_names_are_printed_without_control_characters(tmp_path: Path) -> None:

@@ -217,6 +217,27 @@ def test_names_come_from_text_along_the_features() -> None:
     assert as_rows(cube("x", "y"), feature_dim="y").feature_names is None  # numbers
 
 
+def test_a_small_batch_is_read_by_the_names_of_its_features() -> None:
+    X = xr.DataArray(VALUES[:2, :3], dims=("time", "gene"), coords={"gene": ["a", "b", "c"]})
+    np.testing.assert_array_equal(joined(as_rows(X, few_rows=True)), X.values)
+    for other, few in ((X, False), (X.drop_vars("gene"), True), (X.assign_coords(time=["x", "y"]), True)):
+        with pytest.raises(DataError, match="Say which of them has the features of X"):
+            as_rows(other, few_rows=few)
+
+
+@pytest.mark.parametrize("chunks", [None, {"y": 2}])
+def test_a_dimension_may_be_called_component(chunks: Any) -> None:
+    X = cube("y", "x", "band").rename(x="component")
+    X = X if chunks is None else X.chunk(chunks)
+    rows = as_rows(X, feature_dim="band")
+    values: Any = joined(rows) if chunks is None else rows.map(lambda block: block.x, dtype="f8", columns=2)
+    answer = xarray.table(X, asked("band")).answer(values, "p", np.nan)
+    assert answer.dims == ("y", "component", "component_")
+    np.testing.assert_array_equal(answer.values, X.values)
+    flat = X.isel(component=0, drop=True).assign_coords(component=("y", np.arange(X.sizes["y"])))
+    assert xarray.table(flat, asked()).answer(flat.values, "p", np.nan).dims == ("y", "component_")
+
+
 def test_a_file_opened_without_chunks_stays_on_disk(tmp_path: Path) -> None:
     write(tmp_path / "x.zarr", VALUES, (4, 3), dimension_names=("time", "band"))
     # One array of a group, as xarray reads it.
