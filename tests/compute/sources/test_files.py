@@ -374,7 +374,7 @@ def in_order(folder: Path, kind: str, names: list[str]) -> Any:
             for name in names:
                 inside[name] = VALUES[:, 0]
         return folder / "x.h5"
-    form = "NETCDF3_CLASSIC" if kind == "classic" else "NETCDF4"
+    form: Any = "NETCDF3_CLASSIC" if kind == "classic" else "NETCDF4"
     with netCDF4.Dataset(folder / "x.nc", "w", format=form) as file:
         file.createDimension("row", N)
         for name in names:
