@@ -1,4 +1,18 @@
-"""What can be wrong with data, as types; every one is a ``ValueError``, as in scikit-learn."""
+"""What can be wrong with data, as types; every one is a ``ValueError``, as in scikit-learn. And warnings."""
+
+import sys
+import warnings
+
+# Whose lines tell a user nothing: this package, and what it is called through.
+BETWEEN = ("daskgmm", "sklearn", "contextlib", "functools", "dask")
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, with the line of the user's that called: the nearest outside this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -3,7 +3,6 @@
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ from daskgmm.errors import (
     DataError,
     UnfitWorkersError,
     WorkersKilledError,
+    warn,
 )
 
 # Limits to waits, in the configuration under daskgmm.timeouts.
@@ -246,10 +246,9 @@ def check_package(client: distributed.Client) -> None:
         )
     if others := {who: version for who, version in found.items() if isinstance(version, str) and version != own}:
         told = ", ".join(sorted(set(others.values())))
-        warnings.warn(
+        warn(
             f"daskgmm is {own} here, and {told} on {_listed(others)}. What differs may end the fit, or "
-            "alter its result.",
-            stacklevel=2,
+            "alter its result."
         )
     _able[client] = here & found.keys()
 

@@ -18,7 +18,20 @@ from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, sho
 from daskgmm.estimators.parameters import Parameters
 from daskgmm.estimators.summary import Summary
 from daskgmm.fit.score import Score, unfit
-from daskgmm.fit.tasks import Query, Rate
+from daskgmm.fit.survey import Threshold
+from daskgmm.fit.tasks import Draw, Query, Rate
+from daskgmm.model.mixture import Mixture
+
+SKETCH_ROWS = 2**17  # of which quantiles are found: 4 MiB
+
+
+def _drawn(rows: Rows, size: int, mixture: Mixture | None = None) -> tuple[Array, Array]:
+    """A sample of the rows, or of their log-densities, and weights that stand for all rows."""
+    found = engine_for(rows).reduce(rows, Draw(Threshold(size), mixture))
+    if not len(found.rows):
+        raise DataError("There is no row of positive weight.")
+    points, weight = found.points()
+    return points, np.ones(len(points)) if weight is None else weight
 
 
 def in_kind(rows: Rows, query: Query, columns: int | None, features: tuple[str, ...] | None = None) -> Any:
@@ -165,6 +178,69 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
     def score_samples(self, X: Any) -> Any:
         """Log-density of each row in nats, (n,) float64; lazy where `predict` is."""
         return self._answer(X, "score_samples", np.float64, np.nan)
+
+    def mahalanobis(self, X: Any) -> Any:
+        """Mahalanobis distance of each row from each component, (n, k) float64; lazy where `predict` is.
+
+        In standard deviations of that component, not squared: for d features, 95 % of its own rows lie within
+        √χ²(0.95, d). ``mahalanobis(X).min(axis=1)`` is how far a row is from the nearest.
+        """
+        return self._answer(X, "distances", np.float64, np.nan, wide=True)
+
+    def threshold(self, X: Any, quantile: float = 0.01, sample_weight: Any = None) -> float:
+        """The log-density below which this share of the rows lies, in one pass: for `is_outlier`.
+
+        Parameters
+        ----------
+        X : any input of ``fit``, of shape (n, d)
+        quantile : float in [0, 1]
+            Of the total weight of the rows.
+        sample_weight : (n,), optional
+
+        Returns
+        -------
+        float
+            In nats; one of the rows' own. It follows from a sample of 131,072 rows, the same each time. Of no more
+            rows, the share is exact. Of more, it lies within 2·√(quantile·(1 − quantile) / 131,072) of what is
+            asked, with 95 % probability: for .01 that is ±.0005.
+        """
+        if not 0 <= quantile <= 1:
+            raise ValueError(f"quantile must be in [0, 1], got {quantile!r}.")
+        rows = self._query_rows(X, weight=sample_weight)
+        density, weight = _drawn(rows, SKETCH_ROWS, self._fitted.mixture)
+        return float(np.quantile(density[:, 0], quantile, weights=weight, method="inverted_cdf"))
+
+    def is_outlier(self, X: Any, threshold: float) -> Any:
+        """Whether the log-density of each row is below a threshold, (n,) bool; lazy where `predict` is.
+
+        ``model.is_outlier(X, model.threshold(X, 0.001))`` finds the thousandth of the rows that is least likely.
+        Rows that ``nan_policy="omit"`` leaves out are none.
+        """
+        found = self.score_samples(X) < threshold
+        return found.rename("is_outlier") if hasattr(found, "rename") else found  # of xarray
+
+    def sample_rows(self, X: Any, n_rows: int = 20_000, sample_weight: Any = None) -> tuple[Array, Array]:
+        """Draw rows of X, without replacement and the heavier the likelier, in one pass; the same each time.
+
+        Parameters
+        ----------
+        X : any input of ``fit``, of shape (n, d)
+        n_rows : int
+            At least 1; all rows, where they are no more.
+        sample_weight : (n,), optional
+
+        Returns
+        -------
+        rows : (m, d) float64
+            In the order of the data.
+        weights : (m,)
+            What each of them stands for among all rows, 1 on average.
+        """
+        if n_rows < 1:
+            raise ValueError(f"n_rows must be at least 1, got {n_rows!r}.")
+        rows = self._rows(X, weight=sample_weight)
+        self._check_features(rows)
+        return _drawn(rows, n_rows)
 
     def evaluate(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
         """All scores of X in one pass: log-likelihood, total weight, and the criteria that follow from them.

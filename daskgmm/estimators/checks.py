@@ -1,6 +1,5 @@
 """Check parameters that users give, and make a start or a mixture of them."""
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from sklearn.utils import check_array
 from daskgmm._typing import Array
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.sources.plain import plain
-from daskgmm.errors import CollapseError, DataError
+from daskgmm.errors import CollapseError, DataError, warn
 from daskgmm.estimators.fitted import Fitted, Unseeded
 from daskgmm.estimators.parameters import ROWWISE
 from daskgmm.fit.online import Passes
@@ -50,10 +49,10 @@ def check_names(before: Iterable[str] | None, names: Iterable[str] | None, model
     """
     if before is None or names is None:
         if names is not None:
-            warnings.warn(f"X has feature names, but {model} was fitted without feature names", stacklevel=2)
+            warn(f"X has feature names, but {model} was fitted without feature names")
         if before is not None:
             told = f"X does not have valid feature names, but {model} was fitted with feature names"
-            warnings.warn(told, stacklevel=2)
+            warn(told)
         return
     if list(before) == list(names):
         return

@@ -1,7 +1,6 @@
 """What all estimators that fit have in common: checkpoints, warm starts, whoever watches, and files."""
 
 import pickle
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,7 +19,7 @@ from daskgmm.compute.block import array_digest, digest
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
-from daskgmm.errors import ClusterLostError, DataError, printable
+from daskgmm.errors import ClusterLostError, DataError, printable, warn
 from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.batches import fit_batches
 from daskgmm.estimators.checks import check_decoding, check_mixture, check_names, check_standing, read_start
@@ -96,7 +95,7 @@ class Fitting(PartedMixture):
         begun = self._begun(rows, recipe, last)
         self._follow(X, rows, partial(self._algorithm, recipe), begun, partial(self._identity, last))
         if self._unconverged and self._fitted.n_iter == self.max_iter > 0 and not self._fitted.converged:
-            warnings.warn(self._unconverged, ConvergenceWarning, stacklevel=4)
+            warn(self._unconverged, ConvergenceWarning)
         return self
 
     _unconverged: ClassVar[str] = ""  # what to say where all iterations were made and no rest was found

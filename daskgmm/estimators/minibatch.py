@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from functools import partial
+from math import nan
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +25,7 @@ from daskgmm.fit.recent import ROWS_PER_COMPONENT
 from daskgmm.fit.recipe import OnlineRecipe, Recipe, sample_size
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
-from daskgmm.fit.stepwise import StepRule, Stepwise
+from daskgmm.fit.stepwise import StepRule, Stepwise, Watch
 from daskgmm.fit.stream import Waiting, first_rows, given, learn, seeded, start_rows
 from daskgmm.fit.tasks import BEGINNING
 from daskgmm.model.mixture import Mixture
@@ -128,8 +129,7 @@ class MiniBatchGaussianMixture(Fitting):
     init_params: str = parameter(
         "auto",
         [StrOptions(INIT_PARAMS)],
-        """How to start on the sample, before EM on it. "auto" and "subsample" try k-means++ five times with short
-        EM runs.""",
+        'How to start on the sample, before EM on it. "auto" and "subsample" try k-means++ five times.',
     )
     warm_start: bool = parameter(
         False,
@@ -159,16 +159,23 @@ class MiniBatchGaussianMixture(Fitting):
     )
     n_iter_ = Attribute(lambda f: f.n_iter, "Passes of the last `fit`.")
     lower_bound_ = Attribute(
-        lambda f: f.lower_bound,
-        """Mean log-likelihood of the last batch (in `fit`: of the last pass) under the parameters before it was
-        learnt.""",
+        lambda f: f.lower_bound, "Mean log-likelihood of the last batch (in `fit`: pass), before it was learnt."
     )
     lower_bounds_ = Attribute(lambda f: list(f.lower_bounds), "The same for each pass of `fit`.")
     n_passes_ = Attribute(lambda f: f.n_passes, "How often `fit` read the rows, the survey included.")
     online_ = Attribute(lambda f: _online(f), "The online fit as one immutable value: statistics and counts.")
     effective_sample_size_ = Attribute(
         lambda f: _online(f).effective_rows,
-        "1 / Σ a², with a the weight of each row, at each visit, in the statistics of total weight 1.",
+        "1 / Σ a², with a the weight of each row, at each visit, in statistics of total weight 1.",
+    )
+    moving_log_likelihood_ = Attribute(
+        lambda f: (_online(f).watch or Watch(nan)).mean,
+        "Mean log-likelihood of a row over the batches of late, each before it was learnt; NaN before the first.",
+    )
+    drift_ = Attribute(
+        lambda f: (_online(f).watch or Watch(nan)).drift,
+        """By how many standard errors, as batches scatter, the last one was less likely than those before it:
+        within ±3 or so, and more where rows have become others. NaN for the first ten.""",
     )
     next_row_ = StreamAttribute(
         lambda f: f.next_row,
@@ -191,9 +198,7 @@ class MiniBatchGaussianMixture(Fitting):
         "Number of features, known from the first batch on.",
     )
     feature_names_in_ = StreamAttribute(
-        names_of,
-        names_of,
-        "Names of the features, from the first batch on, where all are strings.",
+        names_of, names_of, "Names of the features, from the first batch on, where all are strings."
     )
 
     _algorithm = staticmethod(online)
@@ -325,9 +330,7 @@ class MiniBatchGaussianMixture(Fitting):
         start = learnt if rows.start is None else rows.start
         first, last, step = slice(start, rows.stop, rows.step).indices(held.n_rows)
         if step != 1 or not learnt <= first <= last:
-            raise DataError(
-                f"Rows {first}:{last}:{step} are not next: {learnt} were learnt, each is once, in turn."
-            )
+            raise DataError(f"Rows {first}:{last}:{step} are not next: {learnt} were learnt, each once, in turn.")
         if "_fitted" in vars(self):
             before, run = self._fitted, self._resumed(held, recipe)
         else:

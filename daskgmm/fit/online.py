@@ -1,6 +1,5 @@
 """Online EM over stored rows, as an iterator of states: passes in mini-batches that advance a `Stepwise` run."""
 
-import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from math import inf, isfinite, isinf
@@ -11,7 +10,7 @@ import numpy as np
 from daskgmm.compute.engine import Blocks, Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection, Window, windows
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, warn
 from daskgmm.fit.batch import survey
 from daskgmm.fit.recipe import OnlineRecipe, sample_size
 from daskgmm.fit.run import Run
@@ -199,11 +198,10 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
     mixture, ground = polished(recipe, found, random)
     distinct = len(np.unique(mixture.means, axis=0))
     if distinct < recipe.k:
-        warnings.warn(
+        warn(
             f"The rows that the model starts from have room for {distinct} of {recipe.k} components: "
             "the others start as copies, and stay so until rows differ. A larger init_size, or rows in another "
-            "order, helps.",
-            stacklevel=6,
+            "order, helps."
         )
     sample, overall = found.sample, found.overall
     # Weights of 1 and more count rows; where they are less on average, only their ratios tell something.
@@ -268,9 +266,8 @@ def step(engine: Engine, batch: Blocks, run: Any, rows: Rows) -> Any:
         raise
     learnt = after.run if isinstance(after, Passes) else after
     for component in learnt.reseeded:
-        warnings.warn(
+        warn(
             f"Component {component} did least: after batch {learnt.n_batches} it starts anew where recent rows "
-            "were least expected.",
-            stacklevel=5,
+            "were least expected."
         )
     return after

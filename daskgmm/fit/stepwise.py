@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import expm1, inf, log, log1p
+from math import expm1, inf, isfinite, isinf, log, log1p, nan, sqrt
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from daskgmm.store.values import LATER, storable
 BAD_SCALE = "Sample weights are too small or too large for float64. Scale them."
 # How much of all rows before has to come, without a half-life, before recent rows are looked at again.
 LOOK = 1 / 4
+SETTLED = 10  # batches after which it is known how much they scatter
 
 
 @storable
@@ -88,6 +89,34 @@ class Spread:
 
 
 @storable
+@dataclass(frozen=True)
+class Watch:
+    """How likely the rows of late were, batch by batch, each before it was learnt.
+
+    With b the rows of a batch, its mean log-likelihood scatters about the moving mean with a variance v/b, as long
+    as nothing changes: v is the moving mean of b·(batch − mean)².
+    """
+
+    mean: float  # moving mean log-likelihood of a row
+    variance: float = 0.0  # v, of a row
+    n_batches: int = 1
+    drift: float = nan  # by how many standard errors the last batch fell short of the mean before
+
+    def check(self) -> None:
+        """Raise `ValueError` unless these may be means over batches."""
+        require(isfinite(self.mean) and at_least(0, self.variance) and not isinf(self.drift), "No such means.")
+        require(at_least(1, self.n_batches), "There was no batch.")
+
+    def after(self, bound: float, rows: float, share: float) -> "Watch":
+        """With a batch more of so many rows, which weigh ``share`` of all by now."""
+        n, short = self.n_batches + 1, self.mean - bound
+        drift = short * sqrt(rows / self.variance) if self.variance > 0 and n > SETTLED else nan
+        # The first batches weigh alike: there is no mean before them.
+        variance = self.variance + max(share, 1 / (n - 1)) * (rows * short**2 - self.variance)
+        return Watch(self.mean - max(share, 1 / n) * short, variance, n, drift)
+
+
+@storable
 @dataclass(frozen=True, eq=False)
 class Stepwise(Run):
     """An online fit: all that it knows, in memory that does not grow."""
@@ -111,6 +140,7 @@ class Stepwise(Run):
     recent: Recent | None = field(default=None, metadata=LATER)
     # Clock when they were looked at last, to see whether a component serves elsewhere.
     looked: float = field(default=0.0, metadata=LATER)
+    watch: Watch | None = field(default=None, metadata=LATER)
     done: ClassVar[bool] = False  # a stream has no end
 
     def check(self) -> None:
@@ -201,6 +231,7 @@ class Stepwise(Run):
         fresh = gamma * share if rule.half_life is not None else share  # what new rows weigh in the average
         sample = sample.weighing(fresh / weight)
         s = blend(self.statistics, batch.scaled(1 / weight), gamma, self.mixture)
+        bound = batch.log_likelihood / weight
         after = replace(
             self,
             statistics=s,
@@ -208,7 +239,8 @@ class Stepwise(Run):
             clock=self.clock + rows,
             n_rows=self.n_rows + batch.n_rows,
             n_batches=self.n_batches + 1,
-            bound=batch.log_likelihood / weight,
+            bound=bound,
+            watch=Watch(bound) if self.watch is None else self.watch.after(bound, rows, fresh),
             reseeded=(),
             after=BEGINNING,
             recent=sample if self.recent is None else self.recent.weighing(1 - fresh) + sample,

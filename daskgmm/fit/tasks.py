@@ -208,6 +208,28 @@ class Query:
         return out
 
 
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Maps a block to a sample of its rows, or of their log-densities under a mixture."""
+
+    threshold: Threshold  # of the sample, with its size
+    mixture: Mixture | None = None
+    seed: int = 0
+
+    def __call__(self, block: Block) -> RowSample:
+        x, _ = seen(block)
+        if self.mixture is None:
+            finite = all_finite(x)
+        else:
+            found, finite = self.mixture.answer(x, "score_samples")
+            density = np.zeros((len(block.x), 1))
+            density[... if block.weight is None else block.weight > 0, 0] = found
+            block = replace(block, x=density) if finite else block
+        if not finite:
+            refuse(block)
+        return RowSample.of(block, self.seed, self.threshold)
+
+
 @dataclass(frozen=True)
 class TakeFirst:
     """Maps a block to its first rows of positive weight, and refuses one that holds NaN or infinity anywhere."""

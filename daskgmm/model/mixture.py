@@ -101,11 +101,25 @@ class Mixture:
         parts = (x[first : first + kernels.PIECE] for first in range(0, len(x), kernels.PIECE))
         return np.concatenate([np.empty(0), *(entr(self.responsibilities(part)).sum(axis=1) for part in parts)])
 
+    def distances(self, x: Array) -> Array:
+        """Mahalanobis distance of each row from each component, (n, k), in standard deviations of that."""
+        found = np.empty((len(x), self.n_components))
+        with np.errstate(over="ignore", invalid="ignore"):  # of rows that are no numbers, or too far for any
+            for first in range(0, len(x), kernels.PIECE):
+                part = np.asarray(x[first : first + kernels.PIECE], np.float64)
+                for j, mean in enumerate(self.means):
+                    z = self.covariance.whiten(part - mean, j)
+                    found[first : first + kernels.PIECE, j] = np.sqrt(np.square(z).sum(axis=1))
+        return found
+
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
         """``labels``, ``score_samples`` or ``responsibilities``, and whether all values of all rows are finite.
 
-        Rows that the kernels find to be too far, or no numbers, are looked at again: no others.
+        Rows that the kernels find to be too far, or no numbers, are looked at again: no others. Another question
+        is ``distances``.
         """
+        if question == "distances":
+            return self.distances(x), bool(np.isfinite(x).all())
         out, sound = self._answers(x, [question == asked for asked in ANSWERS])
         return out[ANSWERS.index(question)], sound
 

@@ -1,6 +1,5 @@
 """The M-step, and ways to make it safe: parameters from statistics."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.errors import CollapseError
+from daskgmm.errors import CollapseError, warn
 from daskgmm.model.blas import one_thread
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.covariance import Covariance
@@ -130,7 +129,5 @@ class Steady(Update):
 
     def excuse(self, error: CollapseError) -> bool:
         """Excuses every collapse, with a warning."""
-        warnings.warn(
-            f"{str(error).removeprefix(ILL_DEFINED)} The component keeps the covariance that it had.", stacklevel=3
-        )
+        warn(f"{str(error).removeprefix(ILL_DEFINED)} The component keeps the covariance that it had.")
         return True

@@ -3,7 +3,6 @@
 import json
 import operator
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, TypeAlias
 import dask
 from dask.utils import parse_timedelta
 
-from daskgmm.errors import CheckpointError
+from daskgmm.errors import CheckpointError, warn
 from daskgmm.store import files
 from daskgmm.store.lock import locked
 from daskgmm.store.places import Place, locate
@@ -77,11 +76,10 @@ class Checkpoint(Record):
             self.written = self.state  # as far as this fit goes: it must not try again as it ends
             raise
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"The checkpoint {os.fspath(self.place)} cannot be written: {error}. The fit goes on; "
                 "an older checkpoint stays as it was.",
                 RuntimeWarning,
-                stacklevel=2,
             )
         else:
             self.written = self.state

@@ -474,3 +474,18 @@ def test_warm_start_goes_on_and_cold_starts_anew() -> None:
         found.set_params(warm_start=True, n_components=2).fit(X)
     with pytest.raises(DataError, match="needs the shape of the last fit"):
         found.partial_fit(X)
+
+
+def test_drift_tells_the_batch_in_which_rows_become_others(tmp_path: Path) -> None:
+    model = MiniBatchGaussianMixture(K, half_life=2000, random_state=0)
+    for seed in range(40):
+        model.partial_fit(rows_of(seed, 150))
+        assert not model.drift_ > 4
+    assert model.moving_log_likelihood_ == pytest.approx(model.score(rows_of(99, 5000)), abs=0.05)
+    model.save(tmp_path / "m.npz")
+    again = MiniBatchGaussianMixture.load(tmp_path / "m.npz")
+    for one in (model, again):
+        one.partial_fit(rows_of(40, 150) + np.array([0.0, 1.5]))
+    assert model.drift_ == again.drift_ > 6
+    given = MiniBatchGaussianMixture.from_parameters(model.weights_, model.means_, model.covariances_)
+    assert np.isnan([given.drift_, given.moving_log_likelihood_]).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from daskgmm.compute.block import Block
 from daskgmm.errors import DataError
 from daskgmm.fit.recent import sample_rows
-from daskgmm.fit.stepwise import Spread, StepRule, Stepwise, blend
+from daskgmm.fit.stepwise import SETTLED, Spread, StepRule, Stepwise, Watch, blend
 from daskgmm.fit.tasks import Learn
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
@@ -370,3 +370,18 @@ def test_what_is_no_number_comes_out_of_the_task_as_none() -> None:
     x[3, 1] = np.nan
     statistics, _ = Learn(near("full"), 9, 0)(Block(x))
     assert not np.isfinite(statistics.log_likelihood)
+
+
+def test_a_watch_knows_how_much_batches_scatter_and_tells_a_jump() -> None:
+    random = np.random.default_rng(0)
+    watch, drifts = Watch(-3.0), []
+    for rows in random.integers(20, 500, size=300).tolist():
+        watch = watch.after(-3 + 0.7 * random.normal() / np.sqrt(rows), rows, 0.02)
+        drifts.append(watch.drift)
+    settled = np.array(drifts[50:])
+    assert np.isnan(drifts[: SETTLED - 1]).all()
+    assert watch.variance == pytest.approx(0.49, rel=0.3)
+    assert watch.mean == pytest.approx(-3, abs=0.02)
+    assert (settled.mean(), settled.std()) == pytest.approx((0, 1), abs=0.25)
+    assert abs(settled).max() < 5
+    assert watch.after(-3.4, 400, 0.02).drift > 8
