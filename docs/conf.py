@@ -68,7 +68,7 @@ def ours_alone(app: Sphinx, what: str, name: str, member: Any, skip: bool, optio
 def formula(writer: Any, node: nodes.math | nodes.math_block) -> None:
     """A formula as MathML, which browsers show without a script."""
     block = isinstance(node, nodes.math_block)
-    text = tex2mathml(node.astext(), inline=not block)
+    text = tex2mathml(node.astext(), as_block=block)
     writer.body.append(f'<div class="formula">{text}</div>' if block else text)
     raise nodes.SkipNode
 
