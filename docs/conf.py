@@ -35,6 +35,7 @@ myst_links_external_new_tab = False
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's sections have them, in words
 autodoc_member_order = "groupwise"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # the template lists them
 numpydoc_xref_param_type = False
 
@@ -46,7 +47,7 @@ html_theme_options = {
     "github_url": "https://github.com/daskgmm/daskgmm",
     "navbar_align": "left",
     "header_links_before_dropdown": 6,
-    "show_toc_level": 2,
+    "show_toc_level": 1,
     "navigation_with_keys": False,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
@@ -68,7 +69,10 @@ def ours_alone(app: Sphinx, what: str, name: str, member: Any, skip: bool, optio
 def formula(writer: Any, node: nodes.math | nodes.math_block) -> None:
     """A formula as MathML, which browsers show without a script."""
     block = isinstance(node, nodes.math_block)
-    text = tex2mathml(node.astext(), as_block=block)
+    # Chromium shows no space after the name of a function.
+    text = tex2mathml(node.astext(), as_block=block).replace(
+        "<mo>&ApplyFunction;</mo>", '<mspace width="0.17em"/>'
+    )
     writer.body.append(f'<div class="formula">{text}</div>' if block else text)
     raise nodes.SkipNode
 
