@@ -91,7 +91,7 @@ def slow(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The tests of what meets other libraries, with the lowest versions that pyproject.toml allows."""
     session.install("uv")
-    extras = ",".join(name for name in EXTRAS if name not in ("bench", "dev"))
+    extras = ",".join(name for name in EXTRAS if name not in ("bench", "dev", "docs"))
     install = ("uv", "pip", "install", "--compile-bytecode", "--resolution", "lowest-direct")
     session.run(*install, f".[{extras}]")
     session.run("python", "-m", "pip", "check")
@@ -130,6 +130,15 @@ def types(session: nox.Session) -> None:
     """mypy --strict."""
     session.install(".[test]")
     session.run("python", "-m", "mypy", "--strict", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, in docs/_build/html: every warning is an error, and nothing is fetched."""
+    session.install(".[docs]")
+    blocked = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
+    options = ("-W", "--keep-going", "-b", "html", *session.posargs)
+    session.run("python", "-m", "sphinx", *options, "docs", "docs/_build/html", env=blocked)
 
 
 @nox.session
