@@ -53,6 +53,16 @@ def test_old_faithful(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     check_figures(1)
 
 
+def test_photograph_colours(run: Run) -> None:
+    shown = run("photograph_colours")
+    assert shown["labels"].dims == ("y", "x")
+    assert shown["labels"].shape == shown["photograph"].shape[:2]
+    assert float(shown["certainty"].min()) >= 1 / 6
+    # Sky above, trees below: the same component at both ends of the photograph would tell nothing.
+    assert shown["painted"][0].mean() > shown["painted"][-1].mean() + 80
+    check_figures(1)
+
+
 @pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.slow
