@@ -63,6 +63,15 @@ def test_photograph_colours(run: Run) -> None:
     check_figures(1)
 
 
+def test_sky_survey(run: Run) -> None:
+    shown = run("sky_survey")
+    truth = [share for share, *_ in shown["POPULATIONS"].values()]
+    np.testing.assert_allclose(shown["sky"], truth, atol=0.015)
+    assert shown["plan"][3] > 10 * truth[3]
+    assert not shown["path"].exists()
+    check_figures(1)
+
+
 @pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.slow
