@@ -73,6 +73,17 @@ def test_sky_survey(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_cytometry(run: Run) -> None:
+    shown = run("cytometry")
+    labels, population = shown["labels"], shown["population"]
+    right = np.array(shown["nearest"])[population] == labels
+    assert right.mean() > 0.99
+    assert right[shown["saturated"]].all()
+    assert right[population == 4].mean() > 0.9
+    assert shown["model"].weights_[shown["nearest"][2]] < 0.13  # of 15 %: a third of them lay on the limit
+    check_figures(1)
+
+
 @pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda path: path.stem)
