@@ -85,6 +85,14 @@ def test_cytometry(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_drifting_stream(run: Run) -> None:
+    shown = run("drifting_stream")
+    stopped, everlasting, forgets = (np.array(values) for values in shown["gaps"].values())
+    third = len(stopped) // 3
+    assert stopped[-third:].mean() > 3 * everlasting[-third:].mean() > 3 * forgets[-third:].mean()
+    check_figures(1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda path: path.stem)
 def test_each_script_is_a_page(script: Path) -> None:
