@@ -1,0 +1,103 @@
+"""Each script of the gallery runs in a small setting, and finds what its page says."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GALLERY = ROOT / "examples" / "gallery"
+DATA = ROOT / "tests" / "data"
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
+Run = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
+    """Runs a script, in a small setting and a folder of its own; returns its names."""
+    monkeypatch.setenv("DASKGMM_EXAMPLES", "small")
+    monkeypatch.chdir(tmp_path)
+    pyplot.switch_backend("agg")
+    yield lambda name: runpy.run_path(str(GALLERY / f"{name}.py"), run_name="__main__")
+    pyplot.close("all")
+
+
+def check_figures(count: int) -> None:
+    """There are so many, and every axes with ticks says what it shows."""
+    figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
+    assert len(figures) == count
+    for axes in (axes for figure in figures for axes in figure.axes):
+        assert axes.get_title() or axes.get_ylabel() or not axes.axison or not len(axes.get_xticks())
+        if len(axes.get_xticks()) and len(axes.get_yticks()) and not axes.images:
+            assert axes.get_xlabel() or axes.get_ylabel()
+
+
+def test_old_faithful(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, told = run("old_faithful"), capsys.readouterr().out
+    np.testing.assert_array_equal(shown["X"], np.loadtxt(DATA / "faithful.csv", delimiter=",", skiprows=1))
+    models = json.loads((DATA / "faithful_reference.json").read_text())["models"]
+    (published,) = (m for m in models if (m["covariance_type"], m["n_components"]) == ("full", 2))
+    assert f"BIC as mclust counts it  {published['published_bic_mclust_sign']}" in told
+    order = np.argsort(shown["model"].weights_)
+    np.testing.assert_allclose(shown["model"].means_[order], published["means"], rtol=1e-4)
+    assert np.all(np.diff(shown["course"]) > -1e-8)
+    assert len(shown["course"]) == max(shown["ITERATIONS"])
+    check_figures(1)
+
+
+def test_photograph_colours(run: Run) -> None:
+    shown = run("photograph_colours")
+    assert shown["labels"].dims == ("y", "x")
+    assert shown["labels"].shape == shown["photograph"].shape[:2]
+    assert float(shown["certainty"].min()) >= 1 / 6
+    # Sky above, trees below: the same component at both ends of the photograph would tell nothing.
+    assert shown["painted"][0].mean() > shown["painted"][-1].mean() + 80
+    check_figures(1)
+
+
+def test_sky_survey(run: Run) -> None:
+    shown = run("sky_survey")
+    truth = [share for share, *_ in shown["POPULATIONS"].values()]
+    np.testing.assert_allclose(shown["sky"], truth, atol=0.015)
+    assert shown["plan"][3] > 10 * truth[3]
+    assert not shown["path"].exists()
+    check_figures(1)
+
+
+@pytest.mark.slow
+def test_cytometry(run: Run) -> None:
+    shown = run("cytometry")
+    labels, population = shown["labels"], shown["population"]
+    right = np.array(shown["nearest"])[population] == labels
+    assert right.mean() > 0.99
+    assert right[shown["saturated"]].all()
+    assert right[population == 4].mean() > 0.9
+    assert shown["model"].weights_[shown["nearest"][2]] < 0.13  # of 15 %: a third of them lay on the limit
+    check_figures(1)
+
+
+@pytest.mark.slow
+def test_drifting_stream(run: Run) -> None:
+    shown = run("drifting_stream")
+    stopped, everlasting, forgets = (np.array(values) for values in shown["gaps"].values())
+    third = len(stopped) // 3
+    assert stopped[-third:].mean() > 3 * everlasting[-third:].mean() > 3 * forgets[-third:].mean()
+    check_figures(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda path: path.stem)
+def test_each_script_is_a_page(script: Path) -> None:
+    text = script.read_text(encoding="utf-8")
+    title, line = text.split("\n")[1:3]
+    assert line == "=" * len(title)
+    assert len(re.findall(r"^# %%$", text, flags=re.MULTILINE)) >= 3
+    assert f"def test_{script.stem}(" in Path(__file__).read_text(encoding="utf-8")
