@@ -151,8 +151,8 @@ class Verbose:
 
 def outcomes(before: State, state: State) -> list[str]:
     """What the runs have come to, of those that are compared, that have ended since."""
-    ended = [run.done for run in before.runs] or [False] * len(state.runs)
-    return [run.outcome for run, was in zip(state.runs, ended, strict=True) if run.outcome and not was]
+    ended = {number for number, run in enumerate(before.runs) if run.done}
+    return [run.outcome for number, run in enumerate(state.runs) if run.outcome and number not in ended]
 
 
 def standing(state: State) -> tuple[float, float]:
