@@ -7,6 +7,7 @@ from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.outlook import check
 from daskgmm.estimators.persistence import load
+from daskgmm.estimators.search import GaussianMixtureSearch
 from daskgmm.fit.events import watching
 
 try:
@@ -18,6 +19,7 @@ __all__ = [
     "CollapseError",
     "DataError",
     "GaussianMixture",
+    "GaussianMixtureSearch",
     "MiniBatchGaussianMixture",
     "check",
     "load",

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from daskgmm.cli.failure import plain, say
-from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, standing, watching
+from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, outcomes, standing, watching
 from daskgmm.fit.state import State
 
 HEADER = f"{'stage':<16}{'mean log-likelihood':>21}{'change':>12}{'seconds':>11}"
@@ -53,6 +53,8 @@ class Log:
         elif last.runs:
             if state.n_passes > last.n_passes and (state.n_iter % self.interval == 0 or state.done):
                 self._line(f"iteration {state.n_iter}", *_standing(state))
+            for line in outcomes(last, state):
+                self.say(line)
         else:
             self._line(last.stage)
         self.began = perf_counter()

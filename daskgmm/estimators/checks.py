@@ -15,10 +15,11 @@ from daskgmm.estimators.fitted import Fitted, Unseeded
 from daskgmm.estimators.parameters import ROWWISE
 from daskgmm.fit.online import Passes
 from daskgmm.fit.recipe import Start
+from daskgmm.fit.search import Candidate
 from daskgmm.fit.state import State
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture, sums_to_one
-from daskgmm.model.structure import STRUCTURES
+from daskgmm.model.structure import FULL, STRUCTURES
 
 
 def check_settings(model: Any, d: int | None) -> None:
@@ -130,20 +131,27 @@ def check_saved(model: Any, state: Fitted | Unseeded) -> None:
 
 def check_standing(identity: Mapping[str, Any], state: State) -> None:
     """Raise `ValueError` where a state is not of the fit that the identity in its checkpoint tells."""
-    kind, runs, found = STRUCTURES[identity["covariance_type"]], state.runs, state.survey
-    k, n, (d,) = identity["n_components"], identity["rows"], identity["X's columns"]
-    if not (type(k) is int and isinstance(identity["estimator"], str) and (n is None or type(n) is int)):
+    runs, found, several = state.runs, state.survey, "covariance_types" in identity
+    sizes = identity["n_components"] if several else [identity["n_components"]]
+    kinds = [STRUCTURES[t] for t in (identity["covariance_types"] if several else [identity["covariance_type"]])]
+    n, (d,) = identity["rows"], identity["X's columns"]
+    named = all(type(k) is int for k in sizes) and isinstance(identity["estimator"], str)
+    if not (named and (n is None or type(n) is int)):
         raise ValueError("The checkpoint does not tell what it is of.")
-    if any((run.mixture.means.shape, run.mixture.covariance.structure) != ((k, d), kind) for run in runs):
+    known = {((k, d), kind) for k in sizes for kind in kinds}
+    if any((run.mixture.means.shape, run.mixture.covariance.structure) not in known for run in runs):
         raise ValueError("The runs have other components or features.")
+    if any(isinstance(run, Candidate) != several for run in runs):
+        raise ValueError("The runs are those of another estimator.")
     if any((run.max_iter, getattr(run, "tol", None)) != (identity["max_iter"], identity["tol"]) for run in runs):
         raise ValueError("The runs end elsewhere.")
     online = [isinstance(run, Passes) for run in runs]
     if online != [True] if runs and "half_life" in identity else any(online):
         raise ValueError("The runs are those of another estimator.")
-    if found is not None and (found.overall.structure is not kind or found.sample.rows.shape[1] != d):
+    surveyed = kinds[0] if len(kinds) == 1 else FULL
+    if found is not None and (found.overall.structure is not surveyed or found.sample.rows.shape[1] != d):
         raise ValueError("The survey is of other rows.")
-    if found is not None and found.start is not None and len(found.start.weight) != k:
+    if found is not None and found.start is not None and [len(found.start.weight)] != sizes:
         raise ValueError("The start has other components.")
 
 

@@ -21,10 +21,11 @@ from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import ClusterLostError, DataError, printable, warn
 from daskgmm.estimators.alone import one_at_a_time
+from daskgmm.estimators.base import BaseMixture
 from daskgmm.estimators.batches import fit_batches
 from daskgmm.estimators.checks import check_decoding, check_mixture, check_names, check_standing, read_start
 from daskgmm.estimators.fitted import Fitted
-from daskgmm.estimators.parameters import ROWWISE, SMALL
+from daskgmm.estimators.parameters import ROWWISE, SMALL, Single
 from daskgmm.estimators.parts import PartedMixture
 from daskgmm.estimators.persistence import load, save
 from daskgmm.fit.events import Message, Progress, Reached, Stage, Verbose, teller
@@ -39,8 +40,93 @@ from daskgmm.store import checkpoint, values
 ELSEWHERE = {"checkpoint", "verbose", "verbose_interval", "block_size", "nan_policy", "storage_options", *ROWWISE}
 
 
-class Fitting(PartedMixture):
-    """A mixture that is fitted to rows, and may be watched, stopped, saved and loaded."""
+class Watched(BaseMixture):
+    """A mixture whose fit may be watched, stopped, and gone on with."""
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, then `predict` the same rows: lazily, where `predict` is. An iterator is a `DataError`."""
+        if isinstance(X, Iterator):
+            raise DataError(
+                "X is an iterator, which can be gone through once: there is nothing left to predict after a fit. "
+                "Fit, and predict the batches of a new one, each by itself."
+            )
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    def _follow(
+        self,
+        X: Any,
+        rows: Rows,
+        algorithm: Callable[[Engine, Rows, State], Iterator[State]],
+        begun: tuple[Run, ...],
+        identity: Callable[[], dict[str, Any]] | None = None,
+    ) -> State:
+        """Go through the states of an algorithm, from these runs on, told to whoever watches; the last state.
+
+        Those of a fit, which has an ``identity``, are kept in the checkpoint and told to scikit-learn's callbacks.
+        The last one is fitted, where an interrupt strikes, too.
+        """
+        random = check_random_state(self.random_state)
+        state = State(random.get_state(legacy=False), runs=begun)
+        random.random_sample()  # whoever draws from the same source meanwhile, another fit for one, draws others
+        drawn = pickle.dumps(random.get_state(legacy=False))
+        tell = teller(*([Verbose(self.verbose_interval)] if self.verbose else []))
+        callbacks = _Callbacks(self, X, rows) if identity and hasattr(self, "_skl_callbacks") else None
+        engine = replace(engine_for(rows), report=lambda done, total: tell(Progress(done, total)))
+        ends = sorted({0, rows.n_blocks // 2, rows.n_blocks - 1}) if rows.n_blocks else []
+        kept = checkpoint.opened(
+            self.checkpoint if identity else None,
+            State,
+            identity or dict,
+            rows.layout,
+            lambda: engine.each(rows, digest, ends),
+            lambda line: tell(Message(printable(line))),
+            check_standing,
+        )
+        with while_compiling(lambda: tell(Stage("compiling"))), kept as record:
+            state = record.state or state
+            try:
+                with closing(algorithm(engine, rows, state)) as states:  # type: ignore[type-var]
+                    for state in states:
+                        record.take(state)
+                        for event in (Reached(state), Stage(state.stage)):
+                            tell(event)
+                        if callbacks is not None and callbacks.reached(state):
+                            break
+            except (KeyboardInterrupt, ClusterLostError):
+                if identity and any(run.moved and run.failure is None for run in state.runs):
+                    self._fitted = self._found(state, rows)
+                raise
+        # Numbers that the user hands on, or everybody's, go on from here, unless others went on with them.
+        if pickle.dumps(random.get_state(legacy=False)) == drawn:
+            random.set_state(state.random)
+        if identity:
+            self._fitted = self._found(state, rows)
+            self.__dict__.pop("_unseeded", None)
+        return state
+
+    @abstractmethod
+    def _found(self, state: State, rows: Rows) -> Fitted:
+        """What a fit of these rows has found so far."""
+
+    def _identity(self, last: Fitted | None) -> dict[str, Any]:
+        """What makes this fit differ from another of the same rows: settings that change the result."""
+        settings = {name: value for name, value in self.get_params().items() if name not in ELSEWHERE}
+        for name in settings.keys() & set(SMALL):
+            settings[name] = None if settings[name] is None else array_digest(settings[name])
+        # Other sources of random numbers are known by their state, which the checkpoint holds.
+        seed = settings["random_state"]
+        settings["random_state"] = int(seed) if isinstance(seed, Integral) else None
+        if "warm_start" in settings:
+            begun = None if last is None else values.digest((last.mixture, last.lower_bound, last.online))
+            settings["warm_start"] = begun
+        plain = {
+            name: v.tolist() if isinstance(v, (np.generic, np.ndarray)) else v for name, v in settings.items()
+        }
+        return {"estimator": type(self).__name__, **plain}
+
+
+class Fitting(Watched, PartedMixture, Single):
+    """One mixture that is fitted to rows, and may be saved and loaded."""
 
     max_iter: int
 
@@ -115,15 +201,6 @@ class Fitting(PartedMixture):
     def _begun(self, rows: Rows, recipe: Any, last: Fitted | None) -> tuple[Run, ...]:
         """The runs that a fit goes on with; none where a survey has to find their start."""
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, then `predict` the same rows: lazily, where `predict` is. An iterator is a `DataError`."""
-        if isinstance(X, Iterator):
-            raise DataError(
-                "X is an iterator, which can be gone through once: there is nothing left to predict after a fit. "
-                "Fit, and predict the batches of a new one, each by itself."
-            )
-        return self.fit(X, sample_weight=sample_weight).predict(X)
-
     def _check_shape(self, rows: Rows, what: str) -> None:
         """The last fit can only go on with components and features as they were."""
         last = self._fitted.mixture
@@ -134,77 +211,6 @@ class Fitting(PartedMixture):
                 f"{what} needs the shape of the last fit: (n_components, n_features, covariance_type) were "
                 f"{(*found[:2], found[2].name)}, now {(*wanted[:2], wanted[2].name)}."
             )
-
-    def _follow(
-        self,
-        X: Any,
-        rows: Rows,
-        algorithm: Callable[[Engine, Rows, State], Iterator[State]],
-        begun: tuple[Run, ...],
-        identity: Callable[[], dict[str, Any]] | None = None,
-    ) -> State:
-        """Go through the states of an algorithm, from these runs on, told to whoever watches; the last state.
-
-        Those of a fit, which has an ``identity``, are kept in the checkpoint and told to scikit-learn's callbacks.
-        The last one is fitted, where an interrupt strikes, too.
-        """
-        random = check_random_state(self.random_state)
-        state = State(random.get_state(legacy=False), runs=begun)
-        random.random_sample()  # whoever draws from the same source meanwhile, another fit for one, draws others
-        drawn = pickle.dumps(random.get_state(legacy=False))
-        tell = teller(*([Verbose(self.verbose_interval)] if self.verbose else []))
-        callbacks = _Callbacks(self, X, rows) if identity and hasattr(self, "_skl_callbacks") else None
-        engine = replace(engine_for(rows), report=lambda done, total: tell(Progress(done, total)))
-        ends = sorted({0, rows.n_blocks // 2, rows.n_blocks - 1}) if rows.n_blocks else []
-        kept = checkpoint.opened(
-            self.checkpoint if identity else None,
-            State,
-            identity or dict,
-            rows.layout,
-            lambda: engine.each(rows, digest, ends),
-            lambda line: tell(Message(printable(line))),
-            check_standing,
-        )
-        with while_compiling(lambda: tell(Stage("compiling"))), kept as record:
-            state = record.state or state
-            try:
-                with closing(algorithm(engine, rows, state)) as states:  # type: ignore[type-var]
-                    for state in states:
-                        record.take(state)
-                        for event in (Reached(state), Stage(state.stage)):
-                            tell(event)
-                        if callbacks is not None and callbacks.reached(state):
-                            break
-            except (KeyboardInterrupt, ClusterLostError):
-                if identity and any(run.moved and run.failure is None for run in state.runs):
-                    self._fitted = self._found(state, rows)
-                raise
-        # Numbers that the user hands on, or everybody's, go on from here, unless others went on with them.
-        if pickle.dumps(random.get_state(legacy=False)) == drawn:
-            random.set_state(state.random)
-        if identity:
-            self._fitted = self._found(state, rows)
-            self.__dict__.pop("_unseeded", None)
-        return state
-
-    @abstractmethod
-    def _found(self, state: State, rows: Rows) -> Fitted:
-        """What a fit of these rows has found so far."""
-
-    def _identity(self, last: Fitted | None) -> dict[str, Any]:
-        """What makes this fit differ from another of the same rows: settings that change the result."""
-        settings = {name: value for name, value in self.get_params().items() if name not in ELSEWHERE}
-        for name in SMALL:
-            settings[name] = None if settings[name] is None else array_digest(settings[name])
-        # Other sources of random numbers are known by their state, which the checkpoint holds.
-        seed = settings["random_state"]
-        settings["random_state"] = int(seed) if isinstance(seed, Integral) else None
-        begun = None if last is None else values.digest((last.mixture, last.lower_bound, last.online))
-        settings["warm_start"] = begun
-        plain = {
-            name: v.tolist() if isinstance(v, (np.generic, np.ndarray)) else v for name, v in settings.items()
-        }
-        return {"estimator": type(self).__name__, **plain}
 
     @classmethod
     def from_parameters(
@@ -232,7 +238,8 @@ class Fitting(PartedMixture):
             If shapes differ, weights do not sum to 1, or a covariance is not symmetric and positive definite.
         """
         mixture = check_mixture(weights, means, covariances, covariance_type)
-        model = cls(n_components=mixture.n_components, covariance_type=covariance_type)
+        settings: dict[str, Any] = {"n_components": mixture.n_components, "covariance_type": covariance_type}
+        model = cls(**settings)
         names = None if feature_names is None else tuple(feature_names)
         if names is not None and len(names) != mixture.n_features:
             raise ValueError(f"feature_names must name {mixture.n_features} features, got {len(names)}.")

@@ -34,6 +34,12 @@ def parameter(default: Any, allowed: Any, text: str, **how: Any) -> Any:
     return field(default=default, metadata={"allowed": allowed, "text": inspect.cleandoc(text)}, **how)
 
 
+def like(kind: Any, name: str) -> Any:
+    """A parameter that means the same to another estimator."""
+    (same,) = (f for f in fields(kind) if f.name == name)
+    return parameter(same.default, same.metadata["allowed"], same.metadata["text"])
+
+
 ESTIMATORS: dict[str, type[Any]] = {}  # by name
 
 
@@ -56,7 +62,8 @@ def estimator(cls: type[C]) -> type[C]:
             section += [head, textwrap.indent(text.partition("\n\n")[0], "    ")]
         whole = textwrap.indent("\n".join(section), "    ").lstrip()
         cls.__doc__ = (cls.__doc__ or "").replace(f"{{{title}}}", whole)
-    ESTIMATORS[cls.__name__] = cls
+    if hasattr(cls, "load"):  # else files hold what it finds under another name
+        ESTIMATORS[cls.__name__] = cls
     return cls
 
 
@@ -84,20 +91,13 @@ def _kind(f: Any) -> str:
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Parameters:
-    """What batch and online estimators share."""
+class Single:
+    """What a fit of one mixture is told of it; the last base of a class, so that these come first."""
 
     n_components: int = parameter(1, [at_least(1)], "Number of components, k.", kw_only=False)
     covariance_type: str = parameter(
         "full", [StrOptions(set(STRUCTURES))], "What the covariances of the components have in common."
     )
-    reg_covar: float = parameter(
-        1e-6,
-        [real(0)],
-        """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
-        may, slightly: the update is then not the exact maximiser. A feature that hardly varies needs some.""",
-    )
-    init_params: str = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
     weights_init: Any = parameter(None, ["array-like", None], "Proportions (k,) to start from.")
     means_init: Any = parameter(
         None,
@@ -107,13 +107,26 @@ class Parameters:
     precisions_init: Any = parameter(
         None, ["array-like", None], "Inverse covariances to start from, in their shape."
     )
+    warm_start: bool = parameter(
+        False, ["boolean"], "Whether `fit` goes on from the last fit's parameters, without a survey."
+    )
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Parameters:
+    """What all estimators share: of starts, of reading and of watching."""
+
+    reg_covar: float = parameter(
+        1e-6,
+        [real(0)],
+        """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
+        may, slightly: the update is then not the exact maximiser. A feature that hardly varies needs some.""",
+    )
+    init_params: str = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
     random_state: Any = parameter(
         None,
         ["random_state"],
         "Seeds the sample, the starts and the order of mini-batches; an int gives the same fit each time.",
-    )
-    warm_start: bool = parameter(
-        False, ["boolean"], "Whether `fit` goes on from the last fit's parameters, without a survey."
     )
     block_size: int | str = parameter(
         "64 MiB",

@@ -1,8 +1,10 @@
 """Batch EM over stored rows, as an iterator of states."""
 
 import copy
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import DataError
 from daskgmm.fit.recipe import Recipe, sample_size
-from daskgmm.fit.run import too_few
+from daskgmm.fit.run import Run, too_few
 from daskgmm.fit.score import unfit
 from daskgmm.fit.starts import MORE_BYTES, MORE_ROWS, seed
 from daskgmm.fit.state import GENERATORS, State
@@ -28,44 +30,70 @@ def batch(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Iterator[
     DataError
         If values, weights or a given start are unfit, or rows are fewer than components.
     """
+    begin = partial(surveyed, recipe, sample_rows(recipe, rows.n_features), partial(seeded, recipe))
+    return advanced(engine, rows, state, begin)
+
+
+def advanced(
+    engine: Engine,
+    rows: Rows,
+    state: State,
+    begin: Callable[[Engine, Rows, State], Generator[State, None, State]],
+    judge: Callable[[Any], Iterable[Run]] = tuple,
+) -> Iterator[State]:
+    """The state, those of its beginning, and one after each pass, whose runs ``judge`` has looked at."""
     yield state
     # What one more pass reads need not stay: new memory costs as much as to read again.
-    again = not state.runs or any(not run.done and recipe.max_iter - run.n_iter > 1 for run in state.runs)
+    again = not state.runs or any(not run.done and run.max_iter - run.n_iter > 1 for run in state.runs)
     with kept(engine, rows, wanted=again) as near:
         if not state.runs:
-            state = yield from _started(recipe, engine, near, state)
+            state = yield from begin(engine, near, state)
         lasting = near.lasting()
         while not state.done:
             passes = state.n_passes + len(groups(state.runs))
-            runs = tuple(sweep(engine, lasting, state.runs))
+            runs = tuple(judge(sweep(engine, lasting, state.runs)))
             near.check_unchanged()
             state = replace(state, runs=runs, n_passes=passes)
             yield state
     rows.check_unchanged()  # also where passes saw only what was kept
 
 
-def _started(recipe: Recipe, engine: Engine, rows: Rows, state: State) -> Generator[State, None, State]:
+def surveyed(
+    recipe: Recipe,
+    size: int,
+    seeded: Callable[[Survey, np.random.RandomState, int], Sequence[Run]],
+    engine: Engine,
+    rows: Rows,
+    state: State,
+) -> Generator[State, None, State]:
     """After the survey, unless that is done, and after the runs are seeded; returns the last."""
     random = np.random.RandomState(GENERATORS[state.random["bit_generator"]]())
     random.set_state(state.random)
     # Drawn aside: where all rows are in the sample, the same seed gives scikit-learn's own start.
     sample_seed = int(copy.deepcopy(random).randint(2**31))
     if state.survey is None:
-        size = sample_size(recipe.k, rows.n_features)
-        if recipe.init_params in ("auto", "subsample"):  # the best of the starts that are tried goes on with more
-            size = max(
-                size, sample_size(recipe.k, rows.n_features, min(MORE_ROWS, MORE_BYTES // (8 * rows.n_features)))
-            )
         state = replace(state, survey=survey(recipe, engine, rows, sample_seed, size), n_passes=1)
         yield state
     assert state.survey is not None
-    mixtures = seed(recipe, state.survey, random)
-    update = recipe.update(recipe.reg_covar)
-    runs = tuple(recipe.run(mixture, update, recipe.tol, recipe.max_iter) for mixture in mixtures)
+    runs = tuple(seeded(state.survey, random, sample_seed))
     # The sample has done its work: later files are small.
     state = State(random.get_state(legacy=False), n_passes=1, runs=runs)
     yield state
     return state
+
+
+def sample_rows(recipe: Recipe, d: int) -> int:
+    """Rows of the sample that a start is found on."""
+    size = sample_size(recipe.k, d)
+    if recipe.init_params in ("auto", "subsample"):  # the best of the starts that are tried goes on with more
+        size = max(size, sample_size(recipe.k, d, min(MORE_ROWS, MORE_BYTES // (8 * d))))
+    return size
+
+
+def seeded(recipe: Recipe, survey: Survey, random: np.random.RandomState, _: int = 0) -> list[Run]:
+    """The runs of a fit, at their starts."""
+    update = recipe.update(recipe.reg_covar)
+    return [recipe.run(mixture, update, recipe.tol, recipe.max_iter) for mixture in seed(recipe, survey, random)]
 
 
 def survey(recipe: Recipe, engine: Engine, rows: Rows, sample_seed: int, size: int) -> Survey:

@@ -126,7 +126,7 @@ class Verbose:
 
     def __init__(self, interval: int) -> None:
         self.interval = interval
-        self.passes: int | None = None  # before the last state that was told
+        self.last: State | None = None  # that was told
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -134,17 +134,25 @@ class Verbose:
                 print(text)
             case Stage("survey" | "seeding" | "compiling" as name):
                 print(name)
-            case Reached(state) if not state.mid_pass or self.passes is None:
-                if state.runs and self.passes is not None and self.passes < state.n_passes:
+            case Reached(state) if not state.mid_pass or self.last is None:
+                if state.runs and self.last is not None and self.last.n_passes < state.n_passes:
                     self._runs(state.runs)
-                self.passes = state.n_passes
+                    for line in outcomes(self.last, state):
+                        print(f"  {line}")
+                self.last = state
 
     def _runs(self, runs: tuple[Run, ...]) -> None:
         for number, run in enumerate(runs):
-            if run.trace and (run.n_iter % self.interval == 0 or run.done):
+            if run.outcome is None and run.trace and (run.n_iter % self.interval == 0 or run.done):
                 outcome = "converged" if run.converged else "collapsed" if run.failure else ""
                 line = f"  run {number}, iteration {run.n_iter}: mean log-likelihood {run.trace[-1]:.6f} {outcome}"
                 print(line.rstrip())
+
+
+def outcomes(before: State, state: State) -> list[str]:
+    """What the runs have come to, of those that are compared, that have ended since."""
+    ended = {number for number, run in enumerate(before.runs) if run.done}
+    return [run.outcome for number, run in enumerate(state.runs) if run.outcome and number not in ended]
 
 
 def standing(state: State) -> tuple[float, float]:

@@ -72,6 +72,11 @@ class Run(ABC):
         return self.trace[-1] if self.trace else self.previous
 
     @property
+    def outcome(self) -> str | None:
+        """What it has come to, where it is one of many that are compared; nothing before its end."""
+        return None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of what its task finds: the statistics of its mixture."""
         mixture = self.mixture

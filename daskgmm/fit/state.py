@@ -31,7 +31,8 @@ class State:
         _check_random(self.random)
         require(at_least(0, self.n_passes), "The passes are fewer than none.")
         require(self.survey is None or not self.runs, "There are both a survey and runs.")
-        require(len({(type(run), run.mixture.means.shape) for run in self.runs}) <= 1, "The runs differ in kind.")
+        kinds = {(type(run), run.mixture.n_features) for run in self.runs}
+        require(len(kinds) <= 1, "The runs differ in kind.")
 
     @property
     def done(self) -> bool:

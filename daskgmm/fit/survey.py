@@ -9,6 +9,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.block import Block
 from daskgmm.model.checks import holds, require
 from daskgmm.model.statistics import Statistics
+from daskgmm.model.structure import Structure
 from daskgmm.store.values import storable
 
 PIECE = 65536  # rows whose keys are drawn at once, so that no temporary grows with the block
@@ -53,9 +54,8 @@ class RowSample:
         rows, keys = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         kept = keys <= threshold.bound
         rows, keys = rows[kept], keys[kept]
-        # Unknown chunk sizes: numbers of the block's own.
-        position = rows + (block.index << 40 if block.first_row is None else block.first_row)
         own = np.ones(len(rows)) if weight is None else weight[rows]
+        position = rows + first_number(block)
         return cls(threshold.size, keys, position, block.x[rows], own).first(threshold.size)
 
     def __add__(self, other: "RowSample") -> "RowSample":
@@ -91,6 +91,10 @@ class RowSample:
         """Two samples of the same rows: without every so-manieth of them, and of those alone."""
         held = np.zeros(len(self.keys), bool)
         held[self.chosen[every - 1 :: every]] = True
+        return self.split(held)
+
+    def split(self, held: Array) -> tuple["RowSample", "RowSample"]:
+        """Two samples: without the rows that a mask picks, and of those alone."""
         threshold = np.zeros(len(self.keys), bool)
         if len(self.keys) > self.size:
             threshold[np.argmax(self.keys)] = True  # it belongs to both
@@ -162,6 +166,10 @@ class Survey:
             "The start is not that of the sample.",
         )
 
+    def under(self, structure: Structure, size: int) -> "Survey":
+        """What a survey of the same rows finds under another structure, with a smaller sample."""
+        return replace(self, overall=self.overall.under(structure), sample=self.sample.first(size))
+
     def __add__(self, other: "Survey") -> "Survey":
         start = None
         if self.start is not None and other.start is not None:
@@ -209,6 +217,11 @@ def _keys(block: Block, first: int, last: int, seed: int, threshold: Threshold) 
         keys = -np.log1p(-uniform[near]) / weight[near]
     kept = keys <= threshold.lower(keys)
     return first + seen[near][kept], keys[kept]
+
+
+def first_number(block: Block) -> int:
+    """The number of its first row; where chunk sizes are unknown, numbers of the block's own begin there."""
+    return block.index << 40 if block.first_row is None else block.first_row
 
 
 def uniforms(seed: int, stream: int, first: int, count: int) -> Array:

@@ -43,6 +43,7 @@ class Covariance(ABC):
     unit: ClassVar[Any]  # of d features: what is added to values to add 1 to all variances
     completed: ClassVar[Any]  # a scatter: with what the kernels leave out of it
     diagonals: ClassVar[Any]  # of values: (s, d), or (s, 1) where all features have the same
+    condensed: ClassVar[Any]  # of matrices (s, d, d): what values of this form keep of them
 
     @staticmethod
     @abstractmethod
@@ -166,6 +167,7 @@ class Matrices(Covariance):
     width = staticmethod(layouts.width)
     unit = staticmethod(np.eye)
     diagonals = staticmethod(partial(np.diagonal, axis1=1, axis2=2))
+    condensed = staticmethod(np.asarray)
 
     @staticmethod
     def n_parameters(d: int) -> int:
@@ -275,6 +277,7 @@ class Axes(Covariance):
     completed = staticmethod(np.asarray)
     unit = staticmethod(np.ones)
     diagonals = staticmethod(np.asarray)
+    condensed = staticmethod(Matrices.diagonals)
 
     @staticmethod
     def n_parameters(d: int) -> int:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import entr
+from scipy.special import entr, xlogy
 
 from daskgmm._typing import Array
 from daskgmm.model import far, kernels
+from daskgmm.model.blas import one_thread
 from daskgmm.model.checks import holds, require
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.statistics import Statistics
@@ -83,6 +84,20 @@ class Mixture:
                 break  # else some row is out of float32's range
         reference = model.means[:, : self.means.shape[1]].astype(np.float64)
         return Statistics.of(reference, self.covariance.structure, sums, x, weight)
+
+    def entropy(self, found: Statistics) -> float:
+        """Σ w·H of the responsibilities of the E-step that found these statistics, in nats.
+
+        −Σ r·log r is log p(x) less the expected log-density of row and component together, and that needs no more
+        than the statistics: its squared distances are tr(precision · scatter).
+        """
+        s, d = found.about(self.means), self.n_features
+        with one_thread():
+            values = self.covariance.precisions
+        squares = d / values.shape[-1] * float((values * s.scatter).sum())
+        log_norm = self.covariance.half_log_det(d) - 0.5 * d * np.log(2 * np.pi)
+        joint = (xlogy(s.weight, self.weights) + s.weight * log_norm).sum() - 0.5 * squares
+        return max(0.0, float(found.log_likelihood - joint))
 
     def score_samples(self, x: Array) -> Array:
         """Log-density of each row, (n,), in nats."""

@@ -101,6 +101,12 @@ class Statistics:
             total_weight=factor * self.total_weight,
         )
 
+    def under(self, structure: Structure) -> "Statistics":
+        """What another structure keeps of the same rows; these have to be full ones, or its own."""
+        if structure == self.structure:
+            return self
+        return replace(self, structure=structure, scatter=structure.condensed(self.scatter))
+
     @classmethod
     def of(cls, reference: Array, structure: Structure, sums: Any, x: Array, weight: Array | None) -> "Statistics":
         """What the kernels added up about ``reference`` over rows ``x``, without their padding."""

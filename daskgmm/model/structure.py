@@ -53,6 +53,13 @@ class Structure:
         moved = self.form.outer(weight, shift, delta, self.shared)
         return moved.mean(axis=1, keepdims=True) if self.isotropic else moved
 
+    def condensed(self, scatter: Array) -> Array:
+        """What is kept of scatter matrices (k, d, d), in the shape of a scatter."""
+        kept: Array = self.form.condensed(scatter)
+        if self.shared:
+            kept = kept.sum(axis=0, keepdims=True)
+        return kept.mean(axis=1, keepdims=True) if self.isotropic else kept
+
     def spread(self, values: Array, weight: Array) -> Array:
         """The scatter of components that weigh (k,) and have these covariances."""
         scatter: Array = values * (weight.sum() if self.shared else weight[self.form.beside])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from daskgmm import GaussianMixture, MiniBatchGaussianMixture, load, watching
+from daskgmm import GaussianMixture, GaussianMixtureSearch, MiniBatchGaussianMixture, load, watching
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.persistence import read
 from daskgmm.fit.run import EM
@@ -25,7 +25,7 @@ from daskgmm.store.values import TYPES, digest, pack, storable, unpack
 from tests.listeners import Heard
 from tests.structures import KINDS, draw_mixture
 
-pytestmark = pytest.mark.filterwarnings("ignore:Best performing initialization")
+pytestmark = pytest.mark.filterwarnings("ignore:Best performing initialization", "ignore:The best candidate")
 
 X = np.random.default_rng(0).normal(size=(600, 2)) + 4.0 * (np.arange(600)[:, None] >= 300)
 
@@ -81,6 +81,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     with watching(heard):
         for kind in KINDS:
             GaussianMixture(3, covariance_type=kind, random_state=0, max_iter=2, tol=0.0).fit(X)
+        GaussianMixtureSearch([1, 2], criterion="held_out", random_state=0, tol=0.0, max_iter=2).fit(X)
     stream = MiniBatchGaussianMixture(2, batch_size=50, random_state=0, max_iter=2, tol=0.0)
     started = MiniBatchGaussianMixture.from_parameters([0.5, 0.5], [[0.0, 0], [4, 4]], [[1.0, 1], [1, 1]], "diag")
     few = MiniBatchGaussianMixture(3, random_state=0)

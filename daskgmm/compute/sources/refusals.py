@@ -27,7 +27,13 @@ REMEDIES: tuple[tuple[type[Any], str], ...] = (
 
 
 def refuse_others(value: Any, asked: Asked) -> None:
-    """Raise `DataError` for what holds no rows, of which NumPy would make one object."""
+    """Raise `DataError` for what holds no rows, of which NumPy would make one object or letters."""
+    if isinstance(value, list) and value and all(isinstance(part, str) and len(part) == 1 for part in value):
+        raise DataError(
+            f"{asked.name} is a list of letters, as scikit-learn's cross-validation makes of a path. To choose a "
+            'model for it, fit GaussianMixtureSearch(criterion="held_out") to the path, or cross-validate with '
+            "dask.array.from_zarr(path)."
+        )
     remedy = next((text for kind, text in REMEDIES if isinstance(value, kind)), None)
     if remedy is None and (any(hasattr(value, name) for name in HOLDS) or _is_number(value)):
         return

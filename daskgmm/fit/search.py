@@ -1,0 +1,254 @@
+"""Mixtures of several sizes and structures, compared: all candidates meet each block while it is in memory."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf, isnan, nan
+from typing import Any
+
+import numpy as np
+
+from daskgmm.compute.engine import Engine
+from daskgmm.compute.rows import Rows
+from daskgmm.errors import CollapseError, DataError
+from daskgmm.fit.batch import advanced, sample_rows, seeded, surveyed
+from daskgmm.fit.held_out import Apart, HeldOut
+from daskgmm.fit.recipe import Recipe
+from daskgmm.fit.run import Run, too_few
+from daskgmm.fit.score import Score
+from daskgmm.fit.state import State
+from daskgmm.fit.survey import Survey
+from daskgmm.fit.tasks import Expect
+from daskgmm.model.checks import at_least, require
+from daskgmm.model.mixture import Mixture
+from daskgmm.model.structure import FULL
+from daskgmm.store.values import storable
+
+# A candidate is given up after so many iterations, if so many times the gain that it is then estimated to have
+# left would not do.
+TRUSTED, SAFETY = 10, 3.0
+
+
+@storable
+@dataclass(frozen=True, eq=False)
+class Candidate(Run):
+    """A run that is compared with others: once it has ended, one more E-step tells what its mixture is worth."""
+
+    run: Run
+    held_out: HeldOut | None = None  # rows that it does not learn from
+    total: float = 0.0  # weight of those that it does
+    score: Score | None = None  # of those, once it has ended
+    held: float = nan  # mean log-likelihood of held-out rows, as its last E-step had it
+    n_passes: int = 0  # E-steps
+    dropped: bool = False  # whether it ended because it was hopeless
+
+    def check(self) -> None:
+        """Raise `ValueError` unless it may stand so."""
+        require(at_least(0, self.total, self.n_passes), "Weights or passes are below 0.")
+        require(self.score is None or self.ended, "It has a score before its end.")
+
+    @property
+    def mixture(self) -> Mixture:  # type: ignore[override]
+        return self.run.mixture
+
+    @property
+    def tol(self) -> float:  # type: ignore[override]
+        return self.run.tol
+
+    @property
+    def max_iter(self) -> int:  # type: ignore[override]
+        return self.run.max_iter
+
+    @property
+    def trace(self) -> tuple[float, ...]:  # type: ignore[override]
+        return self.run.trace
+
+    @property
+    def converged(self) -> bool:  # type: ignore[override]
+        return self.run.converged
+
+    @property
+    def failure(self) -> DataError | None:  # type: ignore[override]
+        return self.run.failure
+
+    @property
+    def lower_bound(self) -> float:
+        return self.run.lower_bound
+
+    @property
+    def nbytes(self) -> int:
+        return self.run.nbytes
+
+    def under(self, **settings: Any) -> "Candidate":
+        run = self.run.under(**settings)
+        return replace(self, run=run, score=self.score if self.dropped or run.done else None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its mixture stays as it is."""
+        return self.dropped or self.run.done
+
+    @property
+    def done(self) -> bool:
+        return self.score is not None or self.failure is not None
+
+    @property
+    def task(self) -> Any:
+        task = Expect(self.mixture) if self.ended else self.run.task
+        return task if self.held_out is None else Apart(task, self.mixture, self.held_out)
+
+    def advance(self, found: Any) -> "Candidate":
+        statistics, rated = (found, None) if self.held_out is None else found
+        after = replace(
+            self,
+            total=statistics.total_weight,
+            n_passes=self.n_passes + 1,
+            held=nan if rated is None or not rated.total_weight else rated.mean,
+        )
+        if not self.ended:
+            return replace(after, run=self.run.advance(statistics))
+        entropy = self.mixture.entropy(statistics)
+        score = Score(statistics.log_likelihood, entropy, after.total, self.mixture.n_parameters)
+        return replace(after, score=score)
+
+    @property
+    def standing(self) -> Score:
+        """Its score so far, of its last E-step; the entropy is known at its end."""
+        return self.score or Score(self.lower_bound * self.total, nan, self.total, self.mixture.n_parameters)
+
+    @property
+    def outcome(self) -> str:
+        if not self.done:
+            return ""
+        k, score = self.mixture.n_components, self.standing
+        name = f"{k} component{'s' * (k > 1)}, {self.mixture.covariance.structure.name}"
+        if self.failure is not None:
+            return f"{name}: collapsed"
+        held = "" if isnan(self.held) else f", held out {self.held:.8g}"
+        end = "dropped" if self.dropped else "converged" if self.converged else "not converged"
+        told = f"bic {score.bic:.10g}, mean log-likelihood {score.mean:.8g}{held}"
+        return f"{name}: {told}, {end} after {self.n_iter} iterations"
+
+    @property
+    def remaining(self) -> float:
+        """The gain that it has left, in nats per unit of weight: Aitken's limit of its last three bounds."""
+        if self.ended:
+            return 0.0
+        if len(self.trace) < 3:
+            return inf
+        before, last = np.diff(self.trace[-3:])
+        return float(last * last / (before - last)) if 0 < last < before else inf if last > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What candidates are compared by, in nats per unit of weight: less is better."""
+
+    cost: Callable[[Candidate], float]  # NaN where it is not known yet
+    least: Callable[[Candidate], float]  # no more than that, and always known
+    holds_out: bool = False  # whether rows are held out for it
+
+
+def _bic(candidate: Candidate) -> float:
+    return candidate.standing.bic / (2 * candidate.total)
+
+
+def _aic(candidate: Candidate) -> float:
+    return candidate.standing.aic / (2 * candidate.total)
+
+
+def _icl(candidate: Candidate) -> float:
+    return candidate.standing.icl / (2 * candidate.total)
+
+
+def _missed(candidate: Candidate) -> float:
+    return -candidate.held
+
+
+CRITERIA = {
+    "bic": Criterion(_bic, _bic),
+    "aic": Criterion(_aic, _aic),
+    "icl": Criterion(_icl, _bic),  # an entropy is not below 0
+    "held_out": Criterion(_missed, _missed, holds_out=True),
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plan:
+    """What a search compares, and by what."""
+
+    recipes: tuple[Recipe, ...]  # one for each size and structure
+    criterion: Criterion
+    share: float = 0.1  # of the rows, where some are held out
+    refine: int | None = None  # leaders that are run to their end; None: the best
+
+    def cost(self, candidate: Candidate) -> float:
+        """By the criterion; infinite where it is not known, or the run has failed."""
+        if candidate.failure is not None or not candidate.total:
+            return inf
+        cost = self.criterion.cost(candidate)
+        return inf if cost != cost else cost
+
+    def best(self, runs: Sequence[Candidate]) -> Candidate:
+        """The candidate of the least cost; among equals, or those that have failed, of the fewest parameters."""
+        return min(runs, key=lambda run: (self.cost(run), run.mixture.n_parameters))
+
+    def judged(self, runs: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        """The candidates, without hope for those that cannot be expected to come up to the best any more.
+
+        One is dropped, after ``TRUSTED`` iterations, whose cost would be higher than that of the best, as that is
+        now, even if it gained ``SAFETY`` times what it is estimated to have left.
+        """
+        costs = [self.cost(run) for run in runs]
+        leaders = np.argsort(costs, kind="stable")[: self.refine or 1].tolist()
+
+        def hopeless(run: Candidate) -> bool:
+            least = self.criterion.least(run) - SAFETY * run.remaining
+            return run.n_iter >= TRUSTED and not run.ended and least > min(costs)
+
+        return tuple(
+            replace(run, dropped=True) if number not in leaders and hopeless(run) else run
+            for number, run in enumerate(runs)
+        )
+
+
+def search(plan: Plan, engine: Engine, rows: Rows, state: State) -> Iterator[State]:
+    """The state, and those after the survey, the seeding and each pass, until all candidates are compared.
+
+    Each recipe starts where it would by itself: one survey serves all.
+
+    Raises
+    ------
+    DataError
+        If values or weights are unfit, or rows are fewer than the components of a recipe.
+    """
+    structures, d = {recipe.structure for recipe in plan.recipes}, rows.n_features
+    structure = structures.pop() if len(structures) == 1 else FULL  # its moments give those of all others
+    widest = replace(max(plan.recipes, key=lambda recipe: recipe.k), structure=structure)
+    size = max(sample_rows(recipe, d) for recipe in plan.recipes)
+    begin = partial(surveyed, widest, size, partial(_seeded, plan))
+    return advanced(engine, rows, state, begin, plan.judged)
+
+
+def _seeded(plan: Plan, survey: Survey, random: np.random.RandomState, seed: int) -> list[Candidate]:
+    """The candidates at their starts; a recipe none of whose starts is sound has none."""
+    held_out = HeldOut(plan.share, seed) if plan.criterion.holds_out else None
+    found: list[Candidate] = []
+    failure: CollapseError | None = None
+    for recipe in plan.recipes:
+        own = survey.under(recipe.structure, sample_rows(recipe, survey.sample.rows.shape[1]))
+        if held_out is not None:
+            own = held_out.without(own)
+            if len(own.sample.chosen) < recipe.k:
+                raise too_few(len(own.sample.chosen), recipe.k)
+        try:
+            runs = seeded(recipe, own, copy.deepcopy(random))
+        except CollapseError as error:  # others may do
+            failure = error
+        else:
+            found += [Candidate(run, held_out) for run in runs]
+    random.random_sample()  # whoever has these numbers, too, goes on with others
+    if failure is not None and not found:
+        raise failure
+    return found
