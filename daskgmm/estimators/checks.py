@@ -74,7 +74,7 @@ def check_decoding(before: str | None, model: Any, rows: Rows) -> None:
     """Warn where rows are read as they are stored, and those of the fit were decoded."""
     if before and not model.decode_cf and (rows.x.waits or rows.table is not None):
         told = f"The values of the fit were decoded {before}, and with decode_cf=False (--raw) those of X are not."
-        warnings.warn(told, stacklevel=3)
+        warn(told)
 
 
 def label_type(dtype: Any, k: int) -> np.dtype[Any]:

@@ -190,7 +190,7 @@ class PartedMixture(BaseMixture):
         if n_clusters is not None and not 1 <= n_clusters <= k:
             raise ValueError(f"n_clusters must lie in 1 ... {k}, got {n_clusters}.")
         seed = int(copy.deepcopy(check_random_state(self.random_state)).randint(2**31))
-        sample = engine_for(rows).reduce(rows, Draw(seed, Threshold(START_ROWS)))
+        sample = engine_for(rows).reduce(rows, Draw(Threshold(START_ROWS), seed=seed))
         if not len(sample.keys):
             raise DataError("There are no rows that weigh anything.")
         x, weight = sample.points()

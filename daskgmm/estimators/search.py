@@ -1,6 +1,5 @@
 """GaussianMixtureSearch: how many components, and of which covariance type."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 
 from daskgmm._typing import Array
 from daskgmm.compute.rows import Rows
+from daskgmm.errors import warn
 from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Watched
@@ -160,7 +160,7 @@ class GaussianMixtureSearch(Watched):
         self._follow(X, rows, partial(search, plan), (), partial(self._identity, None))
         if self._fitted.n_iter == self.max_iter > 0 and not self._fitted.converged:
             told = "The best candidate did not converge: increase max_iter or tol."
-            warnings.warn(told, ConvergenceWarning, stacklevel=4)
+            warn(told, ConvergenceWarning)
         return self
 
     def save(self, path: str | Path) -> None:

@@ -121,19 +121,6 @@ class Examine:
         return Survey(overall, RowSample.of(block, self.seed, self.threshold), start)
 
 
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """Maps a block to its part of a row sample."""
-
-    seed: int
-    threshold: Threshold
-
-    def __call__(self, block: Block) -> RowSample:
-        if not all_finite(seen(block)[0]):
-            refuse(block)
-        return RowSample.of(block, self.seed, self.threshold)
-
-
 def _without_missing(block: Block, name: str) -> Block:
     """The same with weight zero for each row that a given start has no value for."""
     given = block.columns[name]
