@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from daskgmm import display
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianMixtureSearch",
     "MiniBatchGaussianMixture",
     "check",
+    "display",
     "load",
     "watching",
 ]

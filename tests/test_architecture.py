@@ -27,7 +27,8 @@ ALLOWED = {
     "store": BASE | {"model", "compute"},
     "fit": BASE | {"model", "compute", "store"},
     "estimators": BASE | {"model", "compute", "store", "fit"},
-    "cli": BASE | {"model", "compute", "store", "fit", "estimators"},
+    "display": BASE | {"model", "fit", "estimators"},
+    "cli": BASE | {"model", "compute", "store", "fit", "estimators", "display"},
     "__main__": {"cli"},
 }
 # Installed by an extra, so not there for everyone.

@@ -1,4 +1,4 @@
-"""The command line: ``daskgmm check | fit | update | predict | score | info``, also reachable as ``dask gmm``."""
+"""The command line, ``daskgmm COMMAND``, which is ``dask gmm``, too."""
 
 import click
 
@@ -6,6 +6,7 @@ import daskgmm
 from daskgmm.cli.check import check
 from daskgmm.cli.failure import EXIT_CODES, Commands
 from daskgmm.cli.fit import fit
+from daskgmm.cli.plot import plot
 from daskgmm.cli.queries import info, predict, score
 from daskgmm.cli.update import update
 
@@ -23,5 +24,5 @@ def main() -> None:
     """
 
 
-for _command in (check, fit, update, predict, score, info):
+for _command in (check, fit, update, predict, score, plot, info):
     main.add_command(_command)

@@ -161,12 +161,12 @@ verbose = _verbose("Tell where an unexpected error arose.")
 log = _verbose("Log to standard error where it is no terminal; tell where an error arose.")
 
 
-def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Names between commas."""
-    names = None if value is None else tuple(name.strip() for name in value.split(","))
-    if names is not None and ("" in names or len({*names}) < len(names)):
+    found = None if value is None else tuple(name.strip() for name in value.split(","))
+    if found is not None and ("" in found or len({*found}) < len(found)):
         raise click.BadParameter(f"{value!r} is no list of different names, such as t,s.", ctx, param)
-    return names
+    return found
 
 
 store = together(
@@ -174,7 +174,7 @@ store = together(
     click.option(
         "--variables",
         metavar="NAME,NAME,...",
-        callback=_names,
+        callback=names,
         help="Arrays of one shape in the group DATA, or columns of Parquet, each of which is a feature.",
     ),
     click.option(

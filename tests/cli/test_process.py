@@ -192,7 +192,7 @@ def test_the_bar_counts_blocks_and_starts_anew() -> None:
 
 def test_version_and_help_name_the_exit_codes(run: Run) -> None:
     assert run("--version").stdout == f"daskgmm, version {daskgmm.__version__}\n"
-    for words in ((), ("fit",), ("predict",), ("score",), ("info",)):
+    for words in ((), ("fit",), ("predict",), ("score",), ("info",), ("plot",)):
         result = run(*words, "--help")
         assert result.exit_code == 0
         assert "3  not converged; the model is written" in result.stdout
