@@ -181,7 +181,7 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build wheel and sdist, look inside, install the wheel, start the commands; `-- FOLDER VERSION` keeps both."""
+    """Build wheel and sdist, look inside, install the wheel, start the commands; `-- FOLDER VERSION` keeps it."""
     session.install("build", "twine")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place).resolve()
