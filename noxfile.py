@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -118,6 +119,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     workflows = sorted(str(path) for path in Path(".github/workflows").glob("*.yml"))
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    forms = sorted(str(path) for path in Path(".github/ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms)
     session.run("towncrier", "build", "--draft", "--version", "next")
     kinds = "|".join(kind["directory"] for kind in PYPROJECT["tool"]["towncrier"]["type"])
     names = {path.name for path in Path("changelog.d").iterdir()} - {"README.md"}
@@ -136,9 +139,10 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The site, in docs/_build/html: every warning is an error, and nothing is fetched."""
     session.install(".[docs]")
-    blocked = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
+    environment = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}  # nobody answers there
+    environment["DASKGMM_EXAMPLES"] = os.environ.get("DASKGMM_EXAMPLES", "small")
     options = ("-W", "--keep-going", "-b", "html", *session.posargs)
-    session.run("python", "-m", "sphinx", *options, "docs", "docs/_build/html", env=blocked)
+    session.run("python", "-m", "sphinx", *options, "docs", "docs/_build/html", env=environment)
 
 
 @nox.session
@@ -178,7 +182,7 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build wheel and sdist, look inside, install the wheel into a fresh environment and start the commands."""
+    """Build wheel and sdist, look inside, install the wheel, start the commands; `-- FOLDER VERSION` keeps it."""
     session.install("build", "twine")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place).resolve()
@@ -194,6 +198,18 @@ def wheel(session: nox.Session) -> None:
         for program, *arguments in (("python", "-c", code), ("daskgmm", "--version"), ("dask", "gmm", "--help")):
             session.run(str(programs / program), *arguments, external=True)
         session.chdir(ROOT)  # Windows removes no folder that is somebody's current one
+        if session.posargs:
+            release(session, *session.posargs, built, source)
+
+
+def release(session: nox.Session, folder: str, version: str, *files: Path) -> None:
+    """Keep what was built for a tag, if that names the version which is stated everywhere else."""
+    stated = PYPROJECT["project"]["version"]
+    if version != stated or f"## [{version}]" not in (ROOT / "CHANGELOG.md").read_text("utf-8"):
+        session.error(f"the tag names {version}, pyproject.toml {stated}; CHANGELOG.md needs a heading for it")
+    Path(folder).mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, folder)
 
 
 def look_inside(session: nox.Session, built: Path, source: Path) -> None:

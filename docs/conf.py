@@ -21,9 +21,10 @@ extensions = [
     "sphinx_click",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
     "numpydoc",
 ]
-exclude_patterns = ["_build", "Thumbs.db", ".DS_Store"]
+exclude_patterns = ["_build", "Thumbs.db", ".DS_Store", "**/GALLERY_HEADER.rst"]
 templates_path = ["_templates"]
 nitpicky = False  # types in docstrings are words for readers, not all of them names
 default_role = "py:obj"  # as docstrings use single backticks
@@ -38,6 +39,20 @@ autodoc_member_order = "groupwise"
 toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # the template lists them
 numpydoc_xref_param_type = False
+
+# Each script runs while the site is built; what it prints and draws is on its page. DASKGMM_EXAMPLES says how large.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "capture_repr": (),
+    "download_all_examples": False,
+    "min_reported_time": 3600,
+    "show_signature": False,
+    "backreferences_dir": None,
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "daskgmm"
