@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import isfinite, isnan
 from time import perf_counter
 from typing import Any
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from daskgmm.cli.failure import plain, say
+from daskgmm.fit.accounting import Ledger
 from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, outcomes, standing, watching
 from daskgmm.fit.state import State
 
@@ -30,14 +31,17 @@ class Log:
     """A line for each stage, and one for every ``interval`` EM iterations."""
 
     def __init__(self, interval: int = 1) -> None:
-        self.interval = interval
+        self.interval, self.ledger = interval, Ledger()
         self.last: State | None = None
         self.began = perf_counter()
 
     def __call__(self, event: Event) -> None:
+        self.ledger(event)
         match event:
             case Message(text):
                 self.say(text)
+            case Stage("done"):
+                self.say(str(self.ledger.total))
             case Reached(state) if not state.mid_pass or self.last is None:
                 self.reached(state)
 
@@ -104,24 +108,28 @@ class Tasks(Callback):
 
 
 @contextmanager
-def fitting(verbose: bool, interval: int) -> Iterator[None]:
-    """What fits tell meanwhile: a bar and lines on a terminal, lines if asked for, else hardly anything."""
+def fitting(verbose: bool, interval: int) -> Iterator[Ledger]:
+    """What fits tell meanwhile: a bar and lines on a terminal, lines if asked for, else hardly anything.
+
+    Gives what adds up their cost.
+    """
+    ledger = Ledger()
     if _live():
-        with _bars() as bars, watching(Terminal(bars, interval)):
-            yield
+        with _bars() as bars, watching(Terminal(bars, interval), ledger):
+            yield ledger
     else:
-        with watching(Log(interval) if verbose else quiet):
-            yield
+        with watching(Log(interval) if verbose else quiet, ledger):
+            yield ledger
 
 
 @contextmanager
-def one_pass(title: str) -> Iterator[None]:
-    """What one pass over the rows tells: a bar on a terminal."""
-    if _live():
-        with _bars() as bars, Tasks(bars, title):
-            yield
-    else:
-        yield
+def one_pass(title: str) -> Iterator[Ledger]:
+    """What one pass over the rows tells: a bar on a terminal. Gives what adds up its cost."""
+    ledger = Ledger()
+    with watching(ledger), ExitStack() as held:
+        if _live():
+            held.enter_context(Tasks(held.enter_context(_bars()), title))
+        yield ledger
 
 
 def _live() -> bool:

@@ -77,7 +77,7 @@ def fit(
         began = perf_counter()
         with (
             cluster.running(**where),
-            display.fitting(verbose, verbose_interval),
+            display.fitting(verbose, verbose_interval) as ledger,
             _resumable(model, out),
         ):
             model.fit(place, sample_weight=weight)
@@ -85,7 +85,8 @@ def fit(
         # A warm start, a checkpoint and places of starts are of this command, not of the model.
         own = dict.fromkeys(name for name in ("checkpoint", *ROWWISE) if name in model.get_params())
         write(model.set_params(warm_start=False, **own))
-    output.show(_result(model, out, int(x.shape[0]), seconds), as_json)
+    result = _result(model, out, int(x.shape[0]), seconds)
+    output.show({**result, "accounting": ledger.to_dict()}, as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
         further = "the same command, a larger --max-iter" if "checkpoint" in given else f"--warm-start {out}"

@@ -25,11 +25,12 @@ Result = Mapping[str, Any]
 
 
 def show(result: Result, as_json: bool) -> None:
-    """Print a result: one JSON object, or an aligned table."""
+    """Print a result: one JSON object, with what it cost, or an aligned table."""
     if as_json:
         # JSON has no infinity: what was not computed is null.
         click.echo(json.dumps(_finite(dict(result)), allow_nan=False))
         return
+    result = {name: value for name, value in result.items() if name != "accounting"}
     width = max(map(len, result)) + 2
     for name, value in result.items():
         lines = _lines(value, 79 - width)

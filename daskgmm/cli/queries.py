@@ -159,7 +159,7 @@ def score(
 def _scored(mixture: inputs.Model, place: str, n_rows: int, weights: str | None, icl: bool) -> dict[str, Any]:
     """What one pass finds."""
     began = perf_counter()
-    with display.one_pass("score"):
+    with display.one_pass("score") as ledger:
         found = mixture.evaluate(place, weights, entropy=icl)
     return {
         "log_likelihood": found.mean,
@@ -169,6 +169,7 @@ def _scored(mixture: inputs.Model, place: str, n_rows: int, weights: str | None,
         "bic": found.bic,
         **({"icl": found.icl} if icl else {}),
         "seconds": round(perf_counter() - began, 3),
+        "accounting": ledger.to_dict(),
     }
 
 

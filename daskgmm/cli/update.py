@@ -73,11 +73,12 @@ def update(
         learner = _learner(model, settings, places)
         shape = places.rows(place).shape
         first, last = _pending(rows, learner.next_row_, int(shape[0]), data)
-        began = perf_counter()
+        began, spent = perf_counter(), {}
         if first < last:
             weight = places.rowwise(weights, shape[:1])
-            with cluster.running(**where), display.fitting(verbose, 1):
+            with cluster.running(**where), display.fitting(verbose, 1) as ledger:
                 learner.extend(place, weight, slice(first, last))
+            spent = {"accounting": ledger.to_dict()}
         write(learner)
     result = {
         "out": out,
@@ -86,6 +87,7 @@ def update(
         **({} if inputs.waits(learner) else {"log_likelihood": float(learner.lower_bound_)}),
         **output.learnt(learner),
         "seconds": round(perf_counter() - began, 3),
+        **spent,
     }
     output.show(result, as_json)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from daskgmm._typing import Array
+from daskgmm.compute.cost import FREE, Cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,13 @@ class Block:
     weight: Array | None = None  # (n,) float64, finite and not negative; None stands for ones
     columns: Mapping[str, Array] = field(default_factory=dict)  # what else there is, by the names in `COLUMNS`
     decoded: str = ""  # how its values follow from what is stored, where they are not that
+    cost: Cost = FREE  # of having it here
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows, with what goes with them."""
+        arrays = (self.x, self.weight, *self.columns.values())
+        return sum(values.nbytes for values in arrays if values is not None)
 
     def where(self, mask: ArrayLike) -> str:
         """Say which block and rows a mask over the rows picks, for an error message."""
@@ -54,13 +62,12 @@ class Shelf:
 
     def put(self, block: Block) -> None:
         """Keep the block, if it fits."""
-        arrays = (block.x, block.weight, *block.columns.values())
-        size = sum(values.nbytes for values in arrays if values is not None)
+        size = block.nbytes
         with self.lock:
             fits = size <= self.room
             self.room -= size * fits
         if fits:
-            self.blocks[block.index] = block
+            self.blocks[block.index] = replace(block, cost=Cost(seen=size, kept=size))
 
 
 def digest(block: Block) -> str:

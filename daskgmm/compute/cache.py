@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from daskgmm.compute.block import Shelf
+from daskgmm.compute.cost import Cost
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.sources.base import Source
@@ -46,6 +47,9 @@ def kept(engine: Engine, rows: Rows, wanted: bool = True) -> Iterator[Rows]:
         futures: list[Any] = []
         try:
             held = {name: _persisted(engine.client, part, futures) for name, part in lasting.columns.items()}
+            if engine.spend:  # the first pass finds them there, but they are read for it
+                read = rows.n_rows * sum(source.read_bytes for source in lasting.sources.values())
+                engine.spend(Cost(read=read, kept=-lasting.total_bytes))
             yield replace(rows, x=_persisted(engine.client, rows.x, futures), columns={**rows.columns, **held})
         finally:
             for future in futures:
@@ -62,4 +66,4 @@ def _persisted(client: Any, source: Source, futures: list[Any]) -> Source:
     own = {id(future) for future in client.futures_of(lazy)}  # persisted by the user: not ours to release
     held = client.persist(lazy)
     futures += [future for future in client.futures_of(held) if id(future) not in own]
-    return Delayed.of(held)
+    return replace(Delayed.of(held), kept=True)

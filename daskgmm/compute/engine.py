@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
+from daskgmm.compute.cost import Cost, Metered
 from daskgmm.compute.rows import Rows
 
 # What the size of a task follows from. A task costs its scheduler some time (0.4 ms on threads, 2 ms on a client,
@@ -25,6 +26,8 @@ TASKS_PER_THREAD = 4  # at least, where there are blocks enough: the last ones l
 
 Report: TypeAlias = Callable[[int, int], None] | None
 """Is told the blocks that are done, and how many there are."""
+Spend: TypeAlias = Callable[[Cost], None] | None
+"""Is told what a pass cost."""
 
 
 class Monoid(Protocol):
@@ -94,6 +97,7 @@ class Engine(ABC):
 
     span: int | None = None
     report: Report = None
+    spend: Spend = None
     client: ClassVar[Any] = None  # whose workers compute, if this process does not
     task_seconds: ClassVar[float] = 0.4e-3  # of the scheduler, for a task and its sum
 
@@ -107,11 +111,13 @@ class Engine(ABC):
         tag = uuid4().hex
         work, total = (f"daskgmm-{name}-{tag}" for name in (type(function).__name__.lower(), "total"))
         names = f"daskgmm-map-{tag}", work, total
-        graph: dict[Hashable, Any] = {**blocks.graph, names[0]: function}
+        graph: dict[Hashable, Any] = {**blocks.graph, names[0]: Metered(function)}
         span = 1 if blocks.lazy else self.span or self._span(blocks)
         root = _subtree(graph, blocks, names, span, 0, blocks.n_blocks)
         (result,) = self._evaluate(graph, [root], blocks, names)
-        return result  # type: ignore[no-any-return]
+        if self.spend:
+            self.spend(result.cost)
+        return result.found  # type: ignore[no-any-return]
 
     def each(self, rows: Rows, function: Callable[[Block], T], numbers: Sequence[int]) -> list[T]:
         """``function`` of some blocks, each by itself."""

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from time import perf_counter
 from typing import Any, ClassVar
 
 import dask.array as da
@@ -19,6 +20,7 @@ from numpy.typing import DTypeLike
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block, Shelf
 from daskgmm.compute.columns import COLUMNS, Weights
+from daskgmm.compute.cost import Cost
 from daskgmm.compute.sources import as_source, xarray
 from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Source, read_at
 from daskgmm.compute.sources.labels import beside, check_part, feature_names
@@ -128,6 +130,8 @@ class Rows:
             omit_nan=self.omit_nan,
             shelf=self.shelf,
             decoded=self.x.decoded,
+            read_bytes=sum(source.read_bytes for source in self.sources.values()),
+            kept=self.x.kept,
         )
 
     @property
@@ -195,10 +199,13 @@ class _Reader:
     omit_nan: bool
     shelf: Shelf | None
     decoded: str
+    read_bytes: float  # of a row
+    kept: bool  # whether it is in memory since an earlier pass
 
     def __call__(self, index: int, *parts: Any) -> Block:
         if self.shelf is not None and (kept := self.shelf.blocks.get(index)) is not None:
             return kept
+        began = perf_counter()
         handed = parts or (None,) * len(self.readers)
         for name, part in zip(self.names, parts[1:], strict=False):
             check_part(parts[0], part, COLUMNS[name].title, index)
@@ -219,7 +226,8 @@ class _Reader:
         if self.shelf is not None:
             lasting = {name: values for name, values in columns.items() if not COLUMNS[name].once}
             self.shelf.put(replace(block, columns=lasting))
-        return block
+        seen, read = block.nbytes, self.read_bytes * len(block.x)
+        return replace(block, cost=Cost(seen, read, seen if self.kept else 0, perf_counter() - began))
 
 
 def _unfit(block: Block, expected: tuple[float, int]) -> DataError:

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.pool import Pool
 from typing import Any, ClassVar
@@ -23,24 +23,13 @@ from distributed.system import MEMORY_LIMIT
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
+from daskgmm.compute.cost import Metered
 from daskgmm.compute.engine import Blocks, Engine, M, T, add_up
 from daskgmm.compute.rows import Rows
 
 KEEPS = 0.25  # of the memory that this process may use: rows that stay between passes
 AHEAD = 2  # more threads for each that computes, which read from a store meanwhile
 READING = 3  # blocks' worth of memory that a thread needs for one
-
-
-@dataclass(frozen=True)
-class _InTurn:
-    """A function that few threads at a time compute, while others read."""
-
-    function: Callable[[Any], Any]
-    permits: threading.Semaphore
-
-    def __call__(self, block: Any) -> Any:
-        with self.permits:
-            return self.function(block)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +72,7 @@ class Threads(Engine):
         if ahead := self.ahead(blocks):
             get = partial(get, num_workers=self.threads + ahead)
             if names[0] in graph:
-                graph[names[0]] = _InTurn(graph[names[0]], threading.Semaphore(self.threads))
+                graph[names[0]] = replace(graph[names[0]], permits=threading.Semaphore(self.threads))
 
         def finished(key: Any, *_: Any) -> None:
             nonlocal done
@@ -104,10 +93,12 @@ class Plain(Engine):
 
     def reduce(self, blocks: Blocks, function: Callable[[Block], M]) -> M:
         parts = [blocks.parts(index) for index in range(blocks.n_blocks)]
-        found = add_up(0, blocks.n_blocks, function, blocks.reader, parts)
+        result = add_up(0, blocks.n_blocks, Metered(function), blocks.reader, parts)
         if self.report:
             self.report(blocks.n_blocks, blocks.n_blocks)
-        return found
+        if self.spend:
+            self.spend(result.cost)
+        return result.found  # type: ignore[no-any-return]
 
     def each(self, rows: Rows, function: Callable[[Block], T], numbers: Sequence[int]) -> list[T]:
         return [function(rows.read(index)) for index in numbers]

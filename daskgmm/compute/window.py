@@ -4,13 +4,15 @@ import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any, ClassVar
 
 import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
+from daskgmm.compute.cost import FREE, Cost
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.sources.base import MOST_BLOCKS
@@ -57,6 +59,7 @@ class Hand:
 
     x: Array
     weight: Array | None
+    cost: Cost = FREE  # of the blocks
 
     def __sizeof__(self) -> int:
         """Bytes of the rows: what Dask weighs before it moves a hand to another worker."""
@@ -110,7 +113,7 @@ class Window:
         held = engine.hold(rows, tasks)
         lazy = {key: hand for key, hand in held.items() if not isinstance(hand, Hand)}
         hands = tuple(key if key in lazy else hand for key, hand in held.items())
-        whole = MiniBatch(hands, lazy, partial(_share, 0, 1, 1))
+        whole = MiniBatch(hands, lazy, _whole)
         return cls(hands, lazy, engine.reduce(whole, _count))
 
     def batch(self, first: int, last: int) -> MiniBatch:
@@ -168,7 +171,7 @@ def _deal(chosen: Selection, seed: int, *blocks: Block) -> Hand:
     if any(block.weight is not None for block in blocks):
         weights = [np.ones(len(block.x)) if block.weight is None else block.weight for block in blocks]
         weight = np.concatenate(weights)[order]
-    return Hand(x.take(order, axis=0), weight)
+    return Hand(x.take(order, axis=0), weight, reduce(add, (block.cost for block in blocks)))
 
 
 def _shuffled(n: int, random: np.random.Generator) -> Array:
@@ -183,6 +186,11 @@ def _shuffled(n: int, random: np.random.Generator) -> Array:
     order = at * GROUP + (offset + np.arange(GROUP)[:, None]) % GROUP
     order = order.ravel()
     return order[order < n] if n % GROUP else order
+
+
+def _whole(index: int, hand: Hand) -> Block:
+    """A hand as one block, at what the blocks cost that it is of."""
+    return Block(hand.x, index, None, hand.weight, cost=hand.cost)
 
 
 def _share(first: int, last: int, total: int, index: int, hand: Hand) -> Block:

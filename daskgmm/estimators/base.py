@@ -1,5 +1,6 @@
 """What every fitted mixture answers, whichever way it learned: attributes, queries and scores."""
 
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -17,6 +18,8 @@ from daskgmm.estimators.checks import check_decoding, check_names, label_type
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
 from daskgmm.estimators.parameters import Parameters
 from daskgmm.estimators.summary import Summary
+from daskgmm.fit.accounting import Meter
+from daskgmm.fit.events import teller
 from daskgmm.fit.score import Score, unfit
 from daskgmm.fit.survey import Threshold
 from daskgmm.fit.tasks import Draw, Query, Rate
@@ -90,6 +93,14 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
     decoded_ = Attribute(
         lambda f: f.decoded,
         "How the values of the fit followed from a store's numbers; None where they are these.",
+    )
+    accounting_ = Attribute(
+        lambda f: f.accounting,
+        """What the last `fit` cost, by purpose ("survey", "seeding", "iterations" and "total"), a dict of each:
+        ``passes``; ``bytes`` of rows that tasks got, ``bytes_kept`` of these from memory, ``bytes_read`` for them,
+        as they are stored, but decompressed; ``seconds`` on the clock, and ``seconds_reading`` and
+        ``seconds_computing`` of all threads together. What a Dask graph does by itself is in none of these two.
+        Empty for a model that was loaded, or has learnt from a stream since.""",
     )
     n_features_in_: Attribute[int] = Attribute(
         lambda f: f.mixture.n_features, "Number of features seen by the fit."
@@ -258,7 +269,10 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
             With ``mean``, ``log_likelihood``, ``total_weight``, ``aic``, ``bic`` and ``icl``.
         """
         rows = self._query_rows(X, weight=sample_weight)
-        found: Score = engine_for(rows).reduce(rows, Rate(self._fitted.mixture, entropy))
+        meter = Meter()
+        engine = replace(engine_for(rows), spend=meter.add)
+        found: Score = engine.reduce(rows, Rate(self._fitted.mixture, entropy))
+        teller()(meter.spent("score", 1))
         if (error := unfit(found.total_weight)) is not None:
             raise error
         return found

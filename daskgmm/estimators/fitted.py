@@ -1,9 +1,10 @@
 """All that a fit leaves behind, as one value, and the attributes that are views of it."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import nan
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.store.values import LATER, storable
 
 T = TypeVar("T")
+Accounting: TypeAlias = dict[str, dict[str, float]]
+"""Passes, bytes and seconds by what they were for."""
 
 
 @storable
@@ -36,6 +39,7 @@ class Fitted:
     next_row: int = 0
     decoded: str | None = field(default=None, metadata=LATER)  # how the rows followed from what a store held
     rated: Score | None = field(default=None, metadata=LATER)  # what the last E-step over all rows found
+    accounting: Accounting = field(default_factory=dict, init=False)  # what it cost, which no file tells
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""
@@ -56,6 +60,12 @@ class Fitted:
     def score(self) -> Score:
         """What the last E-step of batch EM found; NaN where there was none."""
         return replace(self.rated or Score(nan, nan, nan), n_parameters=self.mixture.n_parameters)
+
+    def at(self, cost: Accounting) -> "Fitted":
+        """The same, for what it cost."""
+        found = copy.copy(self)
+        vars(found)["accounting"] = cost
+        return found
 
     @classmethod
     def of(cls, run: Run, n_passes: int, rows: Rows, **more: Any) -> "Fitted":

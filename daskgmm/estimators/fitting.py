@@ -28,6 +28,7 @@ from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL, Single
 from daskgmm.estimators.parts import PartedMixture
 from daskgmm.estimators.persistence import load, save
+from daskgmm.fit.accounting import Ledger, Meter
 from daskgmm.fit.events import Message, Progress, Reached, Stage, Verbose, teller
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import Run
@@ -69,9 +70,10 @@ class Watched(BaseMixture):
         state = State(random.get_state(legacy=False), runs=begun)
         random.random_sample()  # whoever draws from the same source meanwhile, another fit for one, draws others
         drawn = pickle.dumps(random.get_state(legacy=False))
-        tell = teller(*([Verbose(self.verbose_interval)] if self.verbose else []))
+        meter, ledger = Meter(), Ledger()
+        tell = teller(ledger, *([Verbose(self.verbose_interval)] if self.verbose else []))
         callbacks = _Callbacks(self, X, rows) if identity and hasattr(self, "_skl_callbacks") else None
-        engine = replace(engine_for(rows), report=lambda done, total: tell(Progress(done, total)))
+        engine = replace(engine_for(rows), report=lambda done, total: tell(Progress(done, total)), spend=meter.add)
         ends = sorted({0, rows.n_blocks // 2, rows.n_blocks - 1}) if rows.n_blocks else []
         kept = checkpoint.opened(
             self.checkpoint if identity else None,
@@ -88,19 +90,19 @@ class Watched(BaseMixture):
                 with closing(algorithm(engine, rows, state)) as states:  # type: ignore[type-var]
                     for state in states:
                         record.take(state)
-                        for event in (Reached(state), Stage(state.stage)):
+                        for event in (*meter.reached(state), Reached(state), Stage(state.stage)):
                             tell(event)
                         if callbacks is not None and callbacks.reached(state):
                             break
             except (KeyboardInterrupt, ClusterLostError):
                 if identity and any(run.moved and run.failure is None for run in state.runs):
-                    self._fitted = self._found(state, rows)
+                    self._fitted = self._found(state, rows).at(ledger.to_dict())
                 raise
         # Numbers that the user hands on, or everybody's, go on from here, unless others went on with them.
         if pickle.dumps(random.get_state(legacy=False)) == drawn:
             random.set_state(state.random)
         if identity:
-            self._fitted = self._found(state, rows)
+            self._fitted = self._found(state, rows).at(ledger.to_dict())
             self.__dict__.pop("_unseeded", None)
         return state
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from typing import TypeAlias
 
+from daskgmm.fit.accounting import Ledger, Spent
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 
@@ -55,7 +56,7 @@ class Reached:
         return f"iteration {self.state.n_iter}{told}{changed}"
 
 
-Event: TypeAlias = Message | Stage | Progress | Reached
+Event: TypeAlias = Message | Stage | Progress | Reached | Spent
 Listener: TypeAlias = Callable[[Event], None]
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("daskgmm-listeners", default=())
@@ -68,9 +69,9 @@ def watching(*listeners: Listener) -> Iterator[None]:
     Parameters
     ----------
     *listeners : callables
-        Each is called with every `Message`, `Stage`, `Progress` and `Reached`, in turn: mostly in the thread of
-        the fit, with a `Stage` "compiling" in any that compiles meanwhile, for whatever fit or query. What a
-        listener raises ends the work of that thread.
+        Each is called with every `Message`, `Stage`, `Progress`, `Reached` and `Spent`, in turn: mostly in the
+        thread of the fit, with a `Stage` "compiling" in any that compiles meanwhile, for whatever fit or query.
+        What a listener raises ends the work of that thread.
 
     Examples
     --------
@@ -114,7 +115,7 @@ def teller(*more: Listener) -> Listener:
 def log(event: Event) -> None:
     """One line for each stage and iteration, at level INFO, under the name "daskgmm"."""
     match event:
-        case Stage("done") | Progress():
+        case Stage("done") | Progress() | Spent():
             return
         case Reached(state) if state.mid_pass or not state.n_iter:
             return
@@ -125,13 +126,16 @@ class Verbose:
     """Prints the stages, and a line for each run every ``interval`` iterations."""
 
     def __init__(self, interval: int) -> None:
-        self.interval = interval
+        self.interval, self.ledger = interval, Ledger()
         self.last: State | None = None  # that was told
 
     def __call__(self, event: Event) -> None:
+        self.ledger(event)
         match event:
             case Message(text):
                 print(text)
+            case Stage("done"):
+                print(self.ledger.total)
             case Stage("survey" | "seeding" | "compiling" as name):
                 print(name)
             case Reached(state) if not state.mid_pass or self.last is None:

@@ -53,12 +53,15 @@ def test_the_model_is_the_one_the_estimator_finds(run: Run, data: str, out: Path
     assert same_parameters(GaussianMixture.load(out), expected)
 
 
-def test_json_is_one_object_and_standard_error_stays_empty(run: Run, data: str, out: Path) -> None:
+def test_json_is_one_object_and_standard_error_stays_empty(run: Run, data: str, values: Array, out: Path) -> None:
     result = run("fit", data, "-k", 3, "--seed", 0, "--out", out, "--json")
     assert result.stderr == ""
     found = json.loads(result.stdout)
     model = GaussianMixture.load(out)
     assert found.pop("seconds") > 0
+    cost = found.pop("accounting")
+    assert (cost["total"]["passes"], cost["survey"]["passes"]) == (found["n_passes"], 1)
+    assert cost["total"]["bytes_read"] == values.nbytes
     assert found == {
         "out": str(out),
         "n_rows": 650,

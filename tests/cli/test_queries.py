@@ -368,6 +368,7 @@ def test_score_says_what_the_estimator_says(
     assert (result.exit_code, result.stderr) == (0, "")
     found = json.loads(result.stdout)
     assert found.pop("seconds") > 0
+    assert found.pop("accounting")["score"]["bytes_read"] == values.nbytes
     assert found == {
         "log_likelihood": pytest.approx(fitted.score(values), rel=1e-13),
         "n_rows": 650,

@@ -73,6 +73,7 @@ class Source(ABC):
     names: tuple[str, ...] | None = None  # of the features, where the input has some
     chunk_bytes: int = 0  # that are decoded at a time, whatever is wanted of them
     decoded: str = ""  # how the values follow from what is stored, where they are not that
+    kept: bool = False  # whether its parts stay in the memory of workers between passes
     row_bytes: int = field(init=False)  # of one row
     offsets: Chunks = field(init=False)  # first row of each chunk; NaN from the first unknown size on
 
@@ -85,6 +86,11 @@ class Source(ABC):
     def __post_init__(self) -> None:
         bytes_each = int(math.prod(self.shape[1:])) * self.dtype.itemsize
         vars(self).update(row_bytes=bytes_each, offsets=(0, *accumulate(self.chunks))[: len(self.chunks)])
+
+    @property
+    def read_bytes(self) -> float:
+        """Bytes that have to be read for a row, as they are stored."""
+        return 0 if self.local or self.kept else self.row_bytes
 
     def bounds(self, index: int) -> slice:
         """The rows of a chunk."""

@@ -131,6 +131,10 @@ class Decoded(Source):
     keepable: ClassVar[bool] = True
     waits: ClassVar[bool] = True
 
+    @property
+    def read_bytes(self) -> float:
+        return self.held.read_bytes
+
     def plan(self, block_bytes: int) -> Chunks:
         return self.held.plan(block_bytes * self.held.row_bytes // self.row_bytes)
 

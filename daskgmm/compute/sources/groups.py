@@ -138,6 +138,10 @@ class SideBySide(Source):
         """Rows of each step along the first axis."""
         return int(math.prod(self.parts[0].shape[1:]))
 
+    @property
+    def read_bytes(self) -> float:
+        return sum(part.read_bytes for part in self.parts) / self.inner
+
     def plan(self, block_bytes: int) -> Chunks:
         share = self.inner * self.row_bytes
         plans = [part.plan(block_bytes * part.row_bytes // share) for part in self.parts]

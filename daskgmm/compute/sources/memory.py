@@ -65,6 +65,7 @@ class Constant(Source):
     """One number for every row; it goes along with the reader."""
 
     value: Array  # of shape ()
+    read_bytes: ClassVar[float] = 0.0  # type: ignore[misc]
 
     @classmethod
     def of(cls, value: Any, chunks: Chunks) -> "Constant":

@@ -1,0 +1,96 @@
+"""What a fit has cost, stage by stage: passes, bytes and seconds."""
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from dask.utils import format_bytes, format_time
+
+from daskgmm.compute.cost import FREE, Cost
+from daskgmm.fit.state import State
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What has just been paid for something: a stage of a fit, or a query. ``a + b`` adds both."""
+
+    purpose: str  # "survey", "seeding", "iterations", "score"
+    passes: int  # over the rows
+    cost: Cost
+    seconds: float  # on the clock
+
+    def __str__(self) -> str:
+        cost, n = self.cost, self.passes
+        kept = f", {format_bytes(int(cost.kept))} of it from memory" if cost.kept else ""
+        return (
+            f"{self.purpose}: {n} pass{'es' * (n != 1)} over {format_bytes(int(cost.seen))}{kept}, "
+            f"{format_bytes(int(cost.read))} read; {format_time(self.seconds)}; threads were reading for "
+            f"{format_time(cost.reading)}, computing for {format_time(cost.computing)}"
+        )
+
+    def __add__(self, other: "Spent") -> "Spent":
+        seconds = self.seconds + other.seconds
+        return Spent(self.purpose, self.passes + other.passes, self.cost + other.cost, seconds)
+
+    def to_dict(self) -> dict[str, float]:
+        """Passes, bytes and seconds."""
+        cost = self.cost
+        return {
+            "passes": self.passes,
+            "bytes": int(cost.seen),
+            "bytes_read": int(cost.read),
+            "bytes_kept": int(cost.kept),
+            "seconds": self.seconds,
+            "seconds_reading": cost.reading,
+            "seconds_computing": cost.computing,
+        }
+
+
+class Ledger:
+    """A listener that adds up what has been spent, by purpose."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Spent] = {}
+
+    def __call__(self, event: Any) -> None:
+        if isinstance(event, Spent):
+            before = self.entries.get(event.purpose)
+            self.entries[event.purpose] = event if before is None else before + event
+
+    @property
+    def total(self) -> Spent:
+        """All of it."""
+        return sum(self.entries.values(), Spent("total", 0, FREE, 0.0))
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """The entries, and their total."""
+        return {purpose: spent.to_dict() for purpose, spent in {**self.entries, "total": self.total}.items()}
+
+
+class Meter:
+    """Adds up what an engine spends, until somebody asks."""
+
+    def __init__(self) -> None:
+        self.cost, self.began = FREE, perf_counter()
+        self.last: State | None = None  # of a fit
+
+    def add(self, cost: Cost) -> None:
+        """Once more."""
+        self.cost += cost
+
+    def spent(self, purpose: str, passes: int) -> Spent:
+        """What was spent since somebody asked last."""
+        cost, began = self.cost, self.began
+        self.cost, self.began = FREE, perf_counter()
+        return Spent(purpose, passes, cost, self.began - began)
+
+    def reached(self, state: State) -> list[Spent]:
+        """What a fit that stands here now has spent on the stage that has ended, if one has."""
+        last = self.last
+        if last is not None and state.mid_pass:
+            return []
+        self.last = state
+        if last is None:
+            self.spent("", 0)
+            return []
+        return [self.spent("iterations" if last.runs else last.stage, state.n_passes - last.n_passes)]
