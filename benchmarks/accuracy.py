@@ -32,7 +32,7 @@ sys.path.append(str(ROOT))
 from tests.extended import Found, Problem, draw, judge  # noqa: E402
 
 DATA = ROOT / "tests" / "data"
-KINDS = ("full", "tied", "diag", "spherical")
+KINDS: tuple[Any, ...] = ("full", "tied", "diag", "spherical")
 OUTCOMES = ("right", "rounding", "refused", "wrong")
 TROUBLES = ("scales", "offset", "constant", "duplicate", "condition", "separation")
 
@@ -147,7 +147,7 @@ def extended_step(x: Any, model: GaussianMixture, kind: str) -> tuple[Any, Any, 
     return mass / len(x), means, covariances
 
 
-def step_errors(x: Any, begin: dict[str, Any], kind: str) -> tuple[float, float]:
+def step_errors(x: Any, begin: dict[str, Any], kind: Any) -> tuple[float, float]:
     """Of one step from equal parameters: means in standard deviations, covariances by norm; the worst."""
     rows = da.from_array(x, chunks=(997, x.shape[1]))
     start, ours = (

@@ -461,7 +461,7 @@ def taken_over(folder: Path, kind: str, data: Data) -> Arrays:
     return found | told(last, x, weight, x[:10], folder)
 
 
-def dying(folder: Path, kind: str, data: Data, start: tuple[str, ...] = ()) -> Arrays:
+def dying(folder: Path, kind: Any, data: Data, start: tuple[str, ...] = ()) -> Arrays:
     """A stream in which all components but one die, and are placed anew."""
     rows, alone = data.rows(), data.rows()[data.labels == 0]
     model = MiniBatchGaussianMixture(data.k, covariance_type=kind, half_life=100.0, random_state=0)
@@ -473,7 +473,7 @@ def dying(folder: Path, kind: str, data: Data, start: tuple[str, ...] = ()) -> A
     return found | told(model, rows, None, rows[-60:], folder)
 
 
-def flattened(folder: Path, kind: str, data: Data) -> Arrays:
+def flattened(folder: Path, kind: Any, data: Data) -> Arrays:
     """A stream that forgets all but its last batch, whose rows are equal."""
     rows = data.rows()
     model = MiniBatchGaussianMixture(data.k, covariance_type=kind, half_life=1.0, reg_covar=0.0, random_state=0)
@@ -481,7 +481,7 @@ def flattened(folder: Path, kind: str, data: Data) -> Arrays:
     return attributes(model) | told(model.partial_fit(rows[500:900]), rows, None, rows[-60:], folder)
 
 
-def given_late(folder: Path, kind: str, data: Data) -> Arrays:
+def given_late(folder: Path, kind: Any, data: Data) -> Arrays:
     """A stream that gets its start in full after some rows that waited for it."""
     rows = data.rows()
     model = MiniBatchGaussianMixture(data.k, covariance_type=kind, random_state=0).partial_fit(rows[:40])
@@ -496,7 +496,7 @@ def collapsing(folder: Path, kind: str, data: Data, seed: int) -> Arrays:
     for init, n_init in (("random_from_data", 1), ("random_from_data", 6), ("kmeans", 6), ("subsample", 6)):
         name, x = f"{init} {n_init}", data.rows()
         try:
-            model = GaussianMixture(data.k, init_params=init, n_init=n_init, **settings).fit(x)
+            model = GaussianMixture(data.k, n_init=n_init, **settings | {"init_params": init}).fit(x)
         except daskgmm.CollapseError as error:
             found[f"{name} collapsed"] = np.asarray(error.component)
         else:
@@ -504,7 +504,7 @@ def collapsing(folder: Path, kind: str, data: Data, seed: int) -> Arrays:
     return found
 
 
-def few_rows(folder: Path, kind: str, data: Data) -> Arrays:
+def few_rows(folder: Path, kind: Any, data: Data) -> Arrays:
     """Answers for numbers of rows about those that the kernels take at once."""
     x = data.rows()
     model = GaussianMixture(data.k, covariance_type=kind, random_state=0, max_iter=3)

@@ -27,7 +27,7 @@ class Kind(NamedTuple):
     shared: bool = False
 
 
-KINDS = {
+KINDS: dict[Any, Kind] = {
     "full": Kind(
         lambda v, k, d: v.reshape(k, d, d),
         lambda m: m,

@@ -139,10 +139,10 @@ def test_eight_readers_beside_a_learner_and_two_fits() -> None:
         fits = [pool.submit(GaussianMixture(2, **SETTINGS).fit, X) for _ in range(2)]
         for first in range(500, 2000, 50):
             whole.add(model.partial_fit(X[first : first + 50]).mixture_)
-        means = [fit.result(60).means_ for fit in fits]
+        one, other = (fit.result(60).means_ for fit in fits)
         ended.set()
         assert all(reader.result(30) > 0 for reader in readers)
-    assert np.array_equal(*means)
+    assert np.array_equal(one, other)
     assert seen <= whole
     assert model.n_samples_seen_ == 2000
     assert threadpool_info() == before

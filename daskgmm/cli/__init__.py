@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 
 # The name under which the `dask` command finds it.
-@click.group("gmm", cls=Commands, epilog=EXIT_CODES)
+@click.group("gmm", cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(daskgmm.__version__, prog_name="daskgmm")
 def main() -> None:
     """Gaussian mixtures for data that does not fit in memory.

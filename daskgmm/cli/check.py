@@ -6,14 +6,14 @@ from typing import Any
 import click
 
 from daskgmm.cli import cluster, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES, in_options, say
+from daskgmm.cli.failure import EXIT_CODES, Command, in_options, say
 from daskgmm.compute.sources.paths import within
 from daskgmm.errors import DataError
 from daskgmm.estimators.outlook import check as looked_at
 from daskgmm.model.kernels.compiling import while_compiling
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @options.data
 @options.outlook
 @options.weights

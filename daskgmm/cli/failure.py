@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -85,6 +86,34 @@ def in_options(error: Exception | str) -> str:
 def say(text: str) -> None:
     """Print a message on standard error."""
     click.echo(plain(text), err=True)
+
+
+class Command(click.Command):
+    """Tells all missing options and arguments together, and what a wrong value of a choice is near to."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, list(args))
+        except click.MissingParameter as error:
+            missing = self._missing(ctx, list(args))
+            if len(missing) < 2:
+                raise
+            raise click.UsageError(f"Missing {', '.join(missing)}.", ctx) from error
+        except click.BadParameter as error:
+            if isinstance(error.param, click.Parameter) and isinstance(error.param.type, click.Choice):
+                given = re.search(r"^'(.*?)' is not one of", error.message)
+                near = get_close_matches(given[1], map(str, error.param.type.choices), 1) if given else []
+                vars(error).update(message=error.message + (f" Did you mean {near[0]!r}?" if near else ""))
+            raise
+
+    def _missing(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What is required and not given."""
+        given, _, _ = self.make_parser(ctx).parse_args(args)
+        return [
+            param.get_error_hint(ctx)
+            for param in self.get_params(ctx)
+            if param.required and not isinstance(given.get(param.name or ""), str)
+        ]
 
 
 class Commands(click.Group):

@@ -10,7 +10,7 @@ import click
 from sklearn.utils._param_validation import InvalidParameterError
 
 from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES, HINT, NOT_CONVERGED, option, say
+from daskgmm.cli.failure import EXIT_CODES, HINT, NOT_CONVERGED, Command, option, say
 from daskgmm.compute.sources.paths import within
 from daskgmm.errors import DataError
 from daskgmm.estimators.checks import check_settings, start_shapes
@@ -24,7 +24,7 @@ SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chun
 STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance_type")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @options.data
 @click.option("--out", required=True, metavar="OUT", help="File to write the model to: .npz.")
 @options.estimator

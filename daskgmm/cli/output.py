@@ -95,6 +95,8 @@ def refuse_overlaps(outputs: Iterable[str | None], inputs: Iterable[str | None],
     written, read = ([place for place in places if place is not None] for places in (outputs, inputs))
     if "" in written:
         raise click.UsageError("--out needs a name.")
+    if "-" in written:
+        raise click.UsageError("--out -: an output is a file or a store, never standard output. Name a path.")
     for out in written:
         if locate(out, options, OutputError)[0].protocol == "memory":
             raise click.UsageError(f"{out} would be gone with this process: name a path, or the URL of a store.")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES
+from daskgmm.cli.failure import EXIT_CODES, Command
 from daskgmm.compute.sources.paths import within
 from daskgmm.display import ConvergenceDisplay, MixtureDisplay
 from daskgmm.errors import DataError
@@ -16,7 +16,7 @@ ENDINGS = (".png", ".svg", ".pdf")
 KINDS = ("mixture", "convergence")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @options.model
 @click.argument("data", metavar="[DATA]", required=False)
 @click.option("--out", required=True, metavar="OUT", help="File to draw: .png, .svg or .pdf.")

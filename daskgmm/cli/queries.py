@@ -14,7 +14,7 @@ from dask.base import get_scheduler
 from dask.system import CPU_COUNT
 
 from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES, say
+from daskgmm.cli.failure import EXIT_CODES, Command, say
 from daskgmm.compute.engines import compute
 from daskgmm.compute.sources.paths import within
 from daskgmm.estimators.summary import Summary
@@ -24,7 +24,7 @@ from daskgmm.fit.state import State
 from daskgmm.store.arrays import Claim, claimed
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @options.data
 @options.model
 @click.option("--out", required=True, metavar="OUT", help="Zarr array to write: a path or URL.")
@@ -105,7 +105,7 @@ def _written(claim: Claim, mixture: inputs.Model, place: str, content: str, **ho
     }
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @options.data
 @options.model
 @options.weights
@@ -173,7 +173,7 @@ def _scored(mixture: inputs.Model, place: str, n_rows: int, weights: str | None,
     }
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @options.model
 @options.json_output
 @options.verbose

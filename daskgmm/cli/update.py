@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES, say
+from daskgmm.cli.failure import EXIT_CODES, Command, say
 from daskgmm.compute.sources.paths import within
 from daskgmm.errors import DataError
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
@@ -27,7 +27,7 @@ def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span
     return first, last
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @options.model
 @options.data
 @click.option("--out", required=True, metavar="OUT", help="File to write the model to: .npz; may be MODEL.")

@@ -5,18 +5,17 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from daskgmm._typing import Array
+from daskgmm._typing import Array, Data
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError
 from daskgmm.estimators.checks import check_decoding, check_names, label_type
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
 from daskgmm.estimators.parameters import Parameters
+from daskgmm.estimators.scikit import Scikit, query
 from daskgmm.estimators.summary import Summary
 from daskgmm.fit.accounting import Meter
 from daskgmm.fit.events import teller
@@ -56,7 +55,7 @@ class _Html(str):
         return str(self)
 
 
-class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]  # no types
+class BaseMixture(Parameters, Scikit):
     """Attributes, queries and scores of a fitted mixture."""
 
     _fitted: Fitted  # both are there only once they have a value
@@ -161,6 +160,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         rows = self._query_rows(X, answer_bytes=8 * (columns or 1))
         return in_kind(rows, Query(mixture, answer, missing, dtype), columns)
 
+    @query
     def predict(self, X: Any, *, dtype: Any = np.int64) -> Any:
         """The most probable component of each row.
 
@@ -182,14 +182,17 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
             dtype = label_type(dtype, self._fitted.mixture.n_components)
         return self._answer(X, "labels", dtype, -1)
 
+    @query
     def predict_proba(self, X: Any) -> Any:
         """Posterior probability of each component, (n, k) float64; lazy where `predict` is."""
         return self._answer(X, "responsibilities", np.float64, np.nan, wide=True)
 
+    @query
     def score_samples(self, X: Any) -> Any:
         """Log-density of each row in nats, (n,) float64; lazy where `predict` is."""
         return self._answer(X, "score_samples", np.float64, np.nan)
 
+    @query
     def mahalanobis(self, X: Any) -> Any:
         """Mahalanobis distance of each row from each component, (n, k) float64; lazy where `predict` is.
 
@@ -198,7 +201,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         """
         return self._answer(X, "distances", np.float64, np.nan, wide=True)
 
-    def threshold(self, X: Any, quantile: float = 0.01, sample_weight: Any = None) -> float:
+    def threshold(self, X: Data, quantile: float = 0.01, sample_weight: Any = None) -> float:
         """The log-density below which this share of the rows lies, in one pass: for `is_outlier`.
 
         Parameters
@@ -221,6 +224,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         density, weight = _drawn(rows, SKETCH_ROWS, self._fitted.mixture)
         return float(np.quantile(density[:, 0], quantile, weights=weight, method="inverted_cdf"))
 
+    @query
     def is_outlier(self, X: Any, threshold: float) -> Any:
         """Whether the log-density of each row is below a threshold, (n,) bool; lazy where `predict` is.
 
@@ -230,7 +234,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         found = self.score_samples(X) < threshold
         return found.rename("is_outlier") if hasattr(found, "rename") else found  # of xarray
 
-    def sample_rows(self, X: Any, n_rows: int = 20_000, sample_weight: Any = None) -> tuple[Array, Array]:
+    def sample_rows(self, X: Data, n_rows: int = 20_000, sample_weight: Any = None) -> tuple[Array, Array]:
         """Draw rows of X, without replacement and the heavier the likelier, in one pass; the same each time.
 
         Parameters
@@ -253,7 +257,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         self._check_features(rows)
         return _drawn(rows, n_rows)
 
-    def evaluate(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
+    def evaluate(self, X: Data, sample_weight: Any = None, *, entropy: bool = False) -> Score:
         """All scores of X in one pass: log-likelihood, total weight, and the criteria that follow from them.
 
         Parameters
@@ -277,7 +281,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
             raise error
         return found
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+    def score(self, X: Data, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood per unit of weight, in nats. Computes at once.
 
         Parameters
@@ -288,15 +292,15 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         """
         return self.evaluate(X, sample_weight).mean
 
-    def aic(self, X: Any, sample_weight: Any = None) -> float:
+    def aic(self, X: Data, sample_weight: Any = None) -> float:
         """Akaike's information criterion on X, lower is better (Akaike 1974)."""
         return self.evaluate(X, sample_weight).aic
 
-    def bic(self, X: Any, sample_weight: Any = None) -> float:
+    def bic(self, X: Data, sample_weight: Any = None) -> float:
         """Bayesian information criterion on X, lower is better (Schwarz 1978); n is the sum of weights."""
         return self.evaluate(X, sample_weight).bic
 
-    def icl(self, X: Any, sample_weight: Any = None) -> float:
+    def icl(self, X: Data, sample_weight: Any = None) -> float:
         """Integrated completed likelihood on X, lower is better: bic + 2·entropy of the responsibilities.
 
         Biernacki, Celeux & Govaert (2000), eq. 8, in the sign of `bic`; n is the sum of weights.
@@ -329,7 +333,7 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
     def _html_repr(self) -> str:
         """What notebooks show: the summary, and scikit-learn's own before there is a fit."""
         if not self.__sklearn_is_fitted__():
-            return str(super()._html_repr())
+            return super()._html_repr()
         settings = f"<details><summary>settings</summary><code>{escape(repr(self))}</code></details>"
         return f"<div>{self.summary()._repr_html_()}{settings}</div>"
 

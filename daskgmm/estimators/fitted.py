@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import nan
-from typing import Any, Generic, Self, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Never, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -122,7 +122,7 @@ class Attribute(Generic[T]):
         """What there is before a fit."""
         raise AttributeError(f"This {owner.__name__} is not fitted yet: it has no {self.name}.")
 
-    def __set__(self, model: Any, value: Any) -> None:
+    def __set__(self, model: Any, value: Never) -> None:
         raise AttributeError(f"{self.name} is a view of the fitted mixture, and cannot be set.")
 
 

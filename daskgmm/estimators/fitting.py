@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
+from daskgmm._typing import Batches, Data
 from daskgmm.compute.block import array_digest, digest
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
@@ -28,6 +28,7 @@ from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL, Single
 from daskgmm.estimators.parts import PartedMixture
 from daskgmm.estimators.persistence import load, save
+from daskgmm.estimators.scikit import with_callbacks
 from daskgmm.fit.accounting import Ledger, Meter
 from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, Verbose, teller
 from daskgmm.fit.recipe import Recipe
@@ -44,7 +45,9 @@ ELSEWHERE = {"checkpoint", "verbose", "verbose_interval", "block_size", "nan_pol
 class Watched(BaseMixture):
     """A mixture whose fit may be watched, stopped, and gone on with."""
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    fit: Callable[..., Self]
+
+    def fit_predict(self, X: Data, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, then `predict` the same rows: lazily, where `predict` is. An iterator is a `DataError`."""
         if isinstance(X, Iterator):
             raise DataError(
@@ -133,9 +136,9 @@ class Fitting(Watched, PartedMixture, Single):
 
     max_iter: int
 
-    @with_callbacks  # type: ignore[untyped-decorator]
+    @with_callbacks
     @one_at_a_time
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Data | Batches, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit to stored rows: one pass for the survey, unless a run goes on, then up to ``max_iter``.
 
         Parameters

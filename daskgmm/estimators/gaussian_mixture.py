@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils._param_validation import StrOptions
 
+from daskgmm._typing import InitParams
 from daskgmm.compute.rows import Rows
 from daskgmm.estimators.checks import check_mixture
 from daskgmm.estimators.fitted import Attribute, Fitted
@@ -77,7 +78,7 @@ class GaussianMixture(Fitting):
         """Starts, of which the best by likelihood wins. They advance together: the rows are read once for all;
         those of "subsample" run on the sample only.""",
     )
-    init_params: str = parameter(
+    init_params: InitParams = parameter(
         "auto",
         [StrOptions(INIT_PARAMS)],
         """How to start, always from a row sample that the first pass draws: of 20,000 rows or 20·k·(d + 1), if

@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 
+from daskgmm._typing import InitParams
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection, finer
@@ -126,7 +127,7 @@ class MiniBatchGaussianMixture(Fitting):
         """With ``max_iter`` > 1, a pass that raises the mean log-likelihood of held-out rows by less is the last.
         A tenth of the sample is held out: neither the start nor the passes see those rows.""",
     )
-    init_params: str = parameter(
+    init_params: InitParams = parameter(
         "auto",
         [StrOptions(INIT_PARAMS)],
         'How to start on the sample, before EM on it. "auto" and "subsample" try k-means++ five times.',

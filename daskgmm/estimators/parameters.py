@@ -3,12 +3,13 @@
 import inspect
 import os
 import textwrap
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from daskgmm._typing import CovarianceType, InitParams
 from daskgmm.fit.starts import STARTS
 from daskgmm.model.structure import STRUCTURES
 
@@ -29,9 +30,9 @@ def real(least: float, most: float | None = None, closed: str = "left") -> Inter
     return Interval(Real, least, most, closed=closed)
 
 
-def parameter(default: Any, allowed: Any, text: str, **how: Any) -> Any:
+def parameter(default: Any, allowed: Any, text: str) -> Any:
     """A parameter: ``allowed`` in scikit-learn's terms, ``text`` for the class's documentation."""
-    return field(default=default, metadata={"allowed": allowed, "text": inspect.cleandoc(text)}, **how)
+    return field(default=default, metadata={"allowed": allowed, "text": inspect.cleandoc(text)})
 
 
 def like(kind: Any, name: str) -> Any:
@@ -90,12 +91,13 @@ def _kind(f: Any) -> str:
     return f"{' or '.join(dict.fromkeys(words))}, default={f.default!r}"
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
+@dataclass(eq=False, repr=False)
 class Single:
     """What a fit of one mixture is told of it; the last base of a class, so that these come first."""
 
-    n_components: int = parameter(1, [at_least(1)], "Number of components, k.", kw_only=False)
-    covariance_type: str = parameter(
+    n_components: int = parameter(1, [at_least(1)], "Number of components, k.")
+    _: KW_ONLY
+    covariance_type: CovarianceType = parameter(
         "full", [StrOptions(set(STRUCTURES))], "What the covariances of the components have in common."
     )
     weights_init: Any = parameter(None, ["array-like", None], "Proportions (k,) to start from.")
@@ -122,7 +124,7 @@ class Parameters:
         """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
         may, slightly: the update is then not the exact maximiser. A feature that hardly varies needs some.""",
     )
-    init_params: str = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
+    init_params: InitParams = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
     random_state: Any = parameter(
         None,
         ["random_state"],
@@ -133,13 +135,13 @@ class Parameters:
         [at_least(1), str],
         """Bytes per block, at most (a larger stored chunk stays whole). Dask arrays keep their own row chunks.""",
     )
-    nan_policy: str = parameter(
+    nan_policy: Literal["raise", "omit"] = parameter(
         "raise",
         [StrOptions({"raise", "omit"})],
         """"omit" leaves rows out that hold NaN, or are masked or null, in X or in ``sample_weight``; and out of
         the start those that ``labels_init`` or ``responsibilities_init`` miss.""",
     )
-    missing_chunks: str = parameter(
+    missing_chunks: Literal["raise", "fill"] = parameter(
         "raise",
         [StrOptions({"raise", "fill"})],
         """What to do where a Zarr store lacks a chunk. Zarr itself reads it as the fill value, silently.""",

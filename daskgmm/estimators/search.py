@@ -1,18 +1,17 @@
 """GaussianMixtureSearch: how many components, and of which covariance type."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
-from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import StrOptions
 
-from daskgmm._typing import Array
+from daskgmm._typing import Array, Data, InitParams
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import warn
 from daskgmm.estimators.alone import one_at_a_time
@@ -20,6 +19,7 @@ from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Watched
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.parameters import at_least, estimator, like, parameter, real
+from daskgmm.estimators.scikit import with_callbacks
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.search import CRITERIA, Candidate, Plan, search
 from daskgmm.fit.state import State
@@ -38,7 +38,7 @@ class Searched(Fitted):
 
 
 @estimator
-@dataclass(eq=False, repr=False, kw_only=True)
+@dataclass(eq=False, repr=False)
 class GaussianMixtureSearch(Watched):
     """Choose the number of components and the covariance type: all candidates are fitted in the same passes.
 
@@ -80,8 +80,8 @@ class GaussianMixtureSearch(Watched):
         tuple(range(1, 11)),
         ["array-like", at_least(1)],
         "Numbers of components to compare: a range, a list, or a single one.",
-        kw_only=False,
     )
+    _: KW_ONLY
     covariance_types: Any = parameter(
         ("full",), ["array-like", StrOptions(set(STRUCTURES))], "Covariance types to compare, or a single one."
     )
@@ -106,7 +106,7 @@ class GaussianMixtureSearch(Watched):
     tol: float = like(GaussianMixture, "tol")
     max_iter: int = like(GaussianMixture, "max_iter")
     n_init: int = like(GaussianMixture, "n_init")
-    init_params: str = like(GaussianMixture, "init_params")
+    init_params: InitParams = like(GaussianMixture, "init_params")
 
     best_estimator_ = Attribute[GaussianMixture](
         lambda f: cast(Searched, f).estimator, "The best candidate, a fitted `GaussianMixture`."
@@ -124,9 +124,9 @@ class GaussianMixtureSearch(Watched):
         ``n_iter``, ``n_passes``, ``converged``, ``dropped``; and ``smallest_weight``, that of a component.""",
     )
 
-    @with_callbacks  # type: ignore[untyped-decorator]
+    @with_callbacks
     @one_at_a_time
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Data, y: Any = None, sample_weight: Any = None) -> Self:
         """Compare all candidates on stored rows: one pass for the survey, then as many as the slowest takes.
 
         Parameters
@@ -183,7 +183,7 @@ class GaussianMixtureSearch(Watched):
             raise ValueError(told)
         return [str(name) for name in types]
 
-    def _alone(self, k: int, covariance_type: str) -> GaussianMixture:
+    def _alone(self, k: int, covariance_type: Any) -> GaussianMixture:
         """A candidate by itself."""
         shared = GaussianMixture().get_params().keys() & self.get_params().keys() - {"n_components", "checkpoint"}
         settings = {name: getattr(self, name) for name in shared}

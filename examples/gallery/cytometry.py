@@ -52,9 +52,9 @@ print(
 
 five, seven = (GaussianMixture(k, n_init=10, random_state=0).fit(events) for k in (5, 7))
 widths = np.sqrt(seven.covariances_[:, range(4), range(4)])  # (k, d)
-j, marker = np.unravel_index(widths.argmin(), widths.shape)
+tight, marker = np.unravel_index(widths.argmin(), widths.shape)
 print(f"all events: bic {five.bic(events):,.0f} with 5 components, {seven.bic(events):,.0f} with 7;")
-thin, share = widths[j, marker], seven.weights_[j]
+thin, share = widths[tight, marker], seven.weights_[tight]
 print(f"one of the 7 has {share:.1%} of the events and is {thin:.3f} wide in {MARKERS[marker]}")
 
 # %%

@@ -46,7 +46,7 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
-def test_the_model_is_the_one_the_estimator_finds(run: Run, data: str, out: Path, kind: str) -> None:
+def test_the_model_is_the_one_the_estimator_finds(run: Run, data: str, out: Path, kind: Any) -> None:
     result = run("fit", data, "-k", 3, "--covariance-type", kind, "--seed", 7, "--out", out)
     assert result.exit_code == 0, result.stderr
     expected = GaussianMixture(3, covariance_type=kind, random_state=7).fit(data)

@@ -345,7 +345,7 @@ def test_a_full_disk_is_told_before_any_work(
 
 def test_an_output_that_came_meanwhile_stays(run: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     (world / "before.npz").write_bytes((world / "m.npz").read_bytes())
-    predicted = GaussianMixture.predict
+    predicted: Any = GaussianMixture.predict
 
     def slow(model: GaussianMixture, x: Any) -> Any:
         world.file("out.zarr/notes.txt")

@@ -198,6 +198,32 @@ def test_version_and_help_name_the_exit_codes(run: Run) -> None:
         assert "3  not converged; the model is written" in result.stdout
 
 
+def test_missing_options_are_told_together(run: Run) -> None:
+    told = run("fit")
+    assert told.exit_code == 2
+    assert "Missing 'DATA', '--out'." in told.stderr
+    assert "Missing argument 'DATA'." in run("fit", "--out", "x.npz").stderr
+    assert "Missing option '--out'." in run("fit", "x.zarr").stderr
+
+
+def test_a_wrong_value_is_told_the_nearest(run: Run, data: str) -> None:
+    told = run("fit", data, "-k", 2, "--out", "x.npz", "--covariance-type", "ful")
+    assert (told.exit_code, "Did you mean 'full'?" in told.stderr) == (2, True)
+    assert "Did you mean" not in run("fit", data, "--covariance-type", "zzz").stderr
+    assert "Did you mean" in run("fit", data, "--ouut", "x.npz").stderr
+
+
+def test_an_output_is_no_stream(run: Run, data: str, model: str) -> None:
+    for words in (("fit", data, "-k", 2), ("predict", data, model), ("plot", model), ("score", data, model)):
+        told = run(*words, "--out", "-")
+        assert (told.exit_code, "never standard output" in told.stderr) == (2, True)
+
+
+def test_help_is_short_to_ask_for(run: Run) -> None:
+    assert run("fit", "-h").stdout == run("fit", "--help").stdout
+    assert run("-h").exit_code == 0
+
+
 def test_exit_codes_hold_below_another_command(model: str) -> None:
     parent = click.Group("dask")
     parent.add_command(main)  # as Dask does with its entry points

@@ -56,7 +56,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """Have a function called with the number of each chunk that `predict` answers lazily, within its task."""
 
     def watch(each: Callable[[int], object]) -> None:
-        predict = GaussianMixture.predict
+        predict: Any = GaussianMixture.predict
 
         def watched(self: GaussianMixture, x: Any) -> Any:
             def seen(block: Array, block_info: Any = None) -> Array:
@@ -436,7 +436,7 @@ def test_info_of_a_checkpoint(run: Run, data: str, tmp_path: Path, online: tuple
         "n_runs_ended": 1,
         "n_iter": model.n_iter_,
         "log_likelihood": model.lower_bound_,
-        **({"n_samples_seen": model.n_samples_seen_} if online else {}),
+        **({"n_samples_seen": model.n_samples_seen_} if isinstance(model, MiniBatchGaussianMixture) else {}),
     }
     # The command that it prints goes on.
     (line,) = [line for line in run("info", place).stdout.splitlines() if line.startswith("goes on with")]

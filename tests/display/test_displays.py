@@ -39,7 +39,7 @@ def pictures() -> Iterator[None]:
     pyplot.close("all")
 
 
-def fitted(kind: str = "full", x: Any = FRAME, **settings: Any) -> GaussianMixture:
+def fitted(kind: Any = "full", x: Any = FRAME, **settings: Any) -> GaussianMixture:
     model = GaussianMixture(K, covariance_type=kind, **({"random_state": 0} | settings))
     model.fit(x)
     return model

@@ -191,7 +191,7 @@ def test_objects(model: GaussianMixture) -> None:
 
 @pytest.mark.parametrize("covariance_type", structures.KINDS)
 @pytest.mark.parametrize("chunked", [False, True])
-def test_collapse_names_the_component(covariance_type: str, chunked: bool) -> None:
+def test_collapse_names_the_component(covariance_type: Any, chunked: bool) -> None:
     # Label 1 is one point; tied: all rows are.
     x = X.copy()
     x[1::2] = 7.0

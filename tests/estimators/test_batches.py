@@ -123,7 +123,7 @@ def test_batches_are_gone_through_once(options: dict[str, Any]) -> None:
 
 
 def test_nothing_is_left_to_predict() -> None:
-    batches = iter(parts(X))
+    batches: Any = iter(parts(X))
     with pytest.raises(DataError, match="there is nothing left to predict after a fit"):
         model().fit_predict(batches)
     assert len(list(batches)) == 7

@@ -56,7 +56,7 @@ def test_every_door_leads_to_the_same_model(door: str, plain: GaussianMixture, t
     labels = DOORS[door](LABELS, tmp_path / "labels")
     found = model(labels_init=labels).fit(x, sample_weight=weight)
     assert_same(found, plain)
-    answers = found.predict(x)
+    answers: Any = found.predict(x)
     assert len(answers.chunks[0]) > 1
     np.testing.assert_array_equal(answers.compute(scheduler="sync"), plain.predict(X))
     np.testing.assert_allclose(
@@ -112,7 +112,7 @@ def test_variables_of_a_group_are_the_features(
     found = model(variables=["a", "b", "c"]).fit(x, sample_weight=WEIGHT)
     assert_same(found, plain)
     assert list(found.feature_names_in_) == ["a", "b", "c"]
-    answers = found.predict(x)
+    answers: Any = found.predict(x)
     assert len(answers.chunks[0]) > 1
     np.testing.assert_array_equal(answers.compute(scheduler="sync"), plain.predict(X))
 

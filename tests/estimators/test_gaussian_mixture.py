@@ -34,7 +34,7 @@ quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarnin
 
 @quiet
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_iterations_keep_the_start(kind: str) -> None:
+def test_no_iterations_keep_the_start(kind: Any) -> None:
     start: dict[str, Any] = {
         "weights_init": np.array([0.2, 0.3, 0.5]),
         "means_init": X[:K],
@@ -54,7 +54,7 @@ def test_no_iterations_keep_the_start(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("init_params", ["auto", "kmeans", "k-means++", "random_from_data", "subsample"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_every_seed_finds_clear_clusters(kind: str, init_params: str, chunked: bool) -> None:
+def test_every_seed_finds_clear_clusters(kind: Any, init_params: Any, chunked: bool) -> None:
     model = GaussianMixture(K, covariance_type=kind, init_params=init_params, n_init=5, random_state=0)
     labels = model.fit(da.from_array(X, chunks=(70, D)) if chunked else X).predict(X)
     assert adjusted_rand_score(LABELS, labels) > 0.95
@@ -75,9 +75,9 @@ def test_labels_and_responsibilities_start_alike() -> None:
 
 @quiet
 def test_other_starts_do_not_matter_once_labels_are_given() -> None:
+    ways: tuple[Any, ...] = ((0, "random"), (1, "kmeans"))
     a, b = (
-        GaussianMixture(K, labels_init=LABELS, max_iter=2, random_state=s, init_params=i).fit(X)
-        for s, i in ((0, "random"), (1, "kmeans"))
+        GaussianMixture(K, labels_init=LABELS, max_iter=2, random_state=s, init_params=i).fit(X) for s, i in ways
     )
     np.testing.assert_array_equal(a.means_, b.means_)
 
@@ -87,7 +87,7 @@ def test_other_starts_do_not_matter_once_labels_are_given() -> None:
 
 @quiet
 @pytest.mark.parametrize("init_params", ["auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"])
-def test_same_seed_same_bits(init_params: str) -> None:
+def test_same_seed_same_bits(init_params: Any) -> None:
     models = [
         GaussianMixture(K, init_params=init_params, n_init=3, random_state=7, max_iter=5, tol=0).fit(X)
         for _ in range(2)
@@ -301,7 +301,7 @@ def test_a_cold_start_forgets() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_criteria_are_their_formulas(kind: str, weighted: bool) -> None:
+def test_criteria_are_their_formulas(kind: Any, weighted: bool) -> None:
     model = GaussianMixture(K, covariance_type=kind, random_state=0).fit(X)
     w = WEIGHT if weighted else np.ones(N)
     given: dict[str, Any] = {"sample_weight": WEIGHT} if weighted else {}
@@ -334,7 +334,7 @@ def test_criteria_choose_the_number_of_components() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_queries_agree_with_each_other(kind: str) -> None:
+def test_queries_agree_with_each_other(kind: Any) -> None:
     model = GaussianMixture(K, covariance_type=kind, random_state=0).fit(X)
     resp = model.predict_proba(X)
     np.testing.assert_allclose(resp.sum(axis=1), 1, rtol=1e-13)
@@ -359,7 +359,7 @@ def test_attributes_belong_together() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sample_fits_like_the_rows(kind: str) -> None:
+def test_a_sample_fits_like_the_rows(kind: Any) -> None:
     model = GaussianMixture(K, covariance_type=kind, random_state=0).fit(X)
     x, y = model.sample(20_000)
     assert x.shape == (20_000, D)
@@ -436,7 +436,7 @@ def test_predicting_while_fitting_never_mixes_two_models() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_mixture_is_all_parameters_as_one_value(kind: str) -> None:
+def test_the_mixture_is_all_parameters_as_one_value(kind: Any) -> None:
     model = GaussianMixture(K, covariance_type=kind, random_state=0)
     assert not hasattr(model, "mixture_")
     model.fit(X)
@@ -448,7 +448,7 @@ def test_the_mixture_is_all_parameters_as_one_value(kind: str) -> None:
     np.testing.assert_array_equal(dense, matrices(model.covariances_, kind, K, D))
     assert mixture.n_parameters == n_parameters(kind, K, D)
     with pytest.raises(AttributeError):
-        model.mixture_ = mixture
+        model.mixture_ = mixture  # type: ignore[assignment]
     with pytest.raises(AttributeError):
         mixture.weights = np.ones(K)  # type: ignore[misc]
 

@@ -31,7 +31,7 @@ def example(golden: Callable[[str], Any]) -> Any:
     return golden("mml_example.json")
 
 
-def started(example: Any, kind: str, block_size: int | str, max_iter: int) -> GaussianMixture:
+def started(example: Any, kind: Any, block_size: int | str, max_iter: int) -> GaussianMixture:
     start = example["initial"]
     precisions = 1 / np.array(start["variances"])
     shape = {"full": (3, 1, 1), "diag": (3, 1), "spherical": (3,)}[kind]
@@ -107,7 +107,7 @@ def faithful(golden: Callable[[str], Any], datasets: dict[str, Any]) -> Callable
     how: dict[str, Any] = {"n_init": 10, "reg_covar": 0, "tol": 1e-8, "max_iter": 5000, "random_state": 0}
 
     @cache
-    def both(kind: str, k: int) -> tuple[Any, Any]:
+    def both(kind: Any, k: int) -> tuple[Any, Any]:
         model = GaussianMixture(k, covariance_type=kind, **how)
         return published[kind, k], model.fit(datasets["faithful"])
 

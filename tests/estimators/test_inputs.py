@@ -218,7 +218,7 @@ def test_a_fit_reads_as_often_as_it_says(reads: Any) -> None:
 
 
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data", "subsample"])
-def test_starts_of_one_fit_share_their_passes(init_params: str, reads: Any) -> None:
+def test_starts_of_one_fit_share_their_passes(init_params: Any, reads: Any) -> None:
     data = reads(X, (10, D))
     model = GaussianMixture(K, n_init=5, init_params=init_params, max_iter=3, tol=0, random_state=0)
     model.fit(data.array)

@@ -210,7 +210,7 @@ def test_another_thread_sees_the_model_before_a_batch_or_after_it() -> None:
 def behind(first: int = 2000, **settings: Any) -> MiniBatchGaussianMixture:
     """A model that has learnt the first rows of a store."""
     model = online(**settings)
-    return model.fit(X[:first])  # type: ignore[no-any-return]
+    return model.fit(X[:first])
 
 
 def test_new_rows_are_learnt_once_and_no_others_read(reads: Any) -> None:

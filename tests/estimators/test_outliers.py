@@ -22,7 +22,7 @@ X = rows_of(0, 3000)
 WEIGHT = np.random.default_rng(1).uniform(0.1, 4, size=len(X))
 
 
-def fitted(kind: str = "full", **settings: Any) -> GaussianMixture:
+def fitted(kind: Any = "full", **settings: Any) -> GaussianMixture:
     model = GaussianMixture(K, covariance_type=kind, random_state=0, **settings)
     model.fit(X)
     return model

@@ -32,11 +32,11 @@ ONLINE = ["n_samples_seen_", "n_batches_seen_", "effective_sample_size_", "next_
 DAMAGED = "is not a model that daskgmm saved, or it is damaged"
 
 
-def fitted(kind: str = "full", **settings: Any) -> Any:
+def fitted(kind: Any = "full", **settings: Any) -> Any:
     return GaussianMixture(2, covariance_type=kind, random_state=0, **settings).fit(X)
 
 
-def learnt(kind: str = "full", **settings: Any) -> MiniBatchGaussianMixture:
+def learnt(kind: Any = "full", **settings: Any) -> MiniBatchGaussianMixture:
     model = MiniBatchGaussianMixture(2, covariance_type=kind, random_state=0, **settings)
     return model.partial_fit(X[:120]).partial_fit(X[120:])
 
@@ -459,7 +459,7 @@ def test_a_changed_digest_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("condition", [1e2, 1e8, 1e13, 1e15])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ill_conditioned_models_are_read(kind: str, condition: float, tmp_path: Path) -> None:
+def test_ill_conditioned_models_are_read(kind: Any, condition: float, tmp_path: Path) -> None:
     d, random = 8, np.random.default_rng(0)
     rotation = np.linalg.qr(random.normal(size=(d, d)))[0]
     matrix = (rotation * np.geomspace(1, 1 / condition, d)) @ rotation.T * 1e6

@@ -23,7 +23,7 @@ def blobs(n: int = 400, d: int = 2, seed: int = 0) -> Any:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_components_than_distinct_rows(kind: str) -> None:
+def test_more_components_than_distinct_rows(kind: Any) -> None:
     x = np.repeat([[0.0, 0.0], [1.0, 1.0]], 50, axis=0)
     model = GaussianMixture(4, covariance_type=kind, reg_covar=0.1, random_state=0).fit(x)
     assert np.all(np.isfinite(model.score_samples(x)))
@@ -31,7 +31,7 @@ def test_more_components_than_distinct_rows(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_rows_fit_with_regularisation(kind: str) -> None:
+def test_equal_rows_fit_with_regularisation(kind: Any) -> None:
     model = GaussianMixture(1, covariance_type=kind).fit(np.ones((10, 2)))
     np.testing.assert_allclose(model.means_, 1.0, rtol=1e-15)
 
@@ -132,10 +132,14 @@ UNSOUND = [5e-324, 1e-315, 1e-310, 1e-300, 1e290, 1e303, 1e304, 1e305, 1e307, 1.
 @pytest.mark.parametrize("begun", [False, True])
 def test_weights_of_any_scale_count_or_are_refused(kind: str, begun: bool, block_size: Any) -> None:
     x = blobs(3000) / 4  # components overlap
-    settings = {"covariance_type": kind, "block_size": block_size, "max_iter": 5, "tol": 0}
+    settings: dict[str, Any] = {"covariance_type": kind, "block_size": block_size, "max_iter": 5, "tol": 0}
     one = GaussianMixture(2, random_state=0, **settings).fit(x)
     if begun:
-        start = {"weights_init": [0.4, 0.6], "means_init": one.means_ + 0.1, "precisions_init": one.precisions_}
+        start: dict[str, Any] = {
+            "weights_init": [0.4, 0.6],
+            "means_init": one.means_ + 0.1,
+            "precisions_init": one.precisions_,
+        }
         one = GaussianMixture(2, **settings, **start).fit(x)
     for scale in SOUND + UNSOUND:
         weight = np.full(len(x), scale)

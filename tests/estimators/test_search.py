@@ -37,7 +37,8 @@ def fit(x: Any = X, weight: Any = None, **settings: Any) -> GaussianMixtureSearc
 
 
 def alone(results: dict[str, Any], row: int, **settings: Any) -> GaussianMixture:
-    k, kind = int(results["n_components"][row]), str(results["covariance_type"][row])
+    kind: Any = str(results["covariance_type"][row])
+    k = int(results["n_components"][row])
     return GaussianMixture(k, covariance_type=kind, random_state=0, **settings)
 
 

@@ -87,7 +87,7 @@ def test_fitted_attributes_are_scikit_learns() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, ">f8"])
-def test_parameters_are_float64(kind: str, dtype: Any) -> None:
+def test_parameters_are_float64(kind: Any, dtype: Any) -> None:
     model = GaussianMixture(2, covariance_type=kind, random_state=0).fit(X.astype(dtype))
     for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
         value = getattr(model, name)

@@ -17,7 +17,7 @@ X = RANDOM.normal(size=(300, D)) + 2 * (np.arange(300)[:, None] % K)
 WEIGHT = RANDOM.choice([0.0, 1.0, 3.0], len(X))
 
 
-def started(kind: str, tol: float, **settings: Any) -> GaussianMixture:
+def started(kind: Any, tol: float, **settings: Any) -> GaussianMixture:
     """From means alone: the same start for every ``tol``."""
     how: dict[str, Any] = {"means_init": X[:K], "max_iter": ITERATIONS, "tol": tol} | settings
     return GaussianMixture(K, covariance_type=kind, **how)

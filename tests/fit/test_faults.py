@@ -257,7 +257,7 @@ def test_a_path_that_workers_cannot_open_is_an_error(data: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("fill", ["raise", "fill"])
 @pytest.mark.parametrize("n", [2000, 5000])
-def test_a_store_that_changes_its_shape_is_an_error(n: int, fill: str, data: str, tmp_path: Path) -> None:
+def test_a_store_that_changes_its_shape_is_an_error(n: int, fill: Any, data: str, tmp_path: Path) -> None:
     place, kept = tmp_path / "x.zarr", tmp_path / "c"
     shutil.copytree(data, place)
     model = GaussianMixture(**SETTINGS, block_size=8000, missing_chunks=fill, checkpoint=kept)

@@ -385,7 +385,8 @@ def test_a_rare_component_is_kept(seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = MiniBatchGaussianMixture(3, random_state=seed).fit(x)
-    start = {"weights_init": found.weights_, "means_init": found.means_, "precisions_init": found.precisions_}
+    start: dict[str, Any] = {"weights_init": found.weights_, "means_init": found.means_}
+    start |= {"precisions_init": found.precisions_}
     best = GaussianMixture(3, **start, tol=1e-8, max_iter=200).fit(x)
     taken = MiniBatchGaussianMixture.from_parameters(best.weights_, best.means_, best.covariances_)
     with warnings.catch_warnings():

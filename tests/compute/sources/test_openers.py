@@ -99,4 +99,4 @@ def test_a_kind_of_input_is_entered_and_fitted(
 
 def test_a_kind_that_nobody_entered_is_refused() -> None:
     with pytest.raises((TypeError, ValueError), match=r"Tape|Expected 2D array, got scalar"):
-        GaussianMixture(2).fit(Tape(X))
+        GaussianMixture(2).fit(Tape(X))  # type: ignore[arg-type]

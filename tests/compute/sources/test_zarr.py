@@ -119,7 +119,9 @@ def test_a_huge_array_of_nothing_ends_at_once(n: int, tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "x.zarr", shape=(n, 2), chunks=(250, 2), dtype="f8")
     model = GaussianMixture(2, max_iter=1, init_params="random_from_data").fit(VALUES[:, :2])
     online = MiniBatchGaussianMixture(2)
-    for ask in (model.score, model.fit, online.fit, lambda x: model.predict(x).compute(scheduler="threads")):
+    asked: list[Any] = [model.score, model.fit, online.fit]
+    predict: Any = model.predict
+    for ask in (*asked, lambda x: predict(x).compute(scheduler="threads")):
         with pytest.raises(DataError, match=r"Chunk 'c/\d+/0' of .*x.zarr is not in the store"):
             ask(str(tmp_path / "x.zarr"))
 
