@@ -1,11 +1,13 @@
 """What every fitted mixture answers, whichever way it learned: attributes, queries and scores."""
 
+import warnings
 from html import escape
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -82,6 +84,11 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
     )
     lower_bounds_ = Attribute(
         lambda f: list(f.lower_bounds), "Mean log-likelihood found by each E-step of the best run."
+    )
+    remaining_ = Attribute(
+        lambda f: np.nan if f.remaining is None else f.remaining,
+        """Estimate of what more iterations would add to ``lower_bound_``, in nats per unit of weight; NaN where
+        there were too few to tell, and for online EM.""",
     )
     n_passes_ = Attribute(
         lambda f: f.n_passes,
@@ -275,19 +282,33 @@ class BaseMixture(Parameters, CallbackSupportMixin, DensityMixin, BaseEstimator)
         return self.evaluate(X, sample_weight).mean
 
     def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Akaike's information criterion on X, lower is better (Akaike 1974)."""
-        return self.evaluate(X, sample_weight).aic
+        """Akaike's information criterion on X, lower is better (Akaike 1974). Warns as `bic` does."""
+        return self._judged(X, sample_weight).aic
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
-        """Bayesian information criterion on X, lower is better (Schwarz 1978); n is the sum of weights."""
-        return self.evaluate(X, sample_weight).bic
+        """Bayesian information criterion on X, lower is better (Schwarz 1978); n is the sum of weights.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If more iterations would add more to the log-likelihood than a tenth of what one parameter costs,
+            ½·log(n), as far as ``remaining_`` can tell: criteria would then compare how far fits went.
+        """
+        return self._judged(X, sample_weight).bic
 
     def icl(self, X: Any, sample_weight: Any = None) -> float:
         """Integrated completed likelihood on X, lower is better: bic + 2·entropy of the responsibilities.
 
-        Biernacki, Celeux & Govaert (2000), eq. 8, in the sign of `bic`; n is the sum of weights.
+        Biernacki, Celeux & Govaert (2000), eq. 8, in the sign of `bic`; n is the sum of weights. Warns as that.
         """
-        return self.evaluate(X, sample_weight, entropy=True).icl
+        return self._judged(X, sample_weight, entropy=True).icl
+
+    def _judged(self, X: Any, sample_weight: Any, entropy: bool = False) -> Score:
+        """Scores of a fit to be compared with others, with a warning if it stopped too early for that."""
+        found = self.evaluate(X, sample_weight, entropy=entropy)
+        if told := found.unfinished(self.remaining_):
+            warnings.warn(told, ConvergenceWarning, stacklevel=3)
+        return found
 
     def summary(self) -> Summary:
         """The mixture at a glance: a row for each component, the heaviest first. Reads no data.
