@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import nan
+from math import isnan, nan
 from typing import Self
 
 import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError, DataError
-from daskgmm.fit.run import EM
+from daskgmm.fit.run import EM, rest
 from daskgmm.fit.tasks import Expect
 from daskgmm.model import local
 from daskgmm.model.blas import one_thread
@@ -87,7 +87,7 @@ def squarem(products: Array) -> Array:
     other = move - turn - step  # nothing, if the move was the EM step: the next is what the turn has left of it
     moved, turned, otherwise = (float(change @ products @ change) for change in (move, turn, other))
     if m == 0 or turned <= 0 or otherwise > 1e-8 * moved:
-        return step
+        return np.asarray(step)
     length = max(1.0, (moved / turned) ** 0.5)
     extrapolated: Array = (2 * length - 1) * move - length**2 * turn
     return extrapolated
@@ -112,7 +112,7 @@ class Accelerated(EM):
     memory: Memory | None = None
     reach: float = REACH
     refused: int = 0  # trials in a row
-    remaining: float = nan
+    foreseen: float = nan  # gain, by the quadratic model that makes the trial
 
     def check(self) -> None:
         super().check()
@@ -125,6 +125,12 @@ class Accelerated(EM):
         p = self.mixture.weights.size + self.mixture.means.size + self.mixture.covariance.coordinates.size
         require(self.memory is None or self.memory.moves.shape[1] == p, "The moves are those of other points.")
         require(self.point is not None or (self.trial is None and self.memory is None), "There is no point yet.")
+
+    @property
+    def remaining(self) -> float:
+        # The model knows few directions, and sees too little at first; single changes are now large, now small.
+        to_come = [found for m in (1, 2, 3) if not isnan(found := rest(self.trace, m))]
+        return max(*to_come, self.foreseen) if to_come else nan
 
     @property
     def task(self) -> Expect:
@@ -175,4 +181,4 @@ class Accelerated(EM):
                 with suppress(CollapseError):
                     trial = local.at(best + share * change, self.point)
         # To second order: half of gradient times change. The EM step alone gains at least as much.
-        return replace(self, trial=trial, remaining=float(max(along, square)) / 2)
+        return replace(self, trial=trial, foreseen=float(max(along, square)) / 2)

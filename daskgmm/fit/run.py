@@ -153,13 +153,20 @@ class EM(Run):
 
     @property
     def remaining(self) -> float:
-        """As if changes went on to shrink as the last one did (Aitken 1926; Böhning et al. 1994)."""
-        if len(self.trace) < 3:
-            return nan
-        before, change = np.diff(self.trace[-3:]).tolist()
-        if change <= 0:
-            return 0.0
-        return change**2 / (before - change) if before > change else nan
+        return rest(self.trace)
+
+
+def rest(trace: tuple[float, ...], m: int = 1) -> float:
+    """What is yet to come, if m changes always add up to so much less than the m before (Aitken 1926).
+
+    NaN where they do not shrink, or are too few. Of log-likelihoods: Böhning et al. (1994).
+    """
+    if len(trace) < 2 * m + 1:
+        return nan
+    before, change = np.diff(trace[::-m][2::-1]).tolist()
+    if change <= 0:
+        return 0.0
+    return change**2 / (before - change) if before > change else nan
 
 
 def too_few(n_rows: float, k: int, weighted: bool = True) -> DataError:

@@ -69,6 +69,7 @@ def test_json_is_one_object_and_standard_error_stays_empty(run: Run, data: str, 
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
         "log_likelihood": model.lower_bound_,
+        "remaining": model.remaining_,
     }
 
 

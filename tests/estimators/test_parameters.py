@@ -53,7 +53,7 @@ def section(kind: Any, title: str) -> dict[str, tuple[str, str]]:
     return {head.partition(" : ")[0]: (head.partition(" : ")[2], text.strip()) for head, text in entries}
 
 
-def words(types: str) -> tuple[list[str], set[str]]:
+def allowed(types: str) -> tuple[list[str], set[str]]:
     """What is documented as allowed: words that are quoted, and names of types."""
     rest = re.sub(r"\{[^}]*\}( or )?|^ or | or $", "", types)
     return re.findall(r'"([^"]*)"', types), {*re.split(r", | or ", rest.removesuffix(" or "))} - {""}
@@ -75,7 +75,7 @@ def test_a_parameter_is_documented_with_type_default_and_text(kind: Any, name: s
     assert default == repr(inspect.signature(kind).parameters[name].default) == repr(getattr(kind(), name))
     assert text.endswith(".")
     assert len(text.split()) > 1
-    options, others = words(types)
+    options, others = allowed(types)
     assert options == sorted(options)
     assert others <= set(TYPES), types
     if not others:
@@ -86,7 +86,7 @@ def test_a_parameter_is_documented_with_type_default_and_text(kind: Any, name: s
 def test_what_is_documented_is_allowed_and_all_else_is_refused(kind: Any, name: str) -> None:
     model, words = kind(), f"The '{name}' parameter of {kind.__name__} must be"
     types = section(kind, "Parameters")[name][0].rpartition(", default=")[0]
-    options, others = words(types)
+    options, others = allowed(types)
     for value in (*options, *map(TYPES.get, others)):
         kind(**{name: value})._validate_params()
     model.set_params(**{name: object()})  # __init__ and set_params only assign
@@ -134,7 +134,7 @@ def test_fit_has_an_option_for_each_parameter_and_tells_text_and_default(kind: A
     if default != "None":
         shown = help.rpartition("[default: ")[2].rstrip("]").split("; ")
         assert default.strip("'") in [one.removeprefix("online: ") for one in shown]
-    options, others = words(types)
+    options, others = allowed(types)
     if options and others <= {"None"}:
         assert isinstance(found.type, click.Choice)
         assert list(found.type.choices) == [*options, *(other.lower() for other in others)]

@@ -1,84 +1,85 @@
-"""When a fit stops: at the first gain that is below ``tol``, and no other."""
+"""When a fit ends: what remains to be gained, a tolerance that follows from it, and criteria that ask for it."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
-from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
-from tests.listeners import Heard
-from tests.structures import KINDS
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture
+from daskgmm.fit.run import EM, rest
+from daskgmm.fit.score import ENOUGH, Score, enough
+from daskgmm.model.update import Regularised
+from tests.structures import draw_mixture
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Best performing initialization")
 
-K, D, ITERATIONS = 2, 2, 12
-RANDOM = np.random.default_rng(0)
-X = RANDOM.normal(size=(300, D)) + 2 * (np.arange(300)[:, None] % K)
-WEIGHT = RANDOM.choice([0.0, 1.0, 3.0], len(X))
-
-
-def started(kind: str, tol: float, **settings: Any) -> GaussianMixture:
-    """From means alone: the same start for every ``tol``."""
-    how: dict[str, Any] = {"means_init": X[:K], "max_iter": ITERATIONS, "tol": tol} | settings
-    return GaussianMixture(K, covariance_type=kind, **how)
+TRUTH = draw_mixture("full", 3, 2, seed=2)
+X, _ = TRUTH.sample(2000, np.random.RandomState(0))
+SETTINGS: dict[str, Any] = {"n_components": 3, "random_state": 1, "init_params": "k-means++", "max_iter": 3000}
+ALL = ("aic", "bic", "icl")
 
 
-def first_below(gains: Any, tol: float) -> int | None:
-    """Iterations of a fit whose first gain below ``tol`` is its last; None where none is."""
-    below = np.flatnonzero(np.abs(gains) < tol)
-    return int(below[0]) + 1 if len(below) else None
+def told(model: Any, criterion: str, x: Any = X) -> list[str]:
+    """Warnings of a criterion."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        getattr(model, criterion)(x)
+    assert all(issubclass(w.category, ConvergenceWarning) and w.filename == __file__ for w in caught)
+    return [str(w.message) for w in caught]
 
 
-def just_above(value: float) -> float:
-    return float(np.nextafter(value, np.inf))
+@pytest.mark.parametrize("acceleration", [None, "auto", "squarem"])
+def test_a_fit_goes_on_until_criteria_may_be_compared(acceleration: Any) -> None:
+    settings = SETTINGS | {"acceleration": acceleration}
+    early, late = GaussianMixture(**settings).fit(X), GaussianMixture(tol="auto", **settings).fit(X)
+    end = GaussianMixture(**SETTINGS | {"tol": 1e-13}).fit(X).lower_bound_
+    assert late.converged_
+    assert late.remaining_ < ENOUGH * 0.5 * np.log(len(X)) / len(X)
+    assert end - late.lower_bound_ < 2 * enough(len(X))
+    assert early.n_iter_ < late.n_iter_
+    for criterion in ALL:
+        assert told(late, criterion) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["no weights", "weights"])
-def test_batch_stops_at_the_first_gain_below_tol(kind: str, weight: Any) -> None:
-    whole = started(kind, tol=0).fit(X, sample_weight=weight).lower_bounds_
-    assert len(whole) == ITERATIONS  # a gain is never below 0
-    gains = np.diff(whole)
-    for gain in np.abs(gains[[0, 3, 7]]):
-        for tol in (float(gain), just_above(gain)):
-            model = started(kind, tol).fit(X, sample_weight=weight)
-            stop = first_below(gains, tol)
-            assert model.converged_ == (stop is not None)
-            assert model.n_iter_ == (ITERATIONS if stop is None else stop + 1)
-            assert model.lower_bounds_ == whole[: model.n_iter_]
+@pytest.mark.parametrize("criterion", ALL)
+def test_criteria_of_a_fit_that_stopped_early_warn(criterion: str) -> None:
+    for acceleration in (None, "auto"):
+        early = GaussianMixture(**SETTINGS | {"acceleration": acceleration}).fit(X)
+        assert early.converged_
+        assert early.remaining_ > enough(len(X))
+        (message,) = told(early, criterion)
+        assert "tol='auto'" in message
+        assert "one parameter costs 3.8" in message
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_warm_start_compares_its_first_bound_with_the_last_fits(kind: str) -> None:
-    settings: dict[str, Any] = {"max_iter": 3, "warm_start": True}
-    before, after = started(kind, 0, **settings).fit(X), started(kind, 0, **settings).fit(X).fit(X)
-    gain = abs(after.lower_bounds_[0] - before.lower_bound_)
-    for tol, stops in ((float(gain), False), (just_above(gain), True)):
-        model = started(kind, 0, **settings).fit(X).set_params(tol=tol).fit(X)
-        assert (model.n_iter_ == 1) == stops
-        assert model.converged_ or not stops
+def test_a_series_that_shrinks_evenly_has_a_known_rest() -> None:
+    trace = tuple(-(0.5**i) for i in range(6))
+    run = EM(TRUTH, Regularised(), 0.0, 99, trace)
+    np.testing.assert_allclose(run.remaining, 0.5**5, rtol=1e-12)
+    np.testing.assert_allclose(rest(trace, 2), 0.5**5, rtol=1e-12)
+    assert np.isnan(EM(TRUTH, Regularised(), 0.0, 99, trace[:2]).remaining)
+    assert EM(TRUTH, Regularised(), 0.0, 99, (-1.0, -1.0, -1.0)).remaining == 0
+    assert np.isnan(EM(TRUTH, Regularised(), 0.0, 99, (-4.0, -3.0, -1.0)).remaining)  # it has only begun
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_online_passes_stop_at_the_first_gain_on_held_out_rows_below_tol(kind: str) -> None:
-    passes, n = 6, 4000
-    rows = np.random.default_rng(1).normal(size=(n, D)) + 2 * (np.arange(n)[:, None] % K)
-    # A start on few rows, which the passes improve.
-    settings: dict[str, Any] = {"covariance_type": kind, "max_iter": passes, "random_state": 0, "init_size": 120}
-    heard = Heard()
-    with watching(heard):
-        whole = MiniBatchGaussianMixture(K, tol=0, **settings).fit(rows)
-    # Where the first pass ends that gains nothing; the scores before it are those of its mixtures.
-    ends = [state.runs[0] for state in heard.states if state.runs and not state.mid_pass]
-    x, weight = ends[0].held_out.points()  # type: ignore[attr-defined]
-    scores = [np.average(run.mixture.score_samples(x), weights=weight) for run in ends]
-    gains = np.diff(scores)
-    assert len(gains) == whole.n_iter_
-    assert gains[0] > 0
-    assert np.all(gains[:-1] > 0)
-    for tol in (0.99 * gains[0], 1.01 * gains[0]):  # two sums of the same terms differ in their last places
-        model = MiniBatchGaussianMixture(K, tol=tol, **settings).fit(rows)
-        below = [number for number, gain in enumerate(gains, 1) if gain < tol]
-        assert model.converged_ == bool(below)
-        assert model.n_iter_ == (below[0] if below else passes)
-        assert model.lower_bounds_ == whole.lower_bounds_[: model.n_iter_]
+@pytest.mark.parametrize(("remaining", "warns"), [(1e-6, True), (5e-7, False), (np.nan, False)])
+def test_what_is_too_early(remaining: float, warns: bool) -> None:
+    assert (Score(-1.0, np.nan, 1e6).unfinished(remaining) is not None) == warns
+
+
+def test_who_cannot_tell_does_not_warn() -> None:
+    given = GaussianMixture.from_parameters(TRUTH.weights, TRUTH.means, TRUTH.covariance.values)
+    online = MiniBatchGaussianMixture(3, random_state=0).fit(X)
+    for model in (given, online):
+        assert np.isnan(model.remaining_)
+        assert told(model, "bic") == []
+
+
+def test_what_remains_is_saved(tmp_path: Any) -> None:
+    model = GaussianMixture(tol="auto", **SETTINGS).fit(X)
+    model.save(tmp_path / "m.npz")
+    again = GaussianMixture.load(tmp_path / "m.npz")
+    assert (again.tol, again.remaining_) == ("auto", model.remaining_)
+    assert model.to_sklearn().tol == 1e-3

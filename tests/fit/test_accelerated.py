@@ -47,7 +47,7 @@ def overlapping(kind: str, n: int = 500) -> tuple[Any, Mixture]:
 
 def advanced(run: EM, x: Any, passes: int) -> list[Any]:
     """The runs after each of so many passes."""
-    found = []
+    found: list[Any] = []
     while len(found) < passes and not run.done:
         run = run.advance(run.task.mixture.expectation(x))
         found.append(run)
@@ -242,7 +242,7 @@ def test_the_default_accelerates_unless_iterations_are_counted() -> None:
     x, _ = overlapping("full", 300)
     settings: dict[str, Any] = {"random_state": 0, "init_params": "random", "max_iter": 12}
     for tol, same in ((0.0, None), (1e-9, "lbfgs")):
-        a, b = (GaussianMixture(2, tol=tol, **settings, **more).fit(x) for more in ({}, {"acceleration": same}))
+        a, b = (GaussianMixture(2, tol=tol, **settings | more).fit(x) for more in ({}, {"acceleration": same}))
         assert a.lower_bounds_ == b.lower_bounds_
     plain = GaussianMixture(2, tol=1e-9, acceleration=None, **settings).fit(x)
     assert plain.lower_bounds_ != b.lower_bounds_
