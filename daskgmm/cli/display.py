@@ -15,7 +15,7 @@ from rich.progress import Progress as Bars
 
 from daskgmm.cli.failure import plain, say
 from daskgmm.fit.accounting import Ledger
-from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, outcomes, standing, watching
+from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, leader, outcomes, standing, watching
 from daskgmm.fit.state import State
 
 HEADER = f"{'stage':<16}{'mean log-likelihood':>21}{'change':>12}{'seconds':>11}"
@@ -55,7 +55,8 @@ class Log:
         if last is None:
             self.say(HEADER)
         elif last.runs:
-            if state.n_passes > last.n_passes and (state.n_iter % self.interval == 0 or state.done):
+            went_on = state.n_iter % self.interval == 0 and state.n_iter > last.n_iter
+            if state.n_passes > last.n_passes and (went_on or state.done):
                 self._line(f"iteration {state.n_iter}", *_standing(state))
             for line in outcomes(last, state):
                 self.say(line)
@@ -149,10 +150,11 @@ def _bars() -> Bars:
 
 
 def _standing(state: State) -> tuple[str, str, str]:
-    """Likelihood of the best run so far, its last change, and how many runs go on."""
-    runs = state.runs
+    """Likelihood of the best run so far, its last change, and what remains, or how many runs go on."""
+    runs, lead = state.runs, leader(state)
     live = sum(not run.done for run in runs)
-    note = f"  {live}/{len(runs)} runs go on" if len(runs) > 1 else ""
+    left = f"  remaining {lead.remaining:.1e}" if lead and isfinite(lead.remaining) else ""
+    note = f"  {live}/{len(runs)} runs go on" if len(runs) > 1 else left
     bound, change = standing(state)
     if isnan(bound):  # or an online pass over rows that weigh nothing
         return "collapsed" if any(run.failure for run in runs) else "", "", note

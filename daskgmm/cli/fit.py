@@ -63,7 +63,9 @@ def fit(
     responsibilities and weights are read in step with the rows, never whole.
     """
     where = {name: settings.pop(name) for name in cluster.NAMES}
-    given = {name: value for name, value in settings.items() if value is not None}
+    given = {
+        name: None if value == options.NONE else value for name, value in settings.items() if value is not None
+    }
     _check(given, warm_start, online)
     place = within(data, array)
     read = [place, weights, *(given.get(name) for name in (*ROWWISE, *SMALL))]
@@ -88,7 +90,7 @@ def fit(
     result = _result(model, out, int(x.shape[0]), seconds)
     output.show({**result, "accounting": ledger.to_dict()}, as_json)
     if not online and model.max_iter > 0 and not model.converged_:
-        told = f"Not converged after {model.n_iter_} iterations (tol={model.tol:g}); the model is written. "
+        told = f"Not converged after {model.n_iter_} iterations (tol={model.tol}); the model is written. "
         further = "the same command, a larger --max-iter" if "checkpoint" in given else f"--warm-start {out}"
         say(f"{told}To go on: {further}{'' if overwrite else ' and --overwrite'}")
         raise click.exceptions.Exit(NOT_CONVERGED)

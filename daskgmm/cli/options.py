@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -25,9 +26,10 @@ BATCH, ONLINE = (
 )
 # What has another name or meaning here, or none.
 APART = (
-    *("n_components", "random_state", "warm_start", "acceleration", "variables", "storage_options"),
-    *("decode_cf", "feature_dim", "verbose", "verbose_interval"),
+    *("n_components", "random_state", "warm_start", "variables", "storage_options", "decode_cf"),
+    *("feature_dim", "verbose", "verbose_interval"),
 )
+NONE = "none"  # what stands for None where that is not the default
 READING = ("block_size", "nan_policy", "missing_chunks")  # and decode_cf, whose option is a flag
 DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
 # What a checkpoint says of arrays that go with the rows, and their options.
@@ -100,15 +102,31 @@ def _parameter(name: str, default: str = "") -> Decorator[Any]:
     )
 
 
+class _NumberOr(click.FloatRange):
+    """A number in a range, or one of a few words."""
+
+    def __init__(self, words: list[str], *bounds: Any, **how: Any) -> None:
+        super().__init__(*bounds, **how)
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value in self.words else super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "|".join(["FLOAT", *self.words])
+
+
 def _kind(allowed: Any) -> dict[str, Any]:
     """How click tells and checks what is allowed."""
+    words = [word for a in allowed if isinstance(a, StrOptions) for word in sorted(a.options)]
     for a in allowed:
-        if isinstance(a, StrOptions):
-            return {"type": click.Choice(sorted(a.options))}
         if isinstance(a, Interval) and a.type is Integral:
             return {"type": click.IntRange(a.left, a.right)}
         if isinstance(a, Interval):
-            return {"type": click.FloatRange(a.left, a.right, min_open=a.closed in ("right", "neither"))}
+            kind = click.FloatRange if not words else partial(_NumberOr, words)
+            return {"type": kind(a.left, a.right, min_open=a.closed in ("right", "neither"))}
+    if words:
+        return {"type": click.Choice([*words, *([NONE] if None in allowed else [])])}
     return {"metavar": "PATH"}
 
 
@@ -129,8 +147,9 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     del rest["estimator"]
     if not rest.pop("decode_cf", True):
         given["--raw"] = True
-    without = {"acceleration", "feature_dim"}  # an option
-    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - without:
+    if not online and identity.get("acceleration") is None:
+        given["--acceleration"] = NONE
+    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {"feature_dim"}:  # which is no option
         value = rest.pop(parameter)
         value = ",".join(value) if parameter == "variables" and not isinstance(value, str) else value
         given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value

@@ -38,9 +38,9 @@ def show(result: Result, as_json: bool) -> None:
 
 
 def learnt(model: Model) -> Result:
-    """What an online model has learnt; nothing for others."""
+    """What an online model has learnt; what is left to another."""
     if not isinstance(model, MiniBatchGaussianMixture):
-        return {}
+        return {"remaining": float(model.remaining_)}
     standing = (
         {"n_rows_to_start": model.n_rows_to_start_}
         if waits(model)

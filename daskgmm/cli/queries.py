@@ -161,6 +161,8 @@ def _scored(mixture: inputs.Model, place: str, n_rows: int, weights: str | None,
     began = perf_counter()
     with display.one_pass("score") as ledger:
         found = mixture.evaluate(place, weights, entropy=icl)
+    if told := found.unfinished(mixture.remaining_):
+        say(told)
     return {
         "log_likelihood": found.mean,
         "n_rows": n_rows,

@@ -5,13 +5,14 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from daskgmm._typing import Array, Data
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, warn
 from daskgmm.estimators.checks import check_decoding, check_names, label_type
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
 from daskgmm.estimators.parameters import Parameters
@@ -84,6 +85,11 @@ class BaseMixture(Parameters, Scikit):
     )
     lower_bounds_ = Attribute(
         lambda f: list(f.lower_bounds), "Mean log-likelihood found by each E-step of the best run."
+    )
+    remaining_ = Attribute(
+        lambda f: np.nan if f.remaining is None else f.remaining,
+        """Estimate of what more iterations would add to ``lower_bound_``, in nats per unit of weight; NaN where
+        there were too few to tell, and for online EM.""",
     )
     n_passes_ = Attribute(
         lambda f: f.n_passes,
@@ -293,19 +299,33 @@ class BaseMixture(Parameters, Scikit):
         return self.evaluate(X, sample_weight).mean
 
     def aic(self, X: Data, sample_weight: Any = None) -> float:
-        """Akaike's information criterion on X, lower is better (Akaike 1974)."""
-        return self.evaluate(X, sample_weight).aic
+        """Akaike's information criterion on X, lower is better (Akaike 1974). Warns as `bic` does."""
+        return self._judged(X, sample_weight).aic
 
     def bic(self, X: Data, sample_weight: Any = None) -> float:
-        """Bayesian information criterion on X, lower is better (Schwarz 1978); n is the sum of weights."""
-        return self.evaluate(X, sample_weight).bic
+        """Bayesian information criterion on X, lower is better (Schwarz 1978); n is the sum of weights.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If more iterations would add more to the log-likelihood than a tenth of what one parameter costs,
+            ½·log(n), as far as ``remaining_`` can tell: criteria would then compare how far fits went.
+        """
+        return self._judged(X, sample_weight).bic
 
     def icl(self, X: Data, sample_weight: Any = None) -> float:
         """Integrated completed likelihood on X, lower is better: bic + 2·entropy of the responsibilities.
 
-        Biernacki, Celeux & Govaert (2000), eq. 8, in the sign of `bic`; n is the sum of weights.
+        Biernacki, Celeux & Govaert (2000), eq. 8, in the sign of `bic`; n is the sum of weights. Warns as that.
         """
-        return self.evaluate(X, sample_weight, entropy=True).icl
+        return self._judged(X, sample_weight, entropy=True).icl
+
+    def _judged(self, X: Data, sample_weight: Any, entropy: bool = False) -> Score:
+        """Scores of a fit to be compared with others, with a warning if it stopped too early for that."""
+        found = self.evaluate(X, sample_weight, entropy=entropy)
+        if told := found.unfinished(self.remaining_):
+            warn(told, ConvergenceWarning)
+        return found
 
     def summary(self) -> Summary:
         """The mixture at a glance: a row for each component, the heaviest first. Reads no data.

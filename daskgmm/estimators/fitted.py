@@ -40,6 +40,7 @@ class Fitted:
     decoded: str | None = field(default=None, metadata=LATER)  # how the rows followed from what a store held
     rated: Score | None = field(default=None, metadata=LATER)  # what the last E-step over all rows found
     accounting: Accounting = field(default_factory=dict, init=False)  # what it cost, which no file tells
+    remaining: float | None = field(default=None, metadata=LATER)  # gain of more iterations, where it can be told
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""
@@ -71,7 +72,8 @@ class Fitted:
     def of(cls, run: Run, n_passes: int, rows: Rows, **more: Any) -> Self:
         """What a run leaves behind that learnt from these rows."""
         names = None if rows.feature_names is None else tuple(rows.feature_names)
-        more |= {"decoded": rows.x.decoded or None, "rated": run.rated}
+        remaining = run.remaining if run.remaining < np.inf else None
+        more |= {"decoded": rows.x.decoded or None, "rated": run.rated, "remaining": remaining}
         return cls(run.mixture, run.n_iter, run.converged, run.lower_bound, run.trace, n_passes, names, **more)
 
 

@@ -301,11 +301,13 @@ class _Callbacks:
         self.root = model._init_callback_context(max_subtasks=None)
         self.root.call_on_fit_task_begin(**self.asked)
         self.task: Any = None
+        self.n_iter = -1  # when it began
 
     def reached(self, state: State) -> bool:
         """Tell that the fit stands here; whether it is to end."""
-        if not state.runs or state.mid_pass:
+        if not state.runs or state.mid_pass or (state.n_iter == self.n_iter and not state.done):
             return False
+        self.n_iter = state.n_iter
         fitted = {"_fitted": self.model._found(state, self.rows)}
         ended = False
         if self.task is not None:

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -14,9 +15,10 @@ from daskgmm.estimators.checks import check_mixture
 from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Fitting
 from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
+from daskgmm.fit.accelerated import BEST, METHODS, Accelerated
 from daskgmm.fit.batch import batch
 from daskgmm.fit.recipe import Recipe
-from daskgmm.fit.run import Run, best
+from daskgmm.fit.run import AUTO, EM, Run, best
 from daskgmm.fit.state import State
 
 
@@ -68,8 +70,12 @@ class GaussianMixture(Fitting):
     [np.float64(1.0), np.float64(10.0)]
     """
 
-    tol: float = parameter(
-        1e-3, [real(0)], "A run has converged when the mean log-likelihood per unit of weight changes by less."
+    tol: float | str = parameter(
+        1e-3,
+        [real(0), StrOptions({AUTO})],
+        """A run has converged when the mean log-likelihood per unit of weight changes by less. "auto" goes on
+        until what remains to be gained, as far as ``remaining_`` can tell, is less than a tenth of what one
+        parameter costs in `bic`: criteria of such fits may be compared. Mostly it needs a larger ``max_iter``.""",
     )
     max_iter: int = parameter(100, [at_least(0)], "Iterations of a run, at most; 0 keeps the start.")
     n_init: int = parameter(
@@ -97,7 +103,14 @@ class GaussianMixture(Fitting):
     responsibilities_init: Any = parameter(
         None, "no_validation", "Responsibilities (n, k) to start from, likewise."
     )
-    acceleration: None = parameter(None, [None], "Reserved.")
+    acceleration: str | None = parameter(
+        "auto",
+        [StrOptions({"auto", *METHODS}), None],
+        """How to find the next point to look at, at one pass each. None: by the EM step. "lbfgs" extrapolates
+        from the last points, with the EM step in place of a gradient, and falls back on it where points are
+        worse; ``lower_bounds_`` lists those that were not. "squarem" extrapolates every other step. "auto" is
+        "lbfgs", and None with ``tol=0``, which asks for a number of iterations of EM.""",
+    )
 
     bic_ = Attribute(
         lambda f: f.score.bic,
@@ -114,6 +127,13 @@ class GaussianMixture(Fitting):
         "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
         "tol, or check for degenerate data."
     )
+
+    def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
+        method = self.acceleration
+        if method == "auto":
+            method = None if self.tol == 0 else BEST
+        run = EM if method is None else partial(Accelerated, method=method)
+        return super()._recipe(d, kind, run=run, **more)
 
     def _stored(self, X: Any, sample_weight: Any, last: Fitted | None) -> Rows:
         starts = {"labels": self.labels_init, "responsibilities": self.responsibilities_init}
@@ -159,6 +179,8 @@ class GaussianMixture(Fitting):
         settings = {name: value for name, value in self.get_params().items() if name in shared}
         if settings["init_params"] in ("auto", "subsample"):  # our own ways to start
             settings["init_params"] = shared["init_params"]
+        if settings["tol"] == AUTO:
+            settings["tol"] = shared["tol"]
         settings["n_components"] = last.n_components
         settings["covariance_type"] = last.covariance.structure.name
         theirs.set_params(**settings)

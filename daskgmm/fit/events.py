@@ -146,11 +146,20 @@ class Verbose:
                 self.last = state
 
     def _runs(self, runs: tuple[Run, ...]) -> None:
+        before = {} if self.last is None else {i: run.n_iter for i, run in enumerate(self.last.runs)}
         for number, run in enumerate(runs):
-            if run.outcome is None and run.trace and (run.n_iter % self.interval == 0 or run.done):
-                outcome = "converged" if run.converged else "collapsed" if run.failure else ""
-                line = f"  run {number}, iteration {run.n_iter}: mean log-likelihood {run.trace[-1]:.6f} {outcome}"
-                print(line.rstrip())
+            went_on = run.n_iter % self.interval == 0 and run.n_iter > before.get(number, 0)
+            if run.outcome is None and run.trace and (went_on or run.done):
+                outcome = " converged" if run.converged else " collapsed" if run.failure else ""
+                left = f", remaining {run.remaining:.1e}" if run.done and isfinite(run.remaining) else ""
+                bound = f"mean log-likelihood {run.trace[-1]:.6f}"
+                print(f"  run {number}, iteration {run.n_iter}: {bound}{outcome}{left}")
+
+
+def leader(state: State) -> Run | None:
+    """The best run so far; None where all have failed, or there is none."""
+    sound = [run for run in state.runs if run.trace and run.failure is None]
+    return max(sound, key=lambda run: run.lower_bound, default=None)
 
 
 def outcomes(before: State, state: State) -> list[str]:
@@ -160,12 +169,10 @@ def outcomes(before: State, state: State) -> list[str]:
 
 
 def standing(state: State) -> tuple[float, float]:
-    """Bound of the best run so far, and its last change; NaN where all have failed, or there is none."""
-    sound = [run for run in state.runs if run.trace and run.failure is None]
-    if not sound:
+    """Bound of the best run so far, and its last change; NaN where there is none."""
+    if (run := leader(state)) is None:
         return nan, nan
-    leader = max(sound, key=lambda run: run.lower_bound)
-    if leader.n_iter < state.n_iter:  # it has come to rest
-        return leader.lower_bound, nan
-    before = leader.trace[-2] if leader.n_iter > 1 else getattr(leader, "previous", nan)
-    return leader.lower_bound, leader.lower_bound - before if isfinite(before) else nan
+    if run.n_iter < state.n_iter:  # it has come to rest
+        return run.lower_bound, nan
+    before = run.trace[-2] if run.n_iter > 1 else getattr(run, "previous", nan)
+    return run.lower_bound, run.lower_bound - before if isfinite(before) else nan

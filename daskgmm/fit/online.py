@@ -75,7 +75,7 @@ class Passes(Run):
     def begin(cls, run: Stepwise, recipe: OnlineRecipe, held_out: RowSample | None = None) -> "Passes":
         """Before the first pass."""
         score = _score(run.published, held_out)
-        return cls(run, recipe.tol, recipe.max_iter, held_out, score=score, clock=run.clock)
+        return cls(run, float(recipe.tol), recipe.max_iter, held_out, score=score, clock=run.clock)
 
     @property
     def mixture(self) -> Mixture:  # type: ignore[override]

@@ -51,7 +51,8 @@ class Recipe:
     reg_covar: float = 1e-6  # added to the diagonal of every covariance
     update: Callable[[float], Update] = Regularised  # the M-step, on samples too, made of ``reg_covar``
     run: Callable[..., Run] = EM  # what passes advance: of a mixture, the update, ``tol`` and ``max_iter``
-    tol: float = 1e-3  # converged once the mean log-likelihood changes by less; online, that of held-out rows
+    # Converged once the mean log-likelihood changes by less, or as "auto" says; online, that of held-out rows.
+    tol: float | str = 1e-3
     max_iter: int = 100  # iterations; online, passes
 
 

@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from daskgmm.compute.block import Block
-from daskgmm.errors import CollapseError, DataError
-from daskgmm.fit.score import Score, unfit
+from daskgmm.errors import DataError
+from daskgmm.fit.score import Score, enough, unfit
 from daskgmm.fit.tasks import Expect
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
@@ -18,12 +18,14 @@ from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import Update
 from daskgmm.store.values import LATER, storable
 
+AUTO = "auto"  # as a ``tol``: until what remains to be gained is `enough`
+
 
 class Run(ABC):
     """What passes advance: `EM`, `Stepwise`, `Passes`, or what wraps one of them."""
 
     mixture: Mixture  # the parameters so far
-    tol: float  # it comes to rest once what is watched changes by less
+    tol: float | str  # it comes to rest once what is watched changes by less, or `AUTO`
     trace: tuple[float, ...] = ()  # what is watched, such as the mean log-likelihood, once for each iteration
     max_iter: int
     previous: float = -np.inf  # what the first entry of the trace is compared with; −inf for a fresh start
@@ -44,12 +46,17 @@ class Run(ABC):
     def at_rest(self) -> bool:
         """Whether its last iteration changed what is watched by less than ``tol``."""
         before = self.trace[-2] if len(self.trace) > 1 else self.previous
-        return bool(self.trace) and abs(self.trace[-1] - before) < self.tol
+        return bool(self.trace) and abs(self.trace[-1] - before) < float(self.tol)
 
     def under(self, **settings: Any) -> Self:
         """The run with another ``tol`` or ``max_iter``: where it goes on longer, as if they had been so before."""
         run = replace(self, **settings)  # type: ignore[type-var]
         return replace(run, converged=run.at_rest)  # type: ignore[type-var]
+
+    @property
+    def remaining(self) -> float:
+        """Nats per unit of weight that more iterations would add to the bound; NaN where that cannot be told."""
+        return nan
 
     @property
     def n_iter(self) -> int:
@@ -97,7 +104,7 @@ class EM(Run):
 
     mixture: Mixture
     update: Update  # the M-step
-    tol: float  # converged once what is watched changes by less
+    tol: float | str
     max_iter: int
     trace: tuple[float, ...] = ()
     previous: float = -np.inf
@@ -107,31 +114,59 @@ class EM(Run):
 
     def check(self) -> None:
         """Raise `ValueError` unless it may stand so."""
-        require(at_least(0, self.tol, self.max_iter - self.n_iter), "tol or max_iter is too small.")
+        require(self.tol == AUTO or at_least(0, float(self.tol)), "tol is too small.")
+        require(at_least(0, self.max_iter - self.n_iter), "max_iter is too small.")
         require(all(map(isfinite, self.trace)) and self.previous < inf, "The trace holds no numbers.")
 
     @property
     def task(self) -> Expect:
         return Expect(self.mixture)
 
-    def advance(self, found: Statistics) -> "EM":
-        k = len(self.mixture.weights)
-        if found.n_rows < k:
-            return replace(self, failure=too_few(found.n_rows, k))
-        if (error := unfit(found.total_weight)) is not None:
-            return replace(self, failure=error)
-        bound = (found.log_likelihood + self.update.penalty(self.mixture)) / found.total_weight
+    def advance(self, found: Statistics) -> Self:
         try:
-            mixture = self.update(self.mixture, found)
-        except CollapseError as failure:
+            bound, mixture = self.step(self.mixture, found)
+        except DataError as failure:
             return replace(self, failure=failure)
-        return replace(
-            self,
-            mixture=mixture,
-            trace=(*self.trace, bound),
-            converged=abs(bound - self.lower_bound) < self.tol,
-            rated=Score(found.log_likelihood, nan, found.total_weight),
-        )
+        return self.reached(mixture, bound, found)
+
+    def step(self, mixture: Mixture, found: Statistics) -> tuple[float, Mixture]:
+        """What is watched of a mixture, and its M-step; raises what there is against it."""
+        k = len(mixture.weights)
+        if found.n_rows < k:
+            raise too_few(found.n_rows, k)
+        if (error := unfit(found.total_weight)) is not None:
+            raise error
+        bound = (found.log_likelihood + self.update.penalty(mixture)) / found.total_weight
+        return bound, self.update(mixture, found)
+
+    def reached(self, mixture: Mixture, bound: float, found: Statistics) -> Self:
+        """After an iteration."""
+        rated = Score(found.log_likelihood, nan, found.total_weight)
+        run = replace(self, mixture=mixture, trace=(*self.trace, bound), rated=rated)
+        return replace(run, converged=run.at_rest)
+
+    @property
+    def at_rest(self) -> bool:
+        if self.tol == AUTO:
+            return self.rated is not None and self.remaining < enough(self.rated.total_weight)
+        return super().at_rest
+
+    @property
+    def remaining(self) -> float:
+        return rest(self.trace)
+
+
+def rest(trace: tuple[float, ...], m: int = 1) -> float:
+    """What is yet to come, if m changes always add up to so much less than the m before (Aitken 1926).
+
+    NaN where they do not shrink, or are too few. Of log-likelihoods: Böhning et al. (1994).
+    """
+    if len(trace) < 2 * m + 1:
+        return nan
+    before, change = np.diff(trace[::-m][2::-1]).tolist()
+    if change <= 0:
+        return 0.0
+    return change**2 / (before - change) if before > change else nan
 
 
 def too_few(n_rows: float, k: int, weighted: bool = True) -> DataError:

@@ -1,7 +1,7 @@
 """How well a mixture describes some rows: log-likelihood, and the criteria that weigh it against parameters."""
 
 from dataclasses import dataclass
-from math import isfinite, isinf
+from math import e, isfinite, isinf, log
 
 import numpy as np
 
@@ -25,6 +25,16 @@ def unfit(total: float) -> DataError | None:
         f"sample_weight adds up to {total:.3g}, too {much} for sums in float64, which take {LIGHTEST:.1g} to "
         f"{HEAVIEST:.1g}. Scale the weights."
     )
+
+
+# What remains to be gained may be this share of what a parameter costs in the Bayesian criterion, ½·log(n) nats.
+ENOUGH = 0.1
+
+
+def enough(total_weight: float) -> float:
+    """What more iterations may add for each unit of so much weight, in nats, without a bearing on criteria."""
+    n = max(total_weight, e)
+    return ENOUGH * 0.5 * log(n) / n
 
 
 @storable
@@ -72,6 +82,16 @@ class Score:
     def icl(self) -> float:
         """`bic` plus twice the entropy, lower is better (Biernacki, Celeux & Govaert 2000)."""
         return self.bic + 2 * self.entropy
+
+    def unfinished(self, remaining: float) -> str | None:
+        """What to say of the criteria where more iterations would add so much to the mean, if anything."""
+        if not remaining > enough(self.total_weight):
+            return None
+        return (
+            f"The fit ended some {remaining:.1g} nats per unit of weight below where it was going, in all "
+            f"{remaining * self.total_weight:.3g}, and one parameter costs {log(self.total_weight) / 2:.3g}: "
+            "criteria would compare how far fits went. Before that, fit with tol='auto' and a larger max_iter."
+        )
 
     def __add__(self, other: "Score") -> "Score":
         return Score(

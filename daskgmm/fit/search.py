@@ -53,7 +53,7 @@ class Candidate(Run):
         return self.run.mixture
 
     @property
-    def tol(self) -> float:  # type: ignore[override]
+    def tol(self) -> float | str:  # type: ignore[override]
         return self.run.tol
 
     @property
@@ -132,13 +132,8 @@ class Candidate(Run):
 
     @property
     def remaining(self) -> float:
-        """The gain that it has left, in nats per unit of weight: Aitken's limit of its last three bounds."""
-        if self.ended:
-            return 0.0
-        if len(self.trace) < 3:
-            return inf
-        before, last = np.diff(self.trace[-3:])
-        return float(last * last / (before - last)) if 0 < last < before else inf if last > 0 else 0.0
+        """The gain that it has left, in nats per unit of weight, as far as can be told."""
+        return 0.0 if self.ended else inf if isnan(self.run.remaining) else self.run.remaining
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,9 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from daskgmm._typing import Array
+from daskgmm.model import factors
 from daskgmm.model.checks import holds, require
-from daskgmm.model.factors import (
-    EPS,
-    check_positive,
-    factor_of_precision,
-    inverted,
-    lower_factor,
-    precision_factor,
-)
+from daskgmm.model.factors import EPS, check_positive, factor_of_precision, precision_factor
 from daskgmm.model.kernels import layouts
 
 if TYPE_CHECKING:
@@ -135,6 +129,23 @@ class Covariance(ABC):
     def whiten(self, rows: Array, component: int) -> Array:
         """Rows (n, d), or one (d,), measured from the mean of one component, in its standard deviations."""
 
+    @property
+    @abstractmethod
+    def coordinates(self) -> Array:
+        """Numbers (s, c), any of which are covariances: logs of the factors' diagonals, ratios of the rest."""
+
+    @classmethod
+    @abstractmethod
+    def at(cls, structure: "Structure", coordinates: Array, d: int) -> Self:
+        """The inverse of `coordinates`, of d features; `CollapseError` where float64 holds no such covariance."""
+
+    @abstractmethod
+    def whitened(self, changes: Array, d: int) -> Array:
+        """Small changes (m, s, c) of `coordinates` as normal distributions of d features feel them.
+
+        Their squares add up to the Fisher information of a row: 2·Σ e_ii² + Σ e_ij² with ``e = inv(U) @ dU``.
+        """
+
     @abstractmethod
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         """Parameters as the kernels read them: ``means`` (k, d), ``log_weights`` (k,); work in "f8" or "f4"."""
@@ -242,12 +253,24 @@ class Matrices(Covariance):
 
     def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
         order, o = np.concatenate([seen, unseen]), len(seen)
-        lower = [lower_factor(c, j) for j, c in enumerate(self.values[:, order[:, None], order])]
+        lower = [factors.lower_factor(c, j) for j, c in enumerate(self.values[:, order[:, None], order])]
         corner = np.stack([f[o:, o:] for f in lower])
-        own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
+        own, rest = (np.stack([factors.inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
         gain = np.stack([f[o:, :o] for f in lower]) @ np.swapaxes(own, 1, 2)
         marginal = type(self)(self.structure, self.values[:, seen[:, None], seen], own)
         return marginal, gain, type(self)(self.structure, corner @ np.swapaxes(corner, 1, 2), rest)
+
+    @property
+    def coordinates(self) -> Array:
+        return factors.coordinates(self.factor)
+
+    @classmethod
+    def at(cls, structure: "Structure", coordinates: Array, d: int) -> Self:
+        factor = factors.at(coordinates, d)
+        return cls(structure, np.stack([factors.covariance_of(u, s) for s, u in enumerate(factor)]), factor)
+
+    def whitened(self, changes: Array, d: int) -> Array:
+        return factors.whitened(self.factor, changes)
 
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         (k, d), w = means.shape, layouts.width(means.shape[1])
@@ -333,6 +356,23 @@ class Axes(Covariance):
         if self.structure.isotropic:
             return self
         return type(self)(self.structure, self.values[:, features], self.factor[:, features])
+
+    @property
+    def coordinates(self) -> Array:
+        logs: Array = np.log(self.factor)
+        return logs
+
+    @classmethod
+    def at(cls, structure: "Structure", coordinates: Array, d: int) -> Self:
+        with np.errstate(all="ignore"):
+            factor = np.exp(coordinates)
+            values = 1.0 / factor**2
+        check_positive(np.where(np.isfinite(factor + values), values, 0.0))
+        return cls(structure, values, factor)
+
+    def whitened(self, changes: Array, d: int) -> Array:
+        found: Array = changes * np.sqrt(2.0 * (d // changes.shape[-1]))
+        return found
 
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         d = means.shape[1]

@@ -2,7 +2,9 @@
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.linalg.lapack import dpotrf, dtrtri  # what cholesky and solve_triangular call, a tenth of their cost
+
+# What cholesky and solve_triangular call, a tenth of their cost.
+from scipy.linalg.lapack import dpotrf, dtrtri, dtrtrs
 
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
@@ -72,9 +74,17 @@ def factor_of_precision(precision: Array, component: int) -> tuple[Array, Array]
     lower, failed = dpotrf(precision[::-1, ::-1], lower=True)
     if failed or not np.isfinite(lower).all():
         raise collapsed(component)
-    upper = lower[::-1, ::-1]
-    root, _ = dtrtri(upper)
-    return root.T @ root, np.ascontiguousarray(upper)
+    upper = np.ascontiguousarray(lower[::-1, ::-1])
+    return covariance_of(upper, component), upper
+
+
+def covariance_of(factor: Array, component: int) -> Array:
+    """The covariance whose precision is ``factor @ factor.T``, of an upper triangular factor."""
+    root, failed = dtrtri(factor)
+    covariance: Array = root.T @ root
+    if failed or not np.isfinite(covariance).all() or not np.all(np.diag(covariance) > 0):
+        raise collapsed(component)
+    return covariance
 
 
 def _lost(matrix: Array, lower: Array, ridge: float) -> int | None:
@@ -99,3 +109,32 @@ def _enough(matrix: Array, feature: int) -> float | None:
     """What to add to the diagonal so that rounding is a thousandth of it; None where the feature does not vary."""
     variance = matrix[feature, feature]
     return float(1e3 * np.sqrt(len(matrix)) * EPS * variance) if variance > 0 else None
+
+
+def coordinates(factor: Array) -> Array:
+    """Of upper factors (s, d, d), (s, c): logs of the diagonal, and what is above it over that of its column."""
+    i, j = np.triu_indices(factor.shape[1])
+    diagonal = np.diagonal(factor, axis1=1, axis2=2)
+    found: Array = np.where(i == j, np.log(diagonal)[:, j], factor[:, i, j] / diagonal[:, j])
+    return found
+
+
+def at(places: Array, d: int) -> Array:
+    """The factors of these coordinates; what float64 does not hold is infinite, 0 or NaN."""
+    i, j = np.triu_indices(d)
+    factor = np.zeros((len(places), d, d))
+    with np.errstate(all="ignore"):
+        factor[:, i, j] = np.where(i == j, 1.0, places) * np.exp(places[:, i == j])[:, j]
+    return factor
+
+
+def whitened(factor: Array, changes: Array) -> Array:
+    """Small changes (m, s, c) of coordinates as ``e = inv(U) @ dU``, with √2·e on the diagonal."""
+    i, j = np.triu_indices(factor.shape[1])
+    found: Array = changes * np.where(i == j, np.sqrt(2.0), np.diagonal(factor, axis1=1, axis2=2)[:, j])
+    above = np.zeros((*factor.shape[1:], len(changes)))
+    for u, own in zip(factor, np.moveaxis(found, 1, 0), strict=True):
+        above[i, j] = np.where(i == j, 0.0, own).T
+        solved, _ = dtrtrs(u, above.reshape(len(u), -1))
+        own[:] = np.where(i == j, own, solved.reshape(above.shape)[i, j].T)  # a view of what is found
+    return found

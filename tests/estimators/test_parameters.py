@@ -41,7 +41,7 @@ OWN = {
     "verbose": "--verbose",
     "verbose_interval": "--verbose-interval",
 }
-WITHOUT = ("acceleration", "feature_dim", "storage_options")
+WITHOUT = ("feature_dim", "storage_options")
 
 
 def section(kind: Any, title: str) -> dict[str, tuple[str, str]]:
@@ -51,6 +51,12 @@ def section(kind: Any, title: str) -> dict[str, tuple[str, str]]:
     body = re.split(r"^\w+\n-+\n", body, flags=re.MULTILINE)[0]
     entries = re.findall(r"^(\S[^\n]*)\n((?:    [^\n]*\n?|\n)*)", body, flags=re.MULTILINE)
     return {head.partition(" : ")[0]: (head.partition(" : ")[2], text.strip()) for head, text in entries}
+
+
+def allowed(types: str) -> tuple[list[str], set[str]]:
+    """What is documented as allowed: words that are quoted, and names of types."""
+    rest = re.sub(r"\{[^}]*\}( or )?|^ or | or $", "", types)
+    return re.findall(r'"([^"]*)"', types), {*re.split(r", | or ", rest.removesuffix(" or "))} - {""}
 
 
 @each_class
@@ -68,23 +74,20 @@ def test_a_parameter_is_documented_with_type_default_and_text(kind: Any, name: s
     types, _, default = head.rpartition(", default=")
     assert default == repr(inspect.signature(kind).parameters[name].default) == repr(getattr(kind(), name))
     assert text.endswith(".")
-    assert len(text.split()) > 1 or text == "Reserved."
-    if types.startswith("{"):
-        options = re.findall(r'"([^"]*)"', types)
-        assert options == sorted(options)
+    assert len(text.split()) > 1
+    options, others = allowed(types)
+    assert options == sorted(options)
+    assert others <= set(TYPES), types
+    if not others:
         assert getattr(kind(), name) in options
-    else:
-        assert set(re.split(r", | or ", types)) <= set(TYPES), types
 
 
 @each_parameter
 def test_what_is_documented_is_allowed_and_all_else_is_refused(kind: Any, name: str) -> None:
     model, words = kind(), f"The '{name}' parameter of {kind.__name__} must be"
     types = section(kind, "Parameters")[name][0].rpartition(", default=")[0]
-    values = (
-        re.findall(r'"([^"]*)"', types) if types.startswith("{") else map(TYPES.get, re.split(r", | or ", types))
-    )
-    for value in values:
+    options, others = allowed(types)
+    for value in (*options, *map(TYPES.get, others)):
         kind(**{name: value})._validate_params()
     model.set_params(**{name: object()})  # __init__ and set_params only assign
     with pytest.raises((ValueError, TypeError), match=None if name in ROWWISE else words):
@@ -131,6 +134,7 @@ def test_fit_has_an_option_for_each_parameter_and_tells_text_and_default(kind: A
     if default != "None":
         shown = help.rpartition("[default: ")[2].rstrip("]").split("; ")
         assert default.strip("'") in [one.removeprefix("online: ") for one in shown]
-    if types.startswith("{"):
+    options, others = allowed(types)
+    if options and others <= {"None"}:
         assert isinstance(found.type, click.Choice)
-        assert list(found.type.choices) == re.findall(r'"([^"]*)"', types)
+        assert list(found.type.choices) == [*options, *(other.lower() for other in others)]

@@ -19,7 +19,12 @@ WEIGHT = RANDOM.choice([0.0, 1.0, 3.0], len(X))
 
 def started(kind: Any, tol: float, **settings: Any) -> GaussianMixture:
     """From means alone: the same start for every ``tol``."""
-    how: dict[str, Any] = {"means_init": X[:K], "max_iter": ITERATIONS, "tol": tol} | settings
+    how: dict[str, Any] = {
+        "means_init": X[:K],
+        "max_iter": ITERATIONS,
+        "tol": tol,
+        "acceleration": None,
+    } | settings
     return GaussianMixture(K, covariance_type=kind, **how)
 
 

@@ -31,6 +31,7 @@ class Problem:
             "tol": 0.0,
             "reg_covar": 0.0,
             "max_iter": 10,
+            "acceleration": None,
             "block_size": 64 * 8 * d,
         }
 

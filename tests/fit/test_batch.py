@@ -14,6 +14,7 @@ from daskgmm import GaussianMixture, watching
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.compute.threads import Threads
+from daskgmm.fit.accelerated import Accelerated
 from daskgmm.fit.batch import batch
 from daskgmm.fit.online import online
 from daskgmm.fit.recipe import SAMPLE_BYTES, OnlineRecipe, Recipe, sample_size
@@ -55,6 +56,7 @@ FITS: dict[str, Algorithm] = {
     "kmeans": lambda state: batch(recipe(), Threads(), rows(), state),
     "subsample": lambda state: batch(recipe("tied", init_params="subsample"), Threads(), rows(), state),
     "several runs": lambda state: batch(recipe(init_params="random", n_init=3), Threads(), rows(), state),
+    "accelerated": lambda state: batch(recipe(run=Accelerated, max_iter=12), Threads(), rows(), state),
     "online": lambda state: online(online_recipe(), Threads(), rows(), state),
     "online, windows": lambda state: online(online_recipe(window_bytes=200 * 24), Threads(), rows(), state),
 }
@@ -137,7 +139,7 @@ def test_whoever_consumes_the_states_changes_no_bit(tmp_path: Path) -> None:
         watched = GaussianMixture(**settings, verbose=1, checkpoint=tmp_path / "c").fit(X)
     assert digest(watched.mixture_) == digest(alone.mixture_)
     assert watched.lower_bounds_ == alone.lower_bounds_
-    *_, direct = batch(recipe(), Threads(), as_rows(X), begun())
+    *_, direct = batch(recipe(run=Accelerated), Threads(), as_rows(X), begun())
     assert digest(heard.states[-1]) == digest(direct)
 
 
