@@ -154,6 +154,12 @@ def _entries(kind: Any, n: int) -> tuple[Any, ...]:
     return (Any,) * n
 
 
+def _class(kind: Any) -> Any:
+    """The class of an annotation, which may be an alias with arguments: NumPy 2.5 has its arrays so."""
+    origin = typing.get_origin(kind) or kind
+    return _class(origin.__value__) if hasattr(origin, "__value__") else origin
+
+
 def _is(value: Any, kind: Any) -> bool:
     """Whether a value is what an annotation says."""
     if isinstance(value, tuple):
@@ -166,7 +172,7 @@ def _is(value: Any, kind: Any) -> bool:
         if each in (int, float):  # a whole number stands for a float, too; True for neither
             if isinstance(value, (int, each)) and not isinstance(value, bool):
                 return True
-        elif isinstance(value, typing.get_origin(each) or each):
+        elif isinstance(value, _class(each)):
             return True
     return False
 

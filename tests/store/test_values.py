@@ -5,6 +5,7 @@ import os
 import stat
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,15 @@ def test_files_hold_what_they_were_given(value: Any) -> None:
     header, arrays = files.read(place, lambda header: True)
     assert header["format"] == "test"
     assert_same(files.value_of(header, arrays), value)
+
+
+def test_an_alias_with_arguments_stands_for_its_class() -> None:
+    # As `type NDArray[T] = ndarray[...]` of NumPy 2.5, which Python 3.11 cannot say.
+    alias = SimpleNamespace(__value__=np.ndarray[Any, Any])
+    found = unpack({"array": "a"}, {"a": np.ones(2)}, alias)
+    assert found.tolist() == [1.0, 1.0]
+    with pytest.raises(TypeError, match="str stands where"):
+        unpack("a", {}, alias)
 
 
 @pytest.mark.parametrize("kind", KINDS)
