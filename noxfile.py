@@ -168,7 +168,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """The example, by the command that the README gives; its promise, and the figures that the README shows."""
+    """The example, by the command that the README gives; its promise, and the figures that docs/ shows."""
     *before, example = readme_commands(session, ".[examples]")
     for command in before:
         session.run(*command)
@@ -177,7 +177,7 @@ def quickstart(session: nox.Session) -> None:
         told = session.run(*example, "--output", str(folder), "--threads", threads, *session.posargs, silent=True)
         print(told, flush=True)
         (folder / "told.txt").write_text(str(told), encoding="utf-8")
-        session.run("python", "examples/figures.py", "README.md", str(folder / "told.txt"))
+        session.run("python", "examples/figures.py", "docs/quickstart.md", str(folder / "told.txt"))
 
 
 @nox.session

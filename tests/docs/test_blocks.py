@@ -13,7 +13,7 @@ import pytest
 from tests.docs import blocks
 
 ROOT = blocks.ROOT
-PAGES = sorted(path for path in (ROOT / "docs").glob("*.md") if "```" in path.read_text("utf-8"))
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if "```" in p.read_text("utf-8"))]
 
 
 @pytest.fixture
