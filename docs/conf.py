@@ -14,6 +14,7 @@ copyright = f"2026, {author}"
 version = release = version_of("daskgmm")
 
 extensions = [
+    "matplotlib.sphinxext.plot_directive",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -53,6 +54,9 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "backreferences_dir": None,
 }
+
+plot_formats = [("png", 144)]
+plot_html_show_formats = plot_html_show_source_link = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = "daskgmm"

@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from daskgmm.cli import main
 
 ROOT = Path(__file__).parents[2]
 SETUP = "<!-- setup\n"  # an HTML comment with Python that the reader need not see
+PLOT = ".. plot::"  # Python that stands by itself; its figure comes below it
 # Programs that are not run here: packages, schedulers, and scripts that have tests of their own.
 ELSEWHERE = {"python", "pip", "conda", "dask", "sbatch", "kubectl", "source"}
 
@@ -48,6 +50,9 @@ def blocks(text: str, name: str) -> Iterator[Block]:
         line = (token.map or [0])[0] + 1
         if token.type == "html_block" and token.content.startswith(SETUP):
             yield Block("setup", token.content.removeprefix(SETUP).partition("-->")[0], name, line)
+        elif token.type == "fence" and token.content.startswith(PLOT):
+            _, _, code = token.content.partition("\n\n")
+            yield Block("plot", textwrap.dedent(code), name, line)
         elif token.type == "fence" and (kind := token.info.strip()) in ("python", "sh", "text"):
             yield Block(kind, token.content, name, line)
 
@@ -62,6 +67,8 @@ def printed(text: str, name: str) -> Iterator[tuple[Block, str]]:
                 yield block, told
             case "sh":
                 told = "".join(shell(line, block.place) for line in lines(block.text))
+            case "plot":
+                exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
             case _:
                 with contextlib.redirect_stdout(io.StringIO()) as out:
                     exec(compile(block.text, block.place, "exec"), names)
