@@ -137,12 +137,13 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site, in docs/_build/html: every warning is an error, and nothing is fetched."""
+    """The site, in docs/_build/html: every warning and dead link is an error, and nothing is fetched."""
     session.install(".[docs]")
     environment = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}  # nobody answers there
     environment["DASKGMM_EXAMPLES"] = os.environ.get("DASKGMM_EXAMPLES", "small")
     options = ("-W", "--keep-going", "-b", "html", *session.posargs)
     session.run("python", "-m", "sphinx", *options, "docs", "docs/_build/html", env=environment)
+    session.run("python", "docs/links.py", "docs/_build/html")
 
 
 @nox.session

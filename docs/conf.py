@@ -52,6 +52,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "min_reported_time": 3600,
     "show_signature": False,
+    "write_computation_times": False,
     "backreferences_dir": None,
 }
 
@@ -60,6 +61,7 @@ plot_html_show_formats = plot_html_show_source_link = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = "daskgmm"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {
