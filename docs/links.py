@@ -1,4 +1,4 @@
-"""Links of the built site that lead nowhere: `python docs/links.py docs/_build/html`. Other sites are not asked."""
+"""Links of the built site that lead nowhere: `python docs/links.py FOLDER`. No other site is asked."""
 
 import sys
 from html.parser import HTMLParser
