@@ -138,12 +138,13 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site, in docs/_build/html: every warning is an error, and nothing is fetched."""
+    """The site, in docs/_build/html: every warning and dead link is an error, and nothing is fetched."""
     session.install(".[docs]")
     environment = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}  # nobody answers there
     environment["DASKGMM_EXAMPLES"] = os.environ.get("DASKGMM_EXAMPLES", "small")
     options = ("-W", "--keep-going", "-b", "html", *session.posargs)
     session.run("python", "-m", "sphinx", *options, "docs", "docs/_build/html", env=environment)
+    session.run("python", "docs/links.py", "docs/_build/html")
 
 
 @nox.session
@@ -169,7 +170,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """The example, by the command that the README gives; its promise, and the figures that the README shows."""
+    """The example, by the command that the README gives; its promise, and the figures that docs/ shows."""
     *before, example = readme_commands(session, ".[examples]")
     for command in before:
         session.run(*command)
@@ -178,7 +179,7 @@ def quickstart(session: nox.Session) -> None:
         told = session.run(*example, "--output", str(folder), "--threads", threads, *session.posargs, silent=True)
         print(told, flush=True)
         (folder / "told.txt").write_text(str(told), encoding="utf-8")
-        session.run("python", "examples/figures.py", "README.md", str(folder / "told.txt"))
+        session.run("python", "examples/figures.py", "docs/quickstart.md", str(folder / "told.txt"))
 
 
 @nox.session

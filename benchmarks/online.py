@@ -30,7 +30,7 @@ from sklearn.mixture import GaussianMixture as Sklearn
 
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 
-WINDOW_BLOCKS = 4  # of rows, that a fit holds at once to draw each mini-batch from: see "Memory" in the README
+WINDOW_BLOCKS = 4  # of rows, that a fit holds at once to draw each mini-batch from: see docs/memory.md
 Row = tuple[str, str, str]  # what, found, target
 ONE_PASS = {"k=8 d=4 means 3²I": (8, 4, 3.0, 2.5), "k=16 d=16 means I": (16, 16, 1.0, 2.5)}
 ONE_PASS |= {"k=8 d=4 means 1.5²I": (8, 4, 1.5, 4.0)}

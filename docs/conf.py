@@ -14,6 +14,7 @@ copyright = f"2026, {author}"
 version = release = version_of("daskgmm")
 
 extensions = [
+    "matplotlib.sphinxext.plot_directive",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -40,8 +41,7 @@ toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # the template lists them
 numpydoc_xref_param_type = False
 
-# Each script runs while the site is built; what it prints and draws is on its page. DASKGMM_EXAMPLES says how
-# large.
+# Each script runs while the site is built, and its page has what it prints. DASKGMM_EXAMPLES says how large.
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
     "gallery_dirs": "gallery",
@@ -52,11 +52,16 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "min_reported_time": 3600,
     "show_signature": False,
+    "write_computation_times": False,
     "backreferences_dir": None,
 }
 
+plot_formats = [("png", 144)]
+plot_html_show_formats = plot_html_show_source_link = False
+
 html_theme = "pydata_sphinx_theme"
 html_title = "daskgmm"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {

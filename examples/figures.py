@@ -1,6 +1,6 @@
-"""Compare the figures of the quickstart that the README shows with what the program prints now.
+"""Compare the figures of the quickstart that its page shows with what the program prints now.
 
-    python examples/quickstart.py > told.txt && python examples/figures.py README.md told.txt
+    python examples/quickstart.py > told.txt && python examples/figures.py docs/quickstart.md told.txt
 
 Iterations are the same in number, and log-likelihoods to within the fit's ``tol``: other processors and libraries
 round otherwise. Memory differs from machine to machine: what took less than the data is as promised. Time is not
@@ -41,7 +41,7 @@ class Figures(NamedTuple):
 
 
 def differences(shown: Figures, now: Figures) -> list[str]:
-    """What the README shows and is not so, in words."""
+    """What the page shows and is not so, in words."""
     found = []
     for what, old, new in (
         ("iteration", shown.iterations, now.iterations),
@@ -62,8 +62,8 @@ def differences(shown: Figures, now: Figures) -> list[str]:
 
 def main() -> None:
     """Compare two files."""
-    readme, told = (Figures.of(Path(name).read_text(encoding="utf-8"), name) for name in sys.argv[1:3])
-    if found := differences(readme, told):
+    page, told = (Figures.of(Path(name).read_text(encoding="utf-8"), name) for name in sys.argv[1:3])
+    if found := differences(page, told):
         sys.exit("\n".join([f"error: {sys.argv[1]} shows old figures of the quickstart:", *found]))
     print(f"{sys.argv[1]} shows the quickstart as it is")
 

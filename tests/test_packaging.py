@@ -27,3 +27,12 @@ def test_the_conda_recipe_has_the_requirements() -> None:
         assert found
         stated[OTHER_NAMES.get(found[1], found[1])] = found[2]
     assert dict(line.split(" ") for line in RECIPE["requirements"]["run"]) == stated
+
+
+def test_the_readme_has_no_link_that_a_package_index_cannot_follow() -> None:
+    links = re.findall(r"\]\(([^)\s]+)", (ROOT / "README.md").read_text("utf-8"))
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 110

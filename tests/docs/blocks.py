@@ -1,4 +1,9 @@
-"""The code of a page of the documentation, run in order as its reader would."""
+"""The code of a page of the documentation, run in order as its reader would.
+
+    python -m tests.docs.blocks docs/start.md README.md
+
+writes what these pages print now into them, where they show something else.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,9 @@ import contextlib
 import io
 import re
 import shlex
+import sys
+import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +25,7 @@ from daskgmm.cli import main
 
 ROOT = Path(__file__).parents[2]
 SETUP = "<!-- setup\n"  # an HTML comment with Python that the reader need not see
+PLOT = ".. plot::"  # Python that stands by itself; its figure comes below it
 # Programs that are not run here: packages, schedulers, and scripts that have tests of their own.
 ELSEWHERE = {"python", "pip", "conda", "dask", "sbatch", "kubectl", "source"}
 
@@ -27,33 +36,61 @@ class Block:
 
     kind: str
     text: str
-    place: str  # for messages
+    name: str  # of the page
+    line: int  # that it begins in, from 1
+
+    @property
+    def place(self) -> str:
+        return f"{self.name}, line {self.line}"
 
 
 def blocks(text: str, name: str) -> Iterator[Block]:
     """Those of a page; blocks in other languages are none of ours."""
     for token in MarkdownIt().parse(text):
-        place = f"{name}, line {(token.map or [0])[0] + 1}"
+        line = (token.map or [0])[0] + 1
         if token.type == "html_block" and token.content.startswith(SETUP):
-            yield Block("setup", token.content.removeprefix(SETUP).partition("-->")[0], place)
+            yield Block("setup", token.content.removeprefix(SETUP).partition("-->")[0], name, line)
+        elif token.type == "fence" and token.content.startswith(PLOT):
+            _, _, code = token.content.partition("\n\n")
+            yield Block("plot", textwrap.dedent(code), name, line)
         elif token.type == "fence" and (kind := token.info.strip()) in ("python", "sh", "text"):
-            yield Block(kind, token.content, place)
+            yield Block(kind, token.content, name, line)
 
 
-def run(text: str, name: str) -> None:
-    """Run a page in the current folder: its Python in one namespace; what it shows is what is printed."""
+def printed(text: str, name: str) -> Iterator[tuple[Block, str]]:
+    """Run a page in the current folder, its Python in one namespace: what it shows, and what is printed there."""
     names: dict[str, object] = {"__name__": "__main__"}
-    printed = ""
+    told = ""
     for block in blocks(text, name):
         match block.kind:
             case "text":
-                assert shows(block.text, printed), f"{block.place} shows\n{block.text}\nand got\n{printed}"
+                yield block, told
             case "sh":
-                printed = "".join(shell(line, block.place) for line in lines(block.text))
+                told = "".join(shell(line, block.place) for line in lines(block.text))
+            case "plot":
+                exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
             case _:
                 with contextlib.redirect_stdout(io.StringIO()) as out:
                     exec(compile(block.text, block.place, "exec"), names)
-                printed = out.getvalue()
+                told = out.getvalue()
+
+
+def run(text: str, name: str) -> None:
+    """Run a page: what it shows is what is printed."""
+    for block, told in printed(text, name):
+        assert shows(block.text, told), f"{block.place} shows\n{block.text}\nand got\n{told}"
+
+
+def refresh(path: Path) -> None:
+    """Run a page, and write what it prints now where it shows something else."""
+    text = path.read_text("utf-8")
+    old = text.splitlines()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        found = list(printed(text, path.name))
+    for block, told in reversed(found):
+        if not shows(block.text, told):
+            old[block.line : block.line + block.text.count("\n")] = map(str.rstrip, told.strip("\n").splitlines())
+    path.write_text("\n".join(old) + "\n", "utf-8")
 
 
 def shows(shown: str, printed: str) -> bool:
@@ -81,3 +118,8 @@ def shell(words: list[str], place: str) -> str:
         if word.startswith(("examples/", "benchmarks/")):
             assert (ROOT / word).exists(), f"{place} names {word}"
     return ""
+
+
+if __name__ == "__main__":
+    for page in sys.argv[1:]:
+        refresh(Path(page).resolve())

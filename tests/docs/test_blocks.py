@@ -8,12 +8,14 @@ from copy import deepcopy
 from pathlib import Path
 
 import dask
+import matplotlib
 import pytest
+from matplotlib import pyplot
 
 from tests.docs import blocks
 
 ROOT = blocks.ROOT
-PAGES = sorted(path for path in (ROOT / "docs").glob("*.md") if "```" in path.read_text("utf-8"))
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if "```" in p.read_text("utf-8"))]
 
 
 @pytest.fixture
@@ -22,7 +24,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     root, ours = logging.getLogger(), logging.getLogger("daskgmm")
     handlers, level, settings = root.handlers[:], ours.level, deepcopy(dask.config.config)
     monkeypatch.chdir(tmp_path)
-    yield
+    with matplotlib.rc_context({"backend": "agg"}):
+        yield
+    pyplot.close("all")
     root.handlers[:] = handlers
     ours.setLevel(level)
     dask.config.config.clear()

@@ -1,4 +1,4 @@
-"""The quickstart keeps its promise or says so, and stale figures in the README are found."""
+"""The quickstart keeps its promise or says so, and stale figures of its page are found."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 from examples.figures import Figures, differences
 from examples.quickstart import check_promise
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_agrees_with_itself() -> None:
-    shown = Figures.of(README, "README.md")
+def test_the_page_agrees_with_itself() -> None:
+    shown = Figures.of(PAGE, "quickstart.md")
     assert sorted(shown.iterations) == list(range(1, len(shown.iterations) + 1))
     assert sorted(shown.held_out) == [1, 16]
     assert differences(shown, shown) == []
@@ -29,19 +29,19 @@ def test_the_readme_agrees_with_itself() -> None:
     ],
 )
 def test_each_figure_that_is_stale_is_named(line: str, now: str, told: str) -> None:
-    changed, count = re.subn(line, now, README, flags=re.MULTILINE)
+    changed, count = re.subn(line, now, PAGE, flags=re.MULTILINE)
     assert count == 1
-    (found,) = differences(Figures.of(README, "README.md"), Figures.of(changed, "now"))
+    (found,) = differences(Figures.of(PAGE, "quickstart.md"), Figures.of(changed, "now"))
     assert told in found
 
 
 def test_rounding_is_no_difference() -> None:
-    shown = Figures.of(README, "README.md")
+    shown = Figures.of(PAGE, "quickstart.md")
     near = {n: value + 0.009 for n, value in shown.iterations.items()}
     assert differences(shown, shown._replace(iterations=near)) == []
 
 
-@pytest.mark.parametrize("text", ["", README + README])
+@pytest.mark.parametrize("text", ["", PAGE + PAGE])
 def test_a_text_without_the_figures_of_one_run_is_refused(text: str) -> None:
     with pytest.raises(SystemExit, match="told does not have the figures of one run"):
         Figures.of(text, "told")
