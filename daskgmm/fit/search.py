@@ -73,6 +73,10 @@ class Candidate(Run):
         return self.run.failure
 
     @property
+    def rated(self) -> Score | None:  # type: ignore[override]
+        return self.score or self.run.rated
+
+    @property
     def lower_bound(self) -> float:
         return self.run.lower_bound
 

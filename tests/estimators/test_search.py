@@ -185,6 +185,7 @@ def test_queries_are_those_of_the_best(searched: GaussianMixtureSearch) -> None:
     for name in ("weights_", "means_", "covariances_", "converged_", "n_iter_", "n_features_in_", "lower_bound_"):
         np.testing.assert_array_equal(getattr(searched, name), getattr(best, name))
     assert searched.bic(X) == pytest.approx(searched.results_["bic"][searched.best_index_], rel=1e-12)
+    assert best.bic_ == pytest.approx(best.bic(X), rel=1e-12)  # of the parameters that came out
     assert best.to_sklearn().bic(X) == pytest.approx(best.bic(X))
 
 
