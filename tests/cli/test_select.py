@@ -28,7 +28,9 @@ TYPES = ("--covariance-type", "full", "--covariance-type", "diag")
 
 def search(x: Any, **settings: Any) -> GaussianMixtureSearch:
     chosen: dict[str, Any] = {"n_components": range(1, 4), "covariance_types": ["full", "diag"], "random_state": 3}
-    return GaussianMixtureSearch(**(chosen | settings)).fit(x)
+    found = GaussianMixtureSearch(**(chosen | settings))
+    found.fit(x)
+    return found
 
 
 def same(model: GaussianMixture, other: GaussianMixture) -> bool:
@@ -91,7 +93,14 @@ def test_settings_reach_the_search(
     run: Run, data: str, out: Path, write: Callable[..., str], values: Array
 ) -> None:
     weights = np.random.default_rng(0).uniform(0.5, 2.0, len(values))
-    settings = {"tol": 1e-5, "max_iter": 60, "n_init": 2, "init_params": "random", "criterion": "aic", "refine": 3}
+    settings: dict[str, Any] = {
+        "tol": 1e-5,
+        "max_iter": 60,
+        "n_init": 2,
+        "init_params": "random",
+        "criterion": "aic",
+        "refine": 3,
+    }
     words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     told = ("--weights", write("w.zarr", weights), "--seed", 3, "--out", out)
     result = run("select", data, "-k", "1:3", *words, *TYPES, *told)
@@ -162,7 +171,7 @@ def test_candidates_are_logged_as_they_end(run: Run, data: str, out: Path) -> No
 def test_a_search_that_is_stopped_can_go_on(
     run: Run, data: str, out: Path, tmp_path: Path, checkpoint: bool
 ) -> None:
-    words = ("select", data, "-k", "1:3", *TYPES, "--seed", 3, "--out", out, "--tol", 1e-6)
+    words: tuple[Any, ...] = ("select", data, "-k", "1:3", *TYPES, "--seed", 3, "--out", out, "--tol", 1e-6)
     words += ("--checkpoint", tmp_path / "c") if checkpoint else ()
     with watching(stop(5)):
         result = run(*words)
