@@ -79,12 +79,17 @@ def select(
         weight = places.rowwise(weights, x.shape[:1])
         search = _search({**given, **places.settings})
         began = perf_counter()
-        with cluster.running(**where), display.fitting(verbose, verbose_interval), resumable(search, out):
+        with (
+            cluster.running(**where),
+            display.fitting(verbose, verbose_interval) as ledger,
+            resumable(search, out),
+        ):
             search.fit(place, sample_weight=weight)
         seconds = perf_counter() - began
         write_table(search)
         write(search.best_estimator_)
     result = {"out": out, "n_rows": int(x.shape[0]), **_result(search), "seconds": round(seconds, 3)}
+    result["accounting"] = ledger.to_dict()
     output.show({**result, "table": _rows(search)} if as_json else result, as_json)
     if not as_json:
         click.echo("\n" + "\n".join(_lines(search)))

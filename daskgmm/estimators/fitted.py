@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import nan
-from typing import Any, Generic, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -61,14 +61,14 @@ class Fitted:
         """What the last E-step of batch EM found; NaN where there was none."""
         return replace(self.rated or Score(nan, nan, nan), n_parameters=self.mixture.n_parameters)
 
-    def at(self, cost: Accounting) -> "Fitted":
+    def at(self, cost: Accounting) -> Self:
         """The same, for what it cost."""
         found = copy.copy(self)
         vars(found)["accounting"] = cost
         return found
 
     @classmethod
-    def of(cls, run: Run, n_passes: int, rows: Rows, **more: Any) -> "Fitted":
+    def of(cls, run: Run, n_passes: int, rows: Rows, **more: Any) -> Self:
         """What a run leaves behind that learnt from these rows."""
         names = None if rows.feature_names is None else tuple(rows.feature_names)
         more |= {"decoded": rows.x.decoded or None, "rated": run.rated}

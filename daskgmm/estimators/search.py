@@ -207,12 +207,12 @@ class GaussianMixtureSearch(Watched):
         best = plan.best([run for run in leaders if run is not None])
         if best.failure is not None:
             raise best.failure
-        fitted = Fitted.of(best, state.n_passes, rows)
-        model = self._alone(fitted.mixture.n_components, fitted.mixture.covariance.structure.name)
+        model = self._alone(best.mixture.n_components, best.mixture.covariance.structure.name)
         model._fitted = Fitted.of(best, 1 + best.n_passes, rows)
-        told = [_row(recipe, run) for recipe, run in zip(plan.recipes, leaders, strict=True)]
-        results = {name: np.array([row[name] for row in told]) for name in told[0]}
-        return Searched(**vars(fitted), estimator=model, index=leaders.index(best), results=results)
+        table = [_row(recipe, run) for recipe, run in zip(plan.recipes, leaders, strict=True)]
+        results = {name: np.array([row[name] for row in table]) for name in table[0]}
+        told = {"estimator": model, "index": leaders.index(best), "results": results}
+        return Searched.of(best, state.n_passes, rows, **told)
 
 
 def _is_of(recipe: Recipe, run: Candidate) -> bool:

@@ -67,6 +67,7 @@ def test_json_is_one_object(run: Run, data: str, out: Path) -> None:
     expected = search(data, n_components=[2, 1], covariance_types="full", criterion="held_out")
     best, table = expected.best_index_, found.pop("table")
     assert found.pop("seconds") > 0
+    assert found.pop("accounting")["total"]["passes"] == found["n_passes"]
     assert found["n_components"] == expected.best_params_["n_components"]
     assert (found["criterion"], found["n_passes"], found["converged"]) == ("held_out", expected.n_passes_, True)
     assert found["held_out"] == expected.results_["held_out"][best]
