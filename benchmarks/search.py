@@ -127,7 +127,7 @@ def truth(options: argparse.Namespace) -> Iterator[str]:
     """How often the truth is picked."""
     counts = {"both": 0, "search alone": 0, "scikit-learn alone": 0, "neither": 0}
     missed = []
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         random = np.random.default_rng([seed, 5])
         k, d, distance = int(random.integers(2, 7)), int(random.integers(2, 9)), float(random.uniform(2.0, 6.0))
         x = rows(seed, options.problem_rows, k, d, distance)
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--problem-rows", type=int, default=200_000, help="of each problem of truth")
     parser.add_argument("--curve-rows", type=int, default=50_000)
     parser.add_argument("--seeds", type=int, default=40, help="problems of truth")
+    parser.add_argument("--first", type=int, default=0, help="first problem of truth")
     parser.add_argument("--tol", type=float, default=1e-5)
     parser.add_argument("--max-iter", type=int, default=1000)
     options = parser.parse_args()
