@@ -40,7 +40,8 @@ toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # the template lists them
 numpydoc_xref_param_type = False
 
-# Each script runs while the site is built; what it prints and draws is on its page. DASKGMM_EXAMPLES says how large.
+# Each script runs while the site is built; what it prints and draws is on its page. DASKGMM_EXAMPLES says how
+# large.
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
     "gallery_dirs": "gallery",

@@ -29,7 +29,7 @@ from daskgmm.estimators.parameters import ROWWISE, SMALL, Single
 from daskgmm.estimators.parts import PartedMixture
 from daskgmm.estimators.persistence import load, save
 from daskgmm.fit.accounting import Ledger, Meter
-from daskgmm.fit.events import Message, Progress, Reached, Stage, Verbose, teller
+from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, Verbose, teller
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
@@ -90,7 +90,8 @@ class Watched(BaseMixture):
                 with closing(algorithm(engine, rows, state)) as states:  # type: ignore[type-var]
                     for state in states:
                         record.take(state)
-                        for event in (*meter.reached(state), Reached(state), Stage(state.stage)):
+                        events: list[Event] = [*meter.reached(state), Reached(state), Stage(state.stage)]
+                        for event in events:
                             tell(event)
                         if callbacks is not None and callbacks.reached(state):
                             break

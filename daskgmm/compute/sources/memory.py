@@ -65,7 +65,7 @@ class Constant(Source):
     """One number for every row; it goes along with the reader."""
 
     value: Array  # of shape ()
-    read_bytes: ClassVar[float] = 0.0  # type: ignore[misc]
+    read_bytes: ClassVar[float] = 0.0
 
     @classmethod
     def of(cls, value: Any, chunks: Chunks) -> "Constant":
