@@ -37,6 +37,7 @@ BENCHMARKS = {
     "peers": None,
     "scaling": "workers memory --rows 100000 --repeats 3",
     "scheduling": "--blocks 10 --repeats 1",
+    "search": "--rows 20000 --most 3 --theirs 2000 --problem-rows 2000 --seeds 2 --curve-rows 2000",
     "storage": "--shape 20000,16,16 --chunk-mib 0.25 --repeats 1",
     "track": "--scale 0.05 --history {folder}/history.jsonl",
 }

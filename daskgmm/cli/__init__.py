@@ -8,6 +8,7 @@ from daskgmm.cli.failure import EXIT_CODES, Commands
 from daskgmm.cli.fit import fit
 from daskgmm.cli.plot import plot
 from daskgmm.cli.queries import info, predict, score
+from daskgmm.cli.select import select
 from daskgmm.cli.update import update
 
 __all__ = ["main"]
@@ -24,5 +25,5 @@ def main() -> None:
     """
 
 
-for _command in (check, fit, update, predict, score, plot, info):
+for _command in (check, fit, select, update, predict, score, plot, info):
     main.add_command(_command)

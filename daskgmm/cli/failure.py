@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from daskgmm.errors import ClusterLostError, DataError, InUseError, OutputError, printable
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+from daskgmm.estimators.search import GaussianMixtureSearch
 
 NOT_CONVERGED = 3  # the others are of exceptions; 2 is click's own
 
@@ -37,11 +38,12 @@ An output appears under its name only once it is whole.
 """
 
 # Parameters as messages of the library name them, outside paths and quotation marks, and what each is set to.
-PARAMETERS = {*GaussianMixture._get_param_names(), *MiniBatchGaussianMixture._get_param_names()}
+ESTIMATORS = (GaussianMixture, MiniBatchGaussianMixture, GaussianMixtureSearch)
+PARAMETERS = {name for kind in ESTIMATORS for name in kind._get_param_names()}
 # For some there is no option of that name.
 PLAIN = "|".join(
     name
-    for name in PARAMETERS - {"n_components", "decode_cf", "feature_dim", "storage_options"}
+    for name in PARAMETERS - {"n_components", "covariance_types", "decode_cf", "feature_dim", "storage_options"}
     if "_" in name or name == "tol"
 )
 NAMED = re.compile(rf"(?<![\w/.'\"-])({PLAIN})(?![\w/.'-])(?:=\"(\w+)\")?")

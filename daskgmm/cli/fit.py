@@ -17,6 +17,7 @@ from daskgmm.estimators.checks import check_settings, start_shapes
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import ROWWISE, SMALL
+from daskgmm.estimators.search import GaussianMixtureSearch
 
 # What batch and online estimators both have, in one sense.
 SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks", "decode_cf")
@@ -34,13 +35,7 @@ STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance
 @options.json_output
 @options.log
 @cluster.options
-@click.option(
-    "--verbose-interval",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Iterations per line that is displayed or logged.",
-)
+@options.verbose_interval
 def fit(
     data: str,
     out: str,
@@ -80,7 +75,7 @@ def fit(
         with (
             cluster.running(**where),
             display.fitting(verbose, verbose_interval) as ledger,
-            _resumable(model, out),
+            resumable(model, out),
         ):
             model.fit(place, sample_weight=weight)
         seconds = perf_counter() - began
@@ -97,7 +92,7 @@ def fit(
 
 
 @contextmanager
-def _resumable(model: inputs.Model, out: str) -> Iterator[None]:
+def resumable(model: inputs.Model | GaussianMixtureSearch, out: str) -> Iterator[None]:
     """Where a fit is stopped, say how to go on: from its checkpoint, or from the best model so far, now saved."""
     before = getattr(model, "mixture_", None)
     stopped = click.get_current_context().meta
@@ -112,10 +107,11 @@ def _resumable(model: inputs.Model, out: str) -> Iterator[None]:
         raise
 
 
-def _saved_so_far(model: inputs.Model, out: str) -> str:
+def _saved_so_far(model: inputs.Model | GaussianMixtureSearch, out: str) -> str:
     """Save the best model so far; what to say of it."""
+    best = model.best_estimator_ if isinstance(model, GaussianMixtureSearch) else model
     try:
-        place = output.saved_beside(model.set_params(warm_start=False), out)
+        place = output.saved_beside(best.set_params(warm_start=False), out)
     except OSError as error:
         return f"The best model so far cannot be saved: {error}."
     return f"The best model so far is in {place}: --warm-start goes on from it."

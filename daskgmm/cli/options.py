@@ -16,14 +16,18 @@ from daskgmm.cli.failure import VERBOSE, option
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import ROWWISE, SMALL
+from daskgmm.estimators.search import GaussianMixtureSearch
+from daskgmm.model.structure import STRUCTURES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 CONSTANTS = {"True": True, "False": False, "None": None}
-BATCH, ONLINE = (
-    {f.name: f for f in fields(kind) if f.metadata} for kind in (GaussianMixture, MiniBatchGaussianMixture)
+BATCH, ONLINE, SEARCH = (
+    {f.name: f for f in fields(kind) if f.metadata}
+    for kind in (GaussianMixture, MiniBatchGaussianMixture, GaussianMixtureSearch)
 )
+KINDS = {"": BATCH, "Online: ": ONLINE}
 # What has another name or meaning here, or none.
 APART = (
     *("n_components", "random_state", "warm_start", "variables", "storage_options", "decode_cf"),
@@ -83,18 +87,18 @@ def together(*decorators: Decorator[Any]) -> Decorator[Any]:
     return decorate
 
 
-def _parameter(name: str, default: str = "") -> Decorator[Any]:
-    """An option for a parameter of the estimators, told by its first sentences; None where it is left out."""
+def _parameter(name: str, default: str = "", kinds: Mapping[str, Any] = KINDS) -> Decorator[Any]:
+    """An option for a parameter of estimators, told by its first sentences; None where it is left out."""
     told: dict[str, str] = {}
     shown: dict[str, str] = {}
-    for title, found in (("", BATCH.get(name)), ("Online: ", ONLINE.get(name))):
-        if found is not None:
-            sentence = " ".join(found.metadata["text"].split()).partition(". ")[0].rstrip(".").replace("`", "")
-            told.setdefault(sentence, f"{title}{sentence}.")
-            if found.default is not None:
-                shown.setdefault(str(found.default), f"{title.lower() if shown else ''}{found.default}")
+    known = [(title, kind[name]) for title, kind in kinds.items() if name in kind]
+    for title, found in known:
+        sentence = " ".join(found.metadata["text"].split()).partition(". ")[0].rstrip(".").replace("`", "")
+        told.setdefault(sentence, f"{title}{sentence}.")
+        if found.default is not None:
+            shown.setdefault(str(found.default), f"{title.lower() if shown else ''}{found.default}")
     help, value = " ".join(told.values()), default or "; ".join(shown.values())
-    how = _kind((ONLINE | BATCH)[name].metadata["allowed"])
+    how = _kind(known[0][1].metadata["allowed"])
     if name == "block_size":
         how = {"callback": _bytes, "metavar": "BYTES"}
     return click.option(
@@ -149,7 +153,10 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         given["--raw"] = True
     if not online and identity.get("acceleration") is None:
         given["--acceleration"] = NONE
-    for parameter in ((BATCH | ONLINE).keys() & rest.keys()) - {"feature_dim"}:  # which is no option
+    if types := rest.pop("covariance_types", None):  # of a search
+        given["--covariance-type"], rest["n_components"] = types, ",".join(map(str, rest["n_components"]))
+    # A search has no option of that name.
+    for parameter in ((BATCH | ONLINE | SEARCH).keys() & rest.keys()) - {"feature_dim"}:
         value = rest.pop(parameter)
         value = ",".join(value) if parameter == "variables" and not isinstance(value, str) else value
         given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
@@ -161,10 +168,12 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def command(place: str, identity: Mapping[str, Any]) -> str:
     """The command that goes on from a checkpoint, but for the names of DATA, OUT and what it knows a hash of."""
     given, rest = asked(identity)
-    words = ["daskgmm", "fit", "DATA", "--out", "OUT", "--checkpoint", place]
-    for name, value in given.items():
-        hashed = str(value).startswith("sha256 ")
-        words += [name] if value is True else [name, "PATH" if hashed else str(value)]
+    verb = "select" if identity["estimator"] == GaussianMixtureSearch.__name__ else "fit"
+    words = ["daskgmm", verb, "DATA", "--out", "OUT", "--checkpoint", place]
+    for name, values in given.items():
+        for value in values if isinstance(values, list) else [values]:
+            hashed = str(value).startswith("sha256 ")
+            words += [name] if value is True else [name, "PATH" if hashed else str(value)]
     words += [word for title in rest.keys() & OF_ROWS.keys() for word in (option(OF_ROWS[title]), "PATH")]
     return shlex.join(words)
 
@@ -206,6 +215,14 @@ store = together(
     ),
 )
 
+verbose_interval = click.option(
+    "--verbose-interval",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Iterations per line that is displayed or logged.",
+)
+
 _raw = click.option(
     "--raw/--decode-cf",
     "decode_cf",
@@ -215,6 +232,8 @@ _raw = click.option(
     "with xarray.  [default: as in the fit, which decodes]",
 )
 reading = together(*(_parameter(name, "as in the fit") for name in READING), _raw)
+
+_seed = click.option("--seed", "random_state", type=click.IntRange(0, 2**32 - 1), help="Of all random numbers.")
 
 outlook = together(
     click.option("-k", "--n-components", type=click.IntRange(1), default=1, show_default=True, help="Components."),
@@ -232,10 +251,24 @@ estimator = together(
     click.option("--online", is_flag=True, help="Learn in one pass (or --max-iter) from mini-batches."),
     *(_parameter(name) for name in BATCH | ONLINE if name not in APART),
     _raw,
-    click.option("--seed", "random_state", type=click.IntRange(0, 2**32 - 1), help="Of all random numbers."),
+    _seed,
     click.option(
         "--warm-start",
         metavar="MODEL",
         help="Go on from a saved model: its parameters, and its settings unless given here.",
     ),
+)
+
+search = together(
+    click.option(
+        "--covariance-type",
+        "covariance_types",
+        type=click.Choice(sorted(STRUCTURES)),
+        multiple=True,
+        callback=lambda ctx, param, types: tuple(dict.fromkeys(types)),
+        help="Covariance type to compare; repeatable.  [default: full]",
+    ),
+    *(_parameter(name, kinds={"": SEARCH}) for name in SEARCH if name not in (*APART, "covariance_types")),
+    _raw,
+    _seed,
 )

@@ -242,7 +242,7 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
     return {
         "estimator": identity["estimator"],
         "n_components": identity["n_components"],
-        "covariance_type": identity["covariance_type"],
+        "covariance_type": identity.get("covariance_type", identity.get("covariance_types")),
         "n_rows": identity["rows"],
         "finished": state.done,
         "n_passes": state.n_passes,

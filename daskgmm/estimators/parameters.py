@@ -35,10 +35,10 @@ def parameter(default: Any, allowed: Any, text: str) -> Any:
     return field(default=default, metadata={"allowed": allowed, "text": inspect.cleandoc(text)})
 
 
-def like(kind: Any, name: str) -> Any:
-    """A parameter that means the same to another estimator."""
+def like(kind: Any, name: str, *default: Any) -> Any:
+    """A parameter that means the same to another estimator, and may have another default."""
     (same,) = (f for f in fields(kind) if f.name == name)
-    return parameter(same.default, same.metadata["allowed"], same.metadata["text"])
+    return parameter(*(default or (same.default,)), same.metadata["allowed"], same.metadata["text"])
 
 
 ESTIMATORS: dict[str, type[Any]] = {}  # by name

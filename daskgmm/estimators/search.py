@@ -103,8 +103,9 @@ class GaussianMixtureSearch(Watched):
         """Candidates that lead, so many, are fitted to their end even if they are hopeless, so that their rows of
         the table are those of fits by themselves; None asks that of the best alone.""",
     )
-    tol: float = like(GaussianMixture, "tol")
-    max_iter: int = like(GaussianMixture, "max_iter")
+    tol: float | str = like(GaussianMixture, "tol", "auto")
+    max_iter: int = like(GaussianMixture, "max_iter", 1000)
+    acceleration: str | None = like(GaussianMixture, "acceleration")
     n_init: int = like(GaussianMixture, "n_init")
     init_params: InitParams = like(GaussianMixture, "init_params")
 
@@ -208,11 +209,11 @@ class GaussianMixtureSearch(Watched):
         if best.failure is not None:
             raise best.failure
         model = self._alone(best.mixture.n_components, best.mixture.covariance.structure.name)
-        model._fitted = Fitted.of(best.run, 1 + best.n_passes, rows)
-        told = [_row(recipe, run) for recipe, run in zip(plan.recipes, leaders, strict=True)]
-        results = {name: np.array([row[name] for row in told]) for name in told[0]}
-        more = {"estimator": model, "index": leaders.index(best), "results": results}
-        return Searched.of(best.run, state.n_passes, rows, **more)
+        model._fitted = Fitted.of(best, 1 + best.n_passes, rows)
+        table = [_row(recipe, run) for recipe, run in zip(plan.recipes, leaders, strict=True)]
+        results = {name: np.array([row[name] for row in table]) for name in table[0]}
+        told = {"estimator": model, "index": leaders.index(best), "results": results}
+        return Searched.of(best, state.n_passes, rows, **told)
 
 
 def _is_of(recipe: Recipe, run: Candidate) -> bool:

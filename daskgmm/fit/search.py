@@ -73,6 +73,10 @@ class Candidate(Run):
         return self.run.failure
 
     @property
+    def rated(self) -> Score | None:  # type: ignore[override]
+        return self.score or self.run.rated
+
+    @property
     def lower_bound(self) -> float:
         return self.run.lower_bound
 
@@ -132,8 +136,7 @@ class Candidate(Run):
 
     @property
     def remaining(self) -> float:
-        """The gain that it has left, in nats per unit of weight, as far as can be told."""
-        return 0.0 if self.ended else inf if isnan(self.run.remaining) else self.run.remaining
+        return self.run.remaining
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ class Plan:
         leaders = np.argsort(costs, kind="stable")[: self.refine or 1].tolist()
 
         def hopeless(run: Candidate) -> bool:
-            least = self.criterion.least(run) - SAFETY * run.remaining
+            least = self.criterion.least(run) - SAFETY * run.remaining  # NaN where nothing can be told
             return run.n_iter >= TRUSTED and not run.ended and least > min(costs)
 
         return tuple(

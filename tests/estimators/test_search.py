@@ -18,6 +18,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from daskgmm import CollapseError, DataError, GaussianMixture, GaussianMixtureSearch, load, watching
 from daskgmm.errors import CheckpointError
 from daskgmm.store.values import digest
+from tests.drivers import lives
+from tests.forks import Fork
 from tests.listeners import SEEDED, Heard, stop
 
 RANDOM = np.random.default_rng(0)
@@ -186,6 +188,7 @@ def test_queries_are_those_of_the_best(searched: GaussianMixtureSearch) -> None:
     for name in ("weights_", "means_", "covariances_", "converged_", "n_iter_", "n_features_in_", "lower_bound_"):
         np.testing.assert_array_equal(getattr(searched, name), getattr(best, name))
     assert searched.bic(X) == pytest.approx(searched.results_["bic"][searched.best_index_], rel=1e-12)
+    assert best.bic_ == pytest.approx(best.bic(X), rel=1e-12)  # of the parameters that came out
     assert best.to_sklearn().bic(X) == pytest.approx(best.bic(X))
 
 
@@ -219,6 +222,32 @@ def test_a_search_that_is_stopped_goes_on_to_the_same_bits(after: int, criterion
     assert_same_table(again, whole)
     assert digest(again.mixture_) == digest(whole.mixture_)
     assert again.n_passes_ == whole.n_passes_
+
+
+PROGRAM = """
+import sys, warnings
+import numpy as np
+from daskgmm import GaussianMixtureSearch
+warnings.simplefilter("ignore")
+data, place, out = sys.argv[1:]
+settings = {settings!r}
+print("ready", flush=True)
+GaussianMixtureSearch(**settings, checkpoint=place).fit(np.load(data)).save(out)
+"""
+LONG: dict[str, Any] = {"n_components": [2, 3, 4], "tol": 0.0, "max_iter": 60, "random_state": 0, "refine": 3}
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.timeout(900)
+def test_a_killed_driver_goes_on_to_the_same_bits(kills: int, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    whole = fit(covariance_types="full", **LONG)
+    place, out = tmp_path / "c", tmp_path / "out.npz"
+    program = PROGRAM.format(settings=LONG)
+    for _ in lives(lambda: Fork(program, tmp_path / "x.npy", place, out), kills, 0.6, place, out):
+        again = fit(covariance_types="full", checkpoint=place, **LONG)
+        assert_same_table(again, whole)
+        assert digest(again.mixture_) == digest(whole.mixture_)
 
 
 def test_a_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
