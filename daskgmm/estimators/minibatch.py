@@ -130,7 +130,8 @@ class MiniBatchGaussianMixture(Fitting):
     init_params: InitParams = parameter(
         "auto",
         [StrOptions(INIT_PARAMS)],
-        'How to start on the sample, before EM on it. "auto" and "subsample" try k-means++ five times.',
+        """How to start on the sample, before EM on it. "auto" and "subsample" begin with k-means++ or k-means,
+        and go on with rounds of moves, as those of `GaussianMixture` do on their small sample.""",
     )
     warm_start: bool = parameter(
         False,
