@@ -130,8 +130,7 @@ class MiniBatchGaussianMixture(Fitting):
     init_params: InitParams = parameter(
         "auto",
         [StrOptions(INIT_PARAMS)],
-        """How to start on the sample, before EM on it. "auto" and "subsample" begin with k-means++ or k-means,
-        and go on with rounds of moves, as those of `GaussianMixture` do on their small sample.""",
+        'How to start on the sample, before EM on it. "auto" and "subsample" make moves, as `GaussianMixture` does.',
     )
     warm_start: bool = parameter(
         False,
