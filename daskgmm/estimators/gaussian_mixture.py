@@ -81,18 +81,22 @@ class GaussianMixture(Fitting):
     n_init: int = parameter(
         1,
         [at_least(1)],
-        """Starts, of which the best by likelihood wins. They advance together: the rows are read once for all;
-        those of "subsample" run on the sample only.""",
+        """Starts, of which the best by likelihood wins; one with a component of fewer than d + 1 rows comes last.
+        They advance together: the rows are read once for all. "subsample" follows so many on its sample, and at
+        most two on all rows: the best, and that of a fit with ``n_init=1``, which no likelihood is lower than.""",
     )
     init_params: InitParams = parameter(
         "auto",
         [StrOptions(INIT_PARAMS)],
         """How to start, always from a row sample that the first pass draws: of 20,000 rows or 20·k·(d + 1), if
-        that is more, within 256 MiB; all rows, if they are no more. "subsample" tries ``max(n_init, 5)`` starts,
-        of k-means++ and of k-means in turn, with short EM runs on 10,000 rows or those 20·k·(d + 1), follows the
-        best of each kind there to the end, and goes on with the better one: on a tenth of all rows, where that
-        is more, but on no more than 60,000 within 64 MiB; and then on all.
-        "auto" is "kmeans" for no more rows than such a sample has, else "subsample". "k-means++" and
+        that is more, within 256 MiB; all rows, if they are no more. "subsample" begins with the better of a
+        k-means++ and a k-means start after ten EM steps, on 10,000 rows or those 20·k·(d + 1). Then come rounds of
+        moves: components whose rows gain most by two in their place are split, while the pairs that lose least are
+        merged, or a component goes; what is better after ten EM steps stays (Ueda, Nakano, Ghahramani & Hinton
+        2000; Runnalls 2007). Two rounds in a row without use end that, or twenty in all. It goes on with EM, and
+        three rounds more, on half of all rows, where that is more, but on no more than 60,000 within 64 MiB; of
+        several starts, with the first and the best third. Then come all rows. Where means are given, there are no
+        moves. "auto" is "kmeans" for no more rows than such a sample has, else "subsample". "k-means++" and
         "random_from_data" assign each row to the nearest of the chosen ones.""",
     )
     labels_init: Any = parameter(

@@ -130,7 +130,7 @@ class MiniBatchGaussianMixture(Fitting):
     init_params: InitParams = parameter(
         "auto",
         [StrOptions(INIT_PARAMS)],
-        'How to start on the sample, before EM on it. "auto" and "subsample" try k-means++ five times.',
+        'How to start on the sample, before EM on it; "auto" and "subsample" with moves, as in `GaussianMixture`.',
     )
     warm_start: bool = parameter(
         False,

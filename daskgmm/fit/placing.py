@@ -15,20 +15,14 @@ from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
 from daskgmm.fit.recent import ROWS_PER_COMPONENT
 from daskgmm.model.blas import one_thread
+from daskgmm.model.changes import Pairs, put
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
-from daskgmm.model.update import Steady
+from daskgmm.model.update import Quiet
 
 SEEDS, ITERATIONS = 8, 10  # splits that are tried, and steps of EM from each
 CERTAIN = 2.0  # standard errors of the gain, which are left out of it
-
-
-class Quiet(Steady):
-    """What is only tried gives no warnings."""
-
-    def excuse(self, error: CollapseError) -> bool:
-        return True
 
 
 def placed_anew(mixture: Mixture, rows: float, x: Array, reg_covar: float) -> tuple[Mixture, int] | None:
@@ -50,33 +44,20 @@ def placed_anew(mixture: Mixture, rows: float, x: Array, reg_covar: float) -> tu
 def cheapest(mixture: Mixture, rows: float) -> tuple[Mixture, int, float]:
     """The mixture after the merger that costs least, the component that this leaves without weight, and the cost.
 
-    It costs at most ½·((w + v)·log|P| − w·log|A| − v·log|B|) nats a row, with weights w and v, covariances A and
-    B, and P that of both together (Runnalls 2007): nothing for copies, or for a component without weight, which
-    one of less than one row counts as. Each component is seen with the one that is likeliest at its mean.
+    A component of less than one row counts as one without weight. Each is seen with the one that is likeliest at
+    its mean.
     """
-    (k, d), covariance = mixture.means.shape, mixture.covariance
+    k, d = mixture.means.shape
     w = np.where(mixture.weights * rows < 1, 0.0, mixture.weights)
-    structure, form = covariance.structure, covariance.structure.form
-    half, values = covariance.half_log_det(d), covariance.values
-    if structure.shared:
-        half, values = (np.repeat(a, k, axis=0) for a in (half, values))
+    half = np.broadcast_to(mixture.covariance.half_log_det(d), k)
     other = _nearest(mixture, w, half)
-    both, delta = w + w[other], mixture.means - mixture.means[other]
-    share = np.divide(w, both, out=np.full(k, 0.5), where=both > 0)
-    apart = form.outer(share * (1 - share), np.zeros_like(delta), delta, False)
-    apart = apart.mean(axis=1, keepdims=True) if structure.isotropic else apart
-    if structure.shared:  # all rows have the covariance, not those of the pair alone
-        values, own, both = values + both[form.beside] * apart, half, np.ones(k)
-    else:
-        values = share[form.beside] * values + (1 - share)[form.beside] * values[other] + apart
-        own = w * half + w[other] * half[other]
-    cost = own - both * form.of(structure, values, np.inf).half_log_det(d)
-    i = int(np.argmin(cost))
+    pairs = Pairs.of(mixture, w, np.arange(k), other)
+    i = int(np.argmin(pairs.loss))
     kept, spared = sorted((i, int(other[i])), key=lambda component: -mixture.weights[component])
-    mean = mixture.means[other[i]] + share[i] * delta[i]
     whole = mixture.weights[kept] + mixture.weights[spared]
-    pair = {kept: (whole, mean, values[i]), spared: (0.0, mixture.means[spared], values[i])}
-    return _with(mixture, pair), spared, float(cost[i])
+    _, mean, value = pairs.pair(i)
+    merged = put(mixture, {kept: (whole, mean, value), spared: (0.0, mixture.means[spared], value)})
+    return merged, spared, float(pairs.loss[i])
 
 
 def _nearest(mixture: Mixture, weights: Array, half_log_det: Array) -> Array:
@@ -91,16 +72,6 @@ def _nearest(mixture: Mixture, weights: Array, half_log_det: Array) -> Array:
     # All may be infinitely far: then it is the next.
     nearest = np.where(nearest == np.arange(k), (nearest + 1) % k, nearest)
     return np.asarray(nearest)
-
-
-def _with(mixture: Mixture, changed: dict[int, tuple[float, Array, Array]]) -> Mixture:
-    """The mixture with other weights, means and covariances of some components; one that all share is the last."""
-    structure = mixture.covariance.structure
-    weights, means, values = mixture.weights.copy(), mixture.means.copy(), mixture.covariance.values.copy()
-    for component, (weight, mean, value) in changed.items():
-        weights[component], means[component] = weight, mean
-        values[0 if structure.shared else component] = value
-    return Mixture(weights, means, structure.form.of(structure, values, np.inf))
 
 
 def split(mixture: Mixture, spared: int, x: Array, reg_covar: float) -> tuple[Mixture, float]:
@@ -123,7 +94,7 @@ def split(mixture: Mixture, spared: int, x: Array, reg_covar: float) -> tuple[Mi
     values = pair.covariance.values
     if mixture.covariance.structure.shared:
         values = np.repeat((1 - share.sum()) * mixture.covariance.values + share.sum() * values, 2, axis=0)
-    found = _with(mixture, {j: (share[i], pair.means[i], values[i]) for i, j in enumerate((spared, host))})
+    found = put(mixture, {j: (share[i], pair.means[i], values[i]) for i, j in enumerate((spared, host))})
     return found, float(judged.mean() - CERTAIN * judged.std() / np.sqrt(len(judged)))
 
 

@@ -44,5 +44,5 @@ def race(heats: Sequence[Sequence[EM]], rungs: Sequence[Rung]) -> EM:
             leaders.append(best(tried))
     leaders = leaders or [best(runs)]
     for rung in later:
-        leaders = [max(rung.climb(leaders), key=lambda run: (run.failure is None, run.lower_bound))]
-    return leaders[0]
+        leaders = [max(rung.climb(leaders), key=lambda run: run.rank)]
+    return max(leaders, key=lambda run: run.rank)

@@ -32,6 +32,7 @@ class Run(ABC):
     converged: bool = False  # whether it came to rest
     failure: DataError | None = None  # why it ended early
     rated: Score | None = None  # what the last E-step over all rows found of its mixture
+    n_rows: float = 0.0  # rows of the last pass
 
     @property
     @abstractmethod
@@ -84,6 +85,15 @@ class Run(ABC):
         return None
 
     @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """What runs over the same rows compare by: the higher, the better.
+
+        A component that has not d + 1 rows fits these as closely as it likes, and tells nothing of others.
+        """
+        fewest = float(self.mixture.weights.min()) * self.n_rows
+        return self.failure is None, not 0 < fewest < self.mixture.n_features + 1, self.lower_bound
+
+    @property
     def nbytes(self) -> int:
         """Bytes of what its task finds: the statistics of its mixture."""
         mixture = self.mixture
@@ -111,11 +121,12 @@ class EM(Run):
     converged: bool = False
     failure: DataError | None = None
     rated: Score | None = field(default=None, metadata=LATER)
+    n_rows: float = field(default=0.0, metadata=LATER)
 
     def check(self) -> None:
         """Raise `ValueError` unless it may stand so."""
         require(self.tol == AUTO or at_least(0, float(self.tol)), "tol is too small.")
-        require(at_least(0, self.max_iter - self.n_iter), "max_iter is too small.")
+        require(at_least(0, self.max_iter - self.n_iter, self.n_rows), "max_iter is too small.")
         require(all(map(isfinite, self.trace)) and self.previous < inf, "The trace holds no numbers.")
 
     @property
@@ -142,7 +153,8 @@ class EM(Run):
     def reached(self, mixture: Mixture, bound: float, found: Statistics) -> Self:
         """After an iteration."""
         rated = Score(found.log_likelihood, nan, found.total_weight)
-        run = replace(self, mixture=mixture, trace=(*self.trace, bound), rated=rated)
+        trace, n_rows = (*self.trace, bound), float(found.n_rows)
+        run = replace(self, mixture=mixture, trace=trace, rated=rated, n_rows=n_rows)
         return replace(run, converged=run.at_rest)
 
     @property
@@ -179,10 +191,9 @@ def too_few(n_rows: float, k: int, weighted: bool = True) -> DataError:
 
 
 def best(runs: Sequence[R]) -> R:
-    """The run of the highest bound among those that did not fail; raises what the first failed of if all did."""
-    sound = [run for run in runs if run.failure is None]
-    if not sound:
-        failure = runs[0].failure
-        assert failure is not None
-        raise failure
-    return max(sound, key=lambda run: run.lower_bound)
+    """The run of the highest `rank`; raises what the first failed of if all did."""
+    leader = max(runs, key=lambda run: run.rank)
+    if leader.failure is not None:
+        assert runs[0].failure is not None
+        raise runs[0].failure
+    return leader

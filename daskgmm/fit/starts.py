@@ -13,8 +13,8 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import pairwise_distances_argmin
 
 from daskgmm._typing import Array
-from daskgmm.compute.rows import as_rows
 from daskgmm.errors import CollapseError
+from daskgmm.fit.moves import improved, sample_rows
 from daskgmm.fit.race import Rung, race
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import EM
@@ -26,15 +26,17 @@ from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import maximise
 
-# "subsample": starts of these kinds in turn, tried with short EM runs; the best of each goes on. k-means finds
-# round clusters that k-means++ misses, and is misled by long ones; after a few iterations it leads in either case.
+# "subsample": a start of each kind, tried with a short EM run; the better one goes on. k-means finds round
+# clusters that k-means++ misses, and is misled by long ones; after a few iterations it leads in either case.
 TRIED = ("k-means++", "kmeans")
-TRIALS, TRIAL_ITER, SAMPLE_ITER = 5, 10, 100
+TRIAL_ITER, SAMPLE_ITER = 10, 100
 # Rows that those starts are tried on: fewer overfit at 16 components in 16 features, and cost more passes than
 # they save.
 TRIAL_ROWS = 10_000
 # The best goes on with at most so many, and at most one in so many of all: that spares the data a pass or two.
-MORE_ROWS, MORE_BYTES, MORE_SHARE = 60_000, 64 * 2**20, 10
+MORE_ROWS, MORE_BYTES, MORE_SHARE = 60_000, 64 * 2**20, 2
+ROUNDS, MORE_ROUNDS = 20, 3  # of moves on the few rows, and on more
+GO_ON = 3  # of so many chains one goes on to more rows
 FAR = 1e3  # standard deviations from 0, where squares of 1e6 leave ten digits
 SAMPLE_TOL = 1e-5  # of EM on the sample of an online fit, which costs little
 
@@ -61,7 +63,7 @@ class Ground:
 
 
 def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[Mixture]:
-    """Starting mixtures of a batch fit: one for "subsample" or a start given in full, else ``n_init``.
+    """Starting mixtures of a batch fit: of "subsample" one or two, one that is given in full, else ``n_init``.
 
     Runs on the driver under one BLAS and OpenMP thread: scikit-learn's k-means differs in its last bits between
     thread counts.
@@ -76,39 +78,57 @@ def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[
         if survey.start is not None:
             return [recipe.start.onto(updated(recipe, survey, survey.start))]
         if method == "subsample":
-            return [_subsampled(recipe, survey, random)]
+            return _subsampled(recipe, survey, random)
         return _found(Ground(recipe, survey, *sample.points()), (method,), recipe.n_init, random)[0]
 
 
 def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> tuple[Mixture, Ground]:
     """The start of an online fit: EM on the whole sample, which no sample can break; and what it was found on.
 
-    k-means++ starts are tried with short runs unless the user asks for another way; the best goes on.
+    A chain of moves, unless the user asks for another way.
     """
     ground = Ground(recipe, survey, *survey.sample.points())
-    method = "k-means++" if recipe.init_params in ("auto", "subsample") else recipe.init_params
-    trials = TRIALS if method == "k-means++" else 1
+    kinds = TRIED if recipe.init_params in ("auto", "subsample") else (recipe.init_params,)
     with one_thread():
-        found = _found(ground, (method,), trials, random)
-    rows, update = as_rows(ground.x, weight=ground.weight), recipe.update(recipe.reg_covar)
-    runs = [[EM(mixture, update, SAMPLE_TOL, TRIAL_ITER) for mixture in heat] for heat in found]
-    return race(runs, [Rung(rows, TRIAL_ITER), Rung(rows, SAMPLE_ITER)]).mixture, ground
+        return _chain(ground, kinds, SAMPLE_TOL, random).mixture, ground
 
 
-def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> Mixture:
-    """Starts tried on few rows of the sample; the best goes on there, and then on more."""
+def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[Mixture]:
+    """Chains of moves on few rows of the sample; some go on on more, and the best one to all rows.
+
+    The first goes on all the way, whatever the others find: it is that of a fit with one.
+    """
     k, d = recipe.k, survey.overall.means.shape[1]
-    few = survey.sample.first(sample_size(k, d, TRIAL_ROWS))
+    few = Ground(recipe, survey, *survey.sample.first(sample_size(k, d, TRIAL_ROWS)).points())
     more = survey.sample.first(int(survey.overall.n_rows) // MORE_SHARE)
-    ground = Ground(recipe, survey, *few.points())
-    found = _found(ground, TRIED, max(recipe.n_init, TRIALS), random)
-    rows, update = as_rows(ground.x, weight=ground.weight), recipe.update(recipe.reg_covar)
-    runs = [[EM(mixture, update, recipe.tol, TRIAL_ITER) for mixture in heat] for heat in found]
-    rungs = [Rung(rows, TRIAL_ITER), Rung(rows, SAMPLE_ITER)]
-    if more.size > len(ground.x):
-        x, weight = more.points()
-        rungs.append(Rung(as_rows(x, weight=weight), SAMPLE_ITER, anew=True))
-    return race(runs, rungs).mixture
+    # Each has its own, so that what it draws does not depend on how many there are.
+    randoms = [np.random.RandomState(one) for one in random.randint(2**31, size=recipe.n_init)]
+    chains = [_chain(few, TRIED, recipe.tol, own) for own in randoms]
+    if more.size > len(few.x):
+        others = sorted(range(1, len(chains)), key=lambda i: chains[i].rank, reverse=True)
+        sample, rounds = more.points(), MORE_ROUNDS if recipe.start.means is None else 0
+        chains = [_further(chains[i], *sample, rounds, randoms[i]) for i in (0, *others[: len(chains) // GO_ON])]
+    leader = max(chains, key=lambda run: run.rank)
+    return [run.mixture for run in chains if run in (chains[0], leader)]
+
+
+def _chain(ground: Ground, kinds: tuple[str, ...], tol: float, random: np.random.RandomState) -> EM:
+    """The better of starts of these kinds, moves from there on, and EM; no moves from what the user gave."""
+    recipe, rows = ground.recipe, sample_rows(ground.x, ground.weight)
+    update, found = recipe.update(recipe.reg_covar), _found(ground, kinds, len(kinds), random)
+    heats = [[EM(mixture, update, tol, TRIAL_ITER) for mixture in heat] for heat in found]
+    run = race(heats, [Rung(rows, TRIAL_ITER)])
+    if kinds == TRIED and recipe.start.means is None:
+        run = improved(run, ground.x, ground.weight, ROUNDS, random)
+    return Rung(rows, SAMPLE_ITER).climb([run])[0]
+
+
+def _further(run: EM, x: Array, weight: Array | None, rounds: int, random: np.random.RandomState) -> EM:
+    """The run on more rows."""
+    rows = sample_rows(x, weight)
+    (run,) = Rung(rows, TRIAL_ITER, anew=True).climb([run])
+    run = improved(run, x, weight, rounds, random)
+    return Rung(rows, SAMPLE_ITER).climb([run])[0]
 
 
 def _found(

@@ -131,3 +131,11 @@ class Steady(Update):
         """Excuses every collapse, with a warning."""
         warn(f"{str(error).removeprefix(ILL_DEFINED)} The component keeps the covariance that it had.")
         return True
+
+
+@dataclass(frozen=True, eq=False)
+class Quiet(Steady):
+    """The same without warnings, for what is only tried."""
+
+    def excuse(self, error: CollapseError) -> bool:
+        return True

@@ -484,3 +484,16 @@ def test_evaluate_needs_a_fit_and_weight() -> None:
         GaussianMixture().evaluate(X)
     with pytest.raises(DataError, match="at least one non-zero number"):
         GaussianMixture().fit(X).evaluate(X, np.zeros(N))
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
+def test_a_rare_cluster_far_away_is_found(seed: int) -> None:
+    """It has fewer rows than features where starts are tried: none that fits these rows alone is to win."""
+    rng = np.random.default_rng(0)
+    n, rare, d = 100_000, 500, 64
+    bulk = rng.choice([-0.5, 0.5], size=(n - rare, 1)) + rng.normal(size=(n - rare, d))
+    x = np.concatenate([bulk, 5 + 0.7 * rng.normal(size=(rare, d))])[rng.permutation(n)]
+    model = GaussianMixture(3, random_state=seed).fit(x)
+    smallest = np.argmin(model.weights_)
+    np.testing.assert_allclose(model.weights_[smallest], rare / n, rtol=0.02)
+    np.testing.assert_allclose(model.means_[smallest], 5, atol=0.2)
