@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import inf, nan
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -184,10 +184,10 @@ def climbing(limit: float, ratio: float, n: int = TRUSTED, gap: float = 1.0) -> 
 def test_the_gain_that_remains_is_that_of_a_geometric_series() -> None:
     run = candidate(2, climbing(-3.0, 0.9))
     assert run.remaining == pytest.approx(0.9 ** (TRUSTED - 1), rel=1e-9)
-    assert candidate(2, (-3.0, -2.0)).remaining == inf
-    assert candidate(2, (-3.0, -2.9, -2.0)).remaining == inf  # it gains speed
+    assert np.isnan(candidate(2, (-3.0, -2.0)).remaining)
+    assert np.isnan(candidate(2, (-3.0, -2.9, -2.0)).remaining)  # it gains speed
     assert candidate(2, (-3.0, -2.0, -2.0)).remaining == 0.0
-    assert replace(run, dropped=True).remaining == 0.0
+    assert replace(run, dropped=True).remaining == run.remaining
 
 
 def judged(runs: list[Candidate], criterion: str = "bic", refine: int | None = None) -> list[bool]:
