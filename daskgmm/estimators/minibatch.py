@@ -386,7 +386,11 @@ class MiniBatchGaussianMixture(Fitting):
         """The last run, to go on from with these settings."""
         self._check_shape(rows, "To go on")
         run = _online(self._fitted)
-        return replace(run, rule=recipe.rule, update=replace(run.update, reg_covar=self.reg_covar))
+        prior = run.update.prior if recipe.prior else None
+        if recipe.prior and prior is None:
+            prior = recipe.on(run.statistics.scaled(run.effective_rows).pooled()).known
+        update = replace(run.update, reg_covar=self.reg_covar, prior=prior)
+        return replace(run, rule=recipe.rule, update=update)
 
     def _from_mixture(self, mixture: Mixture, names: tuple[str, ...] | None) -> Fitted:
         rule = self._recipe(mixture.n_features).rule

@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from daskgmm._typing import CovarianceType, InitParams
 from daskgmm.fit.starts import STARTS
+from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.structure import STRUCTURES
 
 C = TypeVar("C")
@@ -123,6 +124,14 @@ class Parameters:
         [real(0)],
         """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
         may, slightly: the update is then not the exact maximiser. A feature that hardly varies needs some.""",
+    )
+    prior: Literal["weak"] | NormalInverseWishart | None = parameter(
+        None,
+        [StrOptions({"weak"}), NormalInverseWishart, None],
+        """What is known of components beforehand: the fit finds the mode of the posterior. "weak" is the prior of
+        Fraley & Raftery (2007), which keeps components from collapsing, also with ``reg_covar=0``. A
+        ``NormalInverseWishart`` says more, and adapts a given mixture. The monitored log-likelihood has the
+        log-density of the prior, too, up to a constant.""",
     )
     init_params: InitParams = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
     random_state: Any = parameter(

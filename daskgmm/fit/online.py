@@ -195,6 +195,7 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
     UserWarning
         If components start as copies.
     """
+    recipe = recipe.on(found.overall, start=True)
     mixture, ground = polished(recipe, found, random)
     distinct = len(np.unique(mixture.means, axis=0))
     if distinct < recipe.k:
@@ -211,7 +212,7 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
     if not 0 < 1 / count < np.inf:
         raise DataError(BAD_SCALE)
     statistics = mixture.expectation(ground.x, ground.weight)
-    return Stepwise.begin(mixture, statistics, count, recipe.reg_covar, recipe.rule, unit)
+    return Stepwise.begin(mixture, statistics, count, recipe.reg_covar, recipe.rule, unit, recipe.known)
 
 
 def visit(

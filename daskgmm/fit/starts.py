@@ -187,6 +187,8 @@ def around(ground: Ground, centres: Array) -> Mixture:
     labels = pairwise_distances_argmin(x - ground.origin, centres - ground.origin)
     found = moments(recipe.structure, x, weight, labels, k)
     within = moments(recipe.structure, x - found.means[labels], weight)
+    if recipe.known is not None:
+        within = recipe.known.filled(within)
     covariance = recipe.structure.fit(within, within.scatter, recipe.reg_covar).take(np.zeros(k, int))
     alive = found.weight > 0
     # A centre without rows, one of several equal ones, starts with a weight that lets it move.
@@ -202,4 +204,5 @@ def updated(recipe: Recipe, survey: Survey, statistics: Statistics) -> Mixture:
     values = s.scatter / s.weight.sum()
     values = values + recipe.reg_covar * structure.form.unit(values.shape[-1])
     means = np.broadcast_to(overall.means, statistics.reference.shape)
-    return maximise(statistics, means, np.broadcast_to(values, statistics.scatter.shape), recipe.reg_covar)
+    values = np.broadcast_to(values, statistics.scatter.shape)
+    return maximise(statistics, means, values, recipe.reg_covar, prior=recipe.known)

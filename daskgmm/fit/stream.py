@@ -64,7 +64,10 @@ def given(recipe: OnlineRecipe, rows: int) -> Stepwise | None:
     """A run from a start that is given in full, and counts as ``init_size`` or so many rows."""
     if (whole := recipe.start.whole) is None:
         return None
-    return Stepwise.implied(whole, recipe.init_size or rows, recipe.reg_covar, recipe.rule)
+    rows = recipe.init_size or rows
+    run = Stepwise.implied(whole, rows, recipe.reg_covar, recipe.rule)
+    known = recipe.on(run.statistics.scaled(rows).pooled()).known
+    return replace(run, update=replace(run.update, prior=known))
 
 
 def learn(

@@ -52,6 +52,11 @@ class Covariance(ABC):
 
     @staticmethod
     @abstractmethod
+    def order(d: int) -> int:
+        """What the exponent of a determinant has beside the degrees of freedom, in the density of their prior."""
+
+    @staticmethod
+    @abstractmethod
     def is_valid(values: Array) -> bool:
         """Whether values that a user gives may be covariances, as far as can be told without factors."""
 
@@ -174,6 +179,10 @@ class Matrices(Covariance):
         return d * (d + 1) // 2
 
     @staticmethod
+    def order(d: int) -> int:
+        return d + 1
+
+    @staticmethod
     def is_valid(values: Array) -> bool:
         other, variances = np.swapaxes(values, -1, -2), np.abs(np.diagonal(values, axis1=-2, axis2=-1))
         unit = np.sqrt(variances[..., :, None] * variances[..., None, :])  # whatever features are measured in
@@ -282,6 +291,10 @@ class Axes(Covariance):
     @staticmethod
     def n_parameters(d: int) -> int:
         return d
+
+    @staticmethod
+    def order(d: int) -> int:
+        return 2
 
     @staticmethod
     def is_valid(values: Array) -> bool:

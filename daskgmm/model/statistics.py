@@ -90,6 +90,15 @@ class Statistics:
             a.n_rows + b.n_rows,
         )
 
+    def pooled(self) -> "Statistics":
+        """The same rows as one component, about their mean."""
+        whole, k = self.weight.sum(keepdims=True), len(self.weight)
+        first = self.about(np.broadcast_to(self.reference[:1], self.reference.shape))
+        mean = first.reference[:1] + first.shift.sum(axis=0, keepdims=True) / whole
+        s = self.about(np.repeat(mean, k, axis=0))
+        scatter, shift = s.scatter.sum(axis=0, keepdims=True), s.shift.sum(axis=0, keepdims=True)
+        return replace(s, reference=mean, weight=whole, shift=shift, scatter=scatter)
+
     def scaled(self, factor: float) -> "Statistics":
         """All sums times ``factor`` > 0, as if every row weighed that much more; ``n_rows`` stays."""
         return replace(

@@ -60,6 +60,20 @@ class Structure:
             kept = kept.sum(axis=0, keepdims=True)
         return kept.mean(axis=1, keepdims=True) if self.isotropic else kept
 
+    def prior_rows(self, degrees_of_freedom: Array, d: int) -> Array:
+        """How many rows the log-determinant of a covariance has in an inverse Wishart, or inverse gamma, prior."""
+        rows: Array = degrees_of_freedom + self.form.order(d)
+        return (degrees_of_freedom + 2) / d if self.isotropic else rows
+
+    def degrees_of_freedom(self, rows: float, d: int) -> float:
+        """The inverse of `prior_rows`."""
+        return float(rows * d - 2 if self.isotropic else rows - self.form.order(d))
+
+    def trace(self, covariance: Covariance, scatter: Array, d: int) -> Array:
+        """Traces of the products of precisions and scatters, (s,)."""
+        summed: Array = (covariance.precisions * scatter).reshape(len(scatter), -1).sum(axis=1)
+        return summed * (d if self.isotropic else 1)
+
     def spread(self, values: Array, weight: Array) -> Array:
         """The scatter of components that weigh (k,) and have these covariances."""
         scatter: Array = values * (weight.sum() if self.shared else weight[self.form.beside])
