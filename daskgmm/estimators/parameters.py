@@ -146,9 +146,11 @@ class Parameters:
     )
     nan_policy: Literal["raise", "omit"] = parameter(
         "raise",
-        [StrOptions({"raise", "omit"})],
+        [StrOptions({"raise", "omit", "missing"})],
         """"omit" leaves rows out that hold NaN, or are masked or null, in X or in ``sample_weight``; and out of
-        the start those that ``labels_init`` or ``responsibilities_init`` miss.""",
+        the start those that ``labels_init`` or ``responsibilities_init`` miss. With "missing", such values of X
+        are missing at random, and a row counts with those that it has: exact EM (Ghahramani & Jordan 1994). One
+        without any counts as nothing.""",
     )
     missing_chunks: Literal["raise", "fill"] = parameter(
         "raise",

@@ -13,14 +13,15 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import pairwise_distances_argmin
 
 from daskgmm._typing import Array
-from daskgmm.compute.rows import as_rows
+from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit.race import Rung, race
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import EM
-from daskgmm.fit.survey import Survey
+from daskgmm.fit.survey import RowSample, Survey
 from daskgmm.model import kernels
 from daskgmm.model.blas import one_thread
+from daskgmm.model.missing import completed, misses
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
@@ -47,6 +48,20 @@ class Ground:
     survey: Survey
     x: Array
     weight: Array | None
+    stored: Array | None = None  # the same points as they are, where values are missing that ``x`` completes
+
+    @classmethod
+    def of(cls, recipe: Recipe, survey: Survey, sample: RowSample) -> "Ground":
+        """With what points miss completed, from the moments of those that have it."""
+        x, weight = sample.points()
+        if not misses(x):
+            return cls(recipe, survey, x, weight)
+        return cls(recipe, survey, completed(x, weight, survey.overall.means[0]), weight, x)
+
+    @property
+    def rows(self) -> Rows:
+        """The points as EM takes them."""
+        return points_as_rows(self.x if self.stored is None else self.stored, self.weight)
 
     @property
     def origin(self) -> Array:
@@ -58,6 +73,11 @@ class Ground:
         mean = self.x.mean(axis=0)
         nearest = self.x[np.abs(self.x - mean).argmin(axis=0), np.arange(len(mean))]
         return np.where(np.abs(mean) > FAR * self.x.std(axis=0), nearest, 0.0)
+
+
+def points_as_rows(x: Array, weight: Array | None) -> Rows:
+    """Points of a sample, or first rows of a stream, as rows to fit; what is NaN there is missing."""
+    return as_rows(x, weight=weight, nan_policy="missing" if misses(x) else "raise")
 
 
 def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[Mixture]:
@@ -77,7 +97,7 @@ def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[
             return [recipe.start.onto(updated(recipe, survey, survey.start))]
         if method == "subsample":
             return [_subsampled(recipe, survey, random)]
-        return _found(Ground(recipe, survey, *sample.points()), (method,), recipe.n_init, random)[0]
+        return _found(Ground.of(recipe, survey, sample), (method,), recipe.n_init, random)[0]
 
 
 def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> tuple[Mixture, Ground]:
@@ -85,12 +105,12 @@ def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> t
 
     k-means++ starts are tried with short runs unless the user asks for another way; the best goes on.
     """
-    ground = Ground(recipe, survey, *survey.sample.points())
+    ground = Ground.of(recipe, survey, survey.sample)
     method = "k-means++" if recipe.init_params in ("auto", "subsample") else recipe.init_params
     trials = TRIALS if method == "k-means++" else 1
     with one_thread():
         found = _found(ground, (method,), trials, random)
-    rows, update = as_rows(ground.x, weight=ground.weight), recipe.update(recipe.reg_covar)
+    rows, update = ground.rows, recipe.update(recipe.reg_covar)
     runs = [[EM(mixture, update, SAMPLE_TOL, TRIAL_ITER) for mixture in heat] for heat in found]
     return race(runs, [Rung(rows, TRIAL_ITER), Rung(rows, SAMPLE_ITER)]).mixture, ground
 
@@ -100,14 +120,14 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
     k, d = recipe.k, survey.overall.means.shape[1]
     few = survey.sample.first(sample_size(k, d, TRIAL_ROWS))
     more = survey.sample.first(int(survey.overall.n_rows) // MORE_SHARE)
-    ground = Ground(recipe, survey, *few.points())
+    ground = Ground.of(recipe, survey, few)
     found = _found(ground, TRIED, max(recipe.n_init, TRIALS), random)
-    rows, update = as_rows(ground.x, weight=ground.weight), recipe.update(recipe.reg_covar)
+    rows, update = ground.rows, recipe.update(recipe.reg_covar)
     runs = [[EM(mixture, update, recipe.tol, TRIAL_ITER) for mixture in heat] for heat in found]
     rungs = [Rung(rows, TRIAL_ITER), Rung(rows, SAMPLE_ITER)]
     if more.size > len(ground.x):
         x, weight = more.points()
-        rungs.append(Rung(as_rows(x, weight=weight), SAMPLE_ITER, anew=True))
+        rungs.append(Rung(points_as_rows(x, weight), SAMPLE_ITER, anew=True))
     return race(runs, rungs).mixture
 
 

@@ -15,7 +15,7 @@ from daskgmm.model.factors import (
     check_positive,
     factor_of_precision,
     inverted,
-    lower_factor,
+    lower_factors,
     precision_factor,
 )
 from daskgmm.model.kernels import layouts
@@ -64,6 +64,11 @@ class Covariance(ABC):
     @abstractmethod
     def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
         """w·δδ' − s·δ' − δ·s' of each component, or summed over components, in the shape of values."""
+
+    @staticmethod
+    @abstractmethod
+    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
+        """The scatter of all features from that of those that are seen, and what these leave of the others'."""
 
     @classmethod
     @abstractmethod
@@ -203,6 +208,16 @@ class Matrices(Covariance):
         apart: Array = square - (shift[:, :, None] * delta[:, None, :] + delta[:, :, None] * shift[:, None, :])
         return apart
 
+    @staticmethod
+    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
+        d = len(seen) + len(unseen)
+        below, out = gain @ scatter, np.empty((len(scatter), d, d))
+        out[:, seen[:, None], seen] = scatter
+        out[:, unseen[:, None], seen] = below
+        out[:, seen[:, None], unseen] = np.swapaxes(below, 1, 2)
+        out[:, unseen[:, None], unseen] = Matrices.completed(below @ np.swapaxes(gain, 1, 2) + left)
+        return out
+
     @classmethod
     def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
         return cls(structure, values, np.stack([precision_factor(c, j, ridge) for j, c in enumerate(values)]))
@@ -251,10 +266,9 @@ class Matrices(Covariance):
 
     def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
         order, o = np.concatenate([seen, unseen]), len(seen)
-        lower = [lower_factor(c, j) for j, c in enumerate(self.values[:, order[:, None], order])]
-        corner = np.stack([f[o:, o:] for f in lower])
+        lower = lower_factors(self.values[:, order[:, None], order])
         own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
-        gain = np.stack([f[o:, :o] for f in lower]) @ np.swapaxes(own, 1, 2)
+        corner, gain = lower[:, o:, o:], lower[:, o:, :o] @ np.swapaxes(own, 1, 2)
         marginal = type(self)(self.structure, self.values[:, seen[:, None], seen], own)
         return marginal, gain, type(self)(self.structure, corner @ np.swapaxes(corner, 1, 2), rest)
 
@@ -304,6 +318,12 @@ class Axes(Covariance):
     def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
         moved: Array = delta * (weight[:, None] * delta - 2.0 * shift)
         return moved.sum(axis=0, keepdims=True) if summed else moved
+
+    @staticmethod
+    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
+        out = np.empty((len(scatter), len(seen) + len(unseen)))
+        out[:, seen], out[:, unseen] = scatter, left
+        return out
 
     @classmethod
     def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
