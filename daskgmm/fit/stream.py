@@ -74,6 +74,14 @@ def given(recipe: OnlineRecipe, rows: int) -> Stepwise | None:
     return replace(run, update=replace(run.update, prior=known))
 
 
+def resumed(recipe: OnlineRecipe, run: Stepwise) -> Stepwise:
+    """A run that goes on with these settings; under the prior that it began with, if it had one."""
+    known = None
+    if recipe.prior is not None:
+        known = run.update.prior or recipe.on(run.statistics.scaled(run.effective_rows).pooled()).known
+    return replace(run, rule=recipe.rule, update=replace(run.update, reg_covar=recipe.reg_covar, prior=known))
+
+
 def learn(
     recipe: OnlineRecipe,
     rows: Rows,
