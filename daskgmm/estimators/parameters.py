@@ -144,7 +144,7 @@ class Parameters:
         [at_least(1), str],
         """Bytes per block, at most (a larger stored chunk stays whole). Dask arrays keep their own row chunks.""",
     )
-    nan_policy: Literal["raise", "omit"] = parameter(
+    nan_policy: Literal["raise", "omit", "missing"] = parameter(
         "raise",
         [StrOptions({"raise", "omit", "missing"})],
         """"omit" leaves rows out that hold NaN, or are masked or null, in X or in ``sample_weight``; and out of

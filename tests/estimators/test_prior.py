@@ -80,7 +80,7 @@ def test_a_background_model_is_adapted_where_there_are_rows() -> None:
 
 
 @every_kind
-def test_streams_take_the_prior_in_place_of_their_own(kind: str) -> None:
+def test_streams_take_the_prior_in_place_of_their_own(kind: Any) -> None:
     equal = np.ones((40, 2))
     model = MiniBatchGaussianMixture(2, covariance_type=kind, prior="weak", reg_covar=0.0, init_size=40)
     with warnings.catch_warnings():
