@@ -100,9 +100,9 @@ def cost(options: argparse.Namespace) -> Iterator[str]:
             found = search(path, sizes, options)
         each, off = [], 0.0
         for row, (kind, k) in enumerate((kind, k) for kind in KINDS for k in sizes):
-            settings: dict[str, Any] = {"tol": options.tol, "max_iter": options.max_iter, "random_state": 0}
+            settings: dict[str, Any] = {"covariance_type": kind, "tol": options.tol, "max_iter": options.max_iter}
             with Meter() as meter:
-                model = GaussianMixture(k, covariance_type=kind, **settings).fit(path)
+                model = GaussianMixture(k, random_state=0, **settings).fit(path)
                 mean = model.score(path)
             each.append((meter.seconds, meter.bytes, model.n_passes_ + 1))
             if not found.results_["dropped"][row]:

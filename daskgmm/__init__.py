@@ -10,6 +10,7 @@ from daskgmm.estimators.outlook import check
 from daskgmm.estimators.persistence import load
 from daskgmm.estimators.search import GaussianMixtureSearch
 from daskgmm.fit.events import watching
+from daskgmm.model.prior import NormalInverseWishart
 
 try:
     __version__ = version("daskgmm")
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianMixture",
     "GaussianMixtureSearch",
     "MiniBatchGaussianMixture",
+    "NormalInverseWishart",
     "check",
     "display",
     "load",

@@ -160,8 +160,8 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         value = rest.pop(parameter)
         value = ",".join(value) if parameter == "variables" and not isinstance(value, str) else value
         given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
-    if rest.pop("omit_nan", False):
-        given["--nan-policy"] = "omit"
+    if nan := rest.pop("omit_nan", False):
+        given["--nan-policy"] = "omit" if nan is True else nan
     return dict(sorted(given.items())), rest
 
 

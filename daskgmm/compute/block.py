@@ -22,6 +22,7 @@ class Block:
     first_row: int | None = 0  # number of its first row in the whole data; None where chunk sizes are unknown
     weight: Array | None = None  # (n,) float64, finite and not negative; None stands for ones
     columns: Mapping[str, Array] = field(default_factory=dict)  # what else there is, by the names in `COLUMNS`
+    partial: bool = False  # whether NaN in its rows stands for a value that is missing, at random
     decoded: str = ""  # how its values follow from what is stored, where they are not that
     cost: Cost = FREE  # of having it here
 
@@ -49,7 +50,19 @@ class Block:
             bad = np.isnan(self.x.min(axis=1))
             if bad.any():
                 weight = np.where(bad, 0.0, 1.0 if weight is None else weight)
-        return self if weight is self.weight else replace(self, weight=weight)
+        return replace(self, weight=weight, partial=False) if weight is not self.weight or self.partial else self
+
+    def with_gaps(self) -> "Block":
+        """The same where NaN is a missing value; with weight zero for each row that has no value."""
+        block, weight = replace(self, partial=True), self.weight
+        if self.x.dtype.kind != "f":
+            return block
+        empty = np.isnan(np.fmin.reduce(self.x, axis=1))  # which passes NaN over
+        return (
+            replace(block, weight=np.where(empty, 0.0, 1.0 if weight is None else weight))
+            if empty.any()
+            else block
+        )
 
 
 @dataclass(eq=False)

@@ -38,6 +38,7 @@ class Rows:
     x: Source
     columns: Mapping[str, Source] = field(default_factory=dict)  # what goes with the rows, cut alike
     omit_nan: bool = False  # whether a row that holds NaN gets weight zero
+    missing_nan: bool = False  # whether NaN stands for a missing value
     shelf: Shelf | None = None  # where blocks stay between passes, in this process
     feature_names: Array | None = None  # of str objects
     table: xarray.Table | None = None  # what xarray holds of them
@@ -116,7 +117,8 @@ class Rows:
             told[f"{title}'s dtype"] = None if source is None else source.dtype.str + decoded
         if self.feature_names is not None:
             told["X's features"] = list(self.feature_names)
-        return {**told, "rows": self.n_rows, "blocks [rows, how many]": plan, "omit_nan": self.omit_nan}
+        nan = "missing" if self.missing_nan else self.omit_nan
+        return {**told, "rows": self.n_rows, "blocks [rows, how many]": plan, "omit_nan": nan}
 
     @property
     def reader(self) -> Callable[..., Block]:
@@ -128,6 +130,7 @@ class Rows:
             offsets=None if self.n_rows is None else self.x.offsets,
             n_features=self.n_features,
             omit_nan=self.omit_nan,
+            missing_nan=self.missing_nan,
             shelf=self.shelf,
             decoded=self.x.decoded,
             read_bytes=sum(source.read_bytes for source in self.sources.values()),
@@ -197,6 +200,7 @@ class _Reader:
     offsets: Chunks | None
     n_features: int
     omit_nan: bool
+    missing_nan: bool
     shelf: Shelf | None
     decoded: str
     read_bytes: float  # of a row
@@ -223,6 +227,8 @@ class _Reader:
             block = block.without_nan()
         else:
             Weights.refuse_nan(block)
+        if self.missing_nan:
+            block = block.with_gaps()
         if self.shelf is not None:
             lasting = {name: values for name, values in columns.items() if not COLUMNS[name].once}
             self.shelf.put(replace(block, columns=lasting))
@@ -267,7 +273,8 @@ def as_rows(
     unknown, both must have as many blocks, and their lengths are compared when a block is read. Values are
     checked then, too. ``block_size`` limits the bytes of X, of each column and of the answers (``answer_bytes`` a
     row) in a block; a stored chunk is never split, and Dask arrays keep their own. ``nan_policy="omit"`` gives
-    weight zero to each row that holds NaN. ``variables`` are the arrays of a group that are the features, and
+    weight zero to each row that holds NaN, and "missing"
+    to each that has no value. ``variables`` are the arrays of a group that are the features, and
     ``storage_options`` are for the file systems behind URLs. With ``decode_cf``, an array whose attributes say
     what its numbers stand for is decoded, as `cf.decoded` tells. An input whose shape, dtype or number of rows
     cannot be used is a DataError, ValueError or TypeError, a path that leads to nothing a FileNotFoundError.
@@ -280,10 +287,10 @@ def as_rows(
         raise ValueError(
             f"block_size must be a number of bytes, at least 1, or a string such as '64 MiB'; got {block_size!r}."
         )
-    options = {"missing_chunks": (missing_chunks, "fill"), "nan_policy": (nan_policy, "omit")}
-    for title, (value, other) in options.items():
-        if value not in ("raise", other):
-            raise ValueError(f"{title} must be 'raise' or {other!r}, got {value!r}.")
+    options = {"missing_chunks": (missing_chunks, ["fill"]), "nan_policy": (nan_policy, ["omit", "missing"])}
+    for title, (value, others) in options.items():
+        if value not in ("raise", *others):
+            raise ValueError(f"{title} must be 'raise' or {' or '.join(map(repr, others))}, got {value!r}.")
     chosen = None if variables is None else (variables,) if isinstance(variables, str) else tuple(variables)
     how = (storage_options, decode_cf, feature_dim, features, few_rows)
     asked = Asked(name, missing_chunks == "fill", True, chosen, *how)
@@ -303,4 +310,4 @@ def as_rows(
     widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))
     x = x.cut(x.plan(block_bytes * x.row_bytes // widest))
     aligned = {key: COLUMNS[key].aligned(source, x, name) for key, source in opened.items()}
-    return Rows(x, aligned, omit_nan=nan_policy == "omit", feature_names=names, table=table)
+    return Rows(x, aligned, nan_policy == "omit", nan_policy == "missing", feature_names=names, table=table)

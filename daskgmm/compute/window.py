@@ -60,6 +60,7 @@ class Hand:
     x: Array
     weight: Array | None
     cost: Cost = FREE  # of the blocks
+    partial: bool = False
 
     def __sizeof__(self) -> int:
         """Bytes of the rows: what Dask weighs before it moves a hand to another worker."""
@@ -171,7 +172,8 @@ def _deal(chosen: Selection, seed: int, *blocks: Block) -> Hand:
     if any(block.weight is not None for block in blocks):
         weights = [np.ones(len(block.x)) if block.weight is None else block.weight for block in blocks]
         weight = np.concatenate(weights)[order]
-    return Hand(x.take(order, axis=0), weight, reduce(add, (block.cost for block in blocks)))
+    cost = reduce(add, (block.cost for block in blocks))
+    return Hand(x.take(order, axis=0), weight, cost, blocks[0].partial)
 
 
 def _shuffled(n: int, random: np.random.Generator) -> Array:
@@ -196,7 +198,8 @@ def _whole(index: int, hand: Hand) -> Block:
 def _share(first: int, last: int, total: int, index: int, hand: Hand) -> Block:
     """A hand's share of rows ``first`` to ``last`` of ``total`` in all hands, as one block."""
     share = slice(len(hand.x) * first // total, len(hand.x) * last // total)
-    return Block(hand.x[share], index, None, None if hand.weight is None else hand.weight[share])
+    weight = None if hand.weight is None else hand.weight[share]
+    return Block(hand.x[share], index, None, weight, partial=hand.partial)
 
 
 def _count(block: Block) -> int:

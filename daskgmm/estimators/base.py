@@ -123,12 +123,15 @@ class BaseMixture(Parameters, Scikit):
             X,
             block_size=self.block_size,
             missing_chunks=self.missing_chunks,
-            nan_policy=self.nan_policy,
             variables=self.variables,
             storage_options=self.storage_options,
             decode_cf=self.decode_cf,
             feature_dim=self.feature_dim,
-            **{"features": self._features() if hasattr(X, "isel") else None, **more},
+            **{
+                "nan_policy": self.nan_policy,
+                "features": self._features() if hasattr(X, "isel") else None,
+                **more,
+            },
         )
 
     def _features(self) -> tuple[str, ...] | int | None:
@@ -181,7 +184,8 @@ class BaseMixture(Parameters, Scikit):
         labels : (n,) of ``dtype``
             NumPy for input in memory; a lazy Dask array with the input's row chunks for chunked input, which
             computes nothing yet; for xarray a DataArray with the rows' dimensions and coordinates. With
-            ``nan_policy="omit"``, −1 for rows with NaN; so for places that a MultiIndex of rows lacks.
+            ``nan_policy="omit"``, −1 for rows with NaN, with
+            "missing" for rows without any value; so for places that a MultiIndex of rows lacks.
         """
         if dtype is not np.int64:
             self._check_fitted()

@@ -19,6 +19,8 @@ from daskgmm.fit.search import Candidate
 from daskgmm.fit.state import State
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture, sums_to_one
+from daskgmm.model.prior import NormalInverseWishart
+from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import FULL, STRUCTURES
 
 
@@ -33,6 +35,7 @@ def check_settings(model: Any, d: int | None) -> None:
     model._validate_params()
     if d is not None:
         read_start(model, d)
+        read_prior(model, d)
 
 
 def check_names(before: Iterable[str] | None, names: Iterable[str] | None, model: str) -> None:
@@ -106,6 +109,19 @@ def read_start(model: Any, d: int) -> Start:
         None if model.means_init is None else _array(model.means_init, (k, d), "means"),
         None if model.precisions_init is None else _covariance(model.precisions_init, k, d, kind, "precisions"),
     )
+
+
+def read_prior(model: Any, d: int) -> NormalInverseWishart | None:
+    """The prior that an estimator names; `ValueError` where it does not fit its components, or d features."""
+    if model.prior is None:
+        return None
+    prior = model.prior if isinstance(model.prior, NormalInverseWishart) else NormalInverseWishart()
+    structure = STRUCTURES[model.covariance_type]
+    unit = structure.form.unit(1 if structure.isotropic else d)[None]
+    points = np.zeros((1, d))
+    any_rows = Statistics(structure, points, np.ones(1), points, unit, 0.0, 1.0, 1)
+    prior.on(structure, model.n_components, any_rows, 0.0)  # before a pass is spent
+    return prior
 
 
 def check_saved(model: Any, state: Fitted | Unseeded) -> None:

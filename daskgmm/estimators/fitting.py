@@ -23,7 +23,14 @@ from daskgmm.errors import ClusterLostError, DataError, printable, warn
 from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.base import BaseMixture
 from daskgmm.estimators.batches import fit_batches
-from daskgmm.estimators.checks import check_decoding, check_mixture, check_names, check_standing, read_start
+from daskgmm.estimators.checks import (
+    check_decoding,
+    check_mixture,
+    check_names,
+    check_standing,
+    read_prior,
+    read_start,
+)
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL, Single
 from daskgmm.estimators.parts import PartedMixture
@@ -35,6 +42,7 @@ from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 from daskgmm.model.kernels.compiling import while_compiling
+from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.structure import STRUCTURES
 from daskgmm.store import checkpoint, values
 
@@ -125,6 +133,8 @@ class Watched(BaseMixture):
         if "warm_start" in settings:
             begun = None if last is None else values.digest((last.mixture, last.lower_bound, last.online))
             settings["warm_start"] = begun
+        if isinstance(settings["prior"], NormalInverseWishart):
+            settings["prior"] = values.digest(settings["prior"])
         plain = {
             name: v.tolist() if isinstance(v, (np.generic, np.ndarray)) else v for name, v in settings.items()
         }
@@ -201,7 +211,8 @@ class Fitting(Watched, PartedMixture, Single):
         """The settings, for rows of d features: what has the same name in a recipe, and more."""
         same = {f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)}
         structure, start = STRUCTURES[self.covariance_type], read_start(self, d)
-        return kind(structure=structure, k=self.n_components, start=start, **same, **more)
+        more["prior"] = read_prior(self, d)
+        return kind(structure=structure, k=self.n_components, start=start, **{**same, **more})
 
     @abstractmethod
     def _begun(self, rows: Rows, recipe: Any, last: Fitted | None) -> tuple[Run, ...]:

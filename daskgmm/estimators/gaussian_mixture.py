@@ -20,6 +20,7 @@ from daskgmm.fit.batch import batch
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import AUTO, EM, Run, best
 from daskgmm.fit.state import State
+from daskgmm.fit.stepwise import implied
 
 
 @estimator
@@ -151,7 +152,7 @@ class GaussianMixture(Fitting):
         if last is None:
             return ()
         self._check_shape(rows, "warm_start")
-        update = recipe.update(recipe.reg_covar)
+        update = recipe.on(implied(last.mixture).pooled()).update(recipe.reg_covar)
         return (recipe.run(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
 
     def _found(self, state: State, rows: Rows) -> Fitted:

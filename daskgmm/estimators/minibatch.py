@@ -27,7 +27,7 @@ from daskgmm.fit.recipe import OnlineRecipe, Recipe, sample_size
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import StepRule, Stepwise, Watch
-from daskgmm.fit.stream import Waiting, first_rows, given, learn, seeded, start_rows
+from daskgmm.fit.stream import Waiting, first_rows, given, learn, resumed, seeded, start_rows
 from daskgmm.fit.tasks import BEGINNING
 from daskgmm.model.mixture import Mixture
 
@@ -385,8 +385,7 @@ class MiniBatchGaussianMixture(Fitting):
     def _resumed(self, rows: Rows, recipe: OnlineRecipe) -> Stepwise:
         """The last run, to go on from with these settings."""
         self._check_shape(rows, "To go on")
-        run = _online(self._fitted)
-        return replace(run, rule=recipe.rule, update=replace(run.update, reg_covar=self.reg_covar))
+        return resumed(recipe, _online(self._fitted))
 
     def _from_mixture(self, mixture: Mixture, names: tuple[str, ...] | None) -> Fitted:
         rule = self._recipe(mixture.n_features).rule

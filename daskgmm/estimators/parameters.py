@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from daskgmm._typing import CovarianceType, InitParams
 from daskgmm.fit.starts import STARTS
+from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.structure import STRUCTURES
 
 C = TypeVar("C")
@@ -38,7 +39,7 @@ def parameter(default: Any, allowed: Any, text: str) -> Any:
 def like(kind: Any, name: str, *default: Any) -> Any:
     """A parameter that means the same to another estimator, and may have another default."""
     (same,) = (f for f in fields(kind) if f.name == name)
-    return parameter(*(default or (same.default,)), same.metadata["allowed"], same.metadata["text"])
+    return parameter(default[0] if default else same.default, same.metadata["allowed"], same.metadata["text"])
 
 
 ESTIMATORS: dict[str, type[Any]] = {}  # by name
@@ -124,6 +125,14 @@ class Parameters:
         """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
         may, slightly: the update is then not the exact maximiser. A feature that hardly varies needs some.""",
     )
+    prior: Literal["weak"] | NormalInverseWishart | None = parameter(
+        None,
+        [StrOptions({"weak"}), NormalInverseWishart, None],
+        """What is known of components beforehand: the fit finds the mode of the posterior. "weak" is the prior of
+        Fraley & Raftery (2007), which keeps components from collapsing, also with ``reg_covar=0``. A
+        ``NormalInverseWishart`` says more, and adapts a given mixture. The monitored log-likelihood has the
+        log-density of the prior, too, up to a constant.""",
+    )
     init_params: InitParams = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
     random_state: Any = parameter(
         None,
@@ -135,11 +144,13 @@ class Parameters:
         [at_least(1), str],
         """Bytes per block, at most (a larger stored chunk stays whole). Dask arrays keep their own row chunks.""",
     )
-    nan_policy: Literal["raise", "omit"] = parameter(
+    nan_policy: Literal["raise", "omit", "missing"] = parameter(
         "raise",
-        [StrOptions({"raise", "omit"})],
+        [StrOptions({"raise", "omit", "missing"})],
         """"omit" leaves rows out that hold NaN, or are masked or null, in X or in ``sample_weight``; and out of
-        the start those that ``labels_init`` or ``responsibilities_init`` miss.""",
+        the start those that ``labels_init`` or ``responsibilities_init`` miss. With "missing", such values of X
+        are missing at random, and a row counts with those that it has: exact EM (Ghahramani & Jordan 1994). One
+        without any counts as nothing.""",
     )
     missing_chunks: Literal["raise", "fill"] = parameter(
         "raise",

@@ -16,13 +16,15 @@ from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.fit.recipe import START_ROWS
 from daskgmm.fit.survey import Threshold
-from daskgmm.fit.tasks import Draw, Query
+from daskgmm.fit.tasks import Draw, Impute, Query
 from daskgmm.model import kernels, merging
+from daskgmm.model.blas import one_thread
+from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.parts import Parts
 
 # Settings that belong to the rows of a fit, not to a part of the mixture.
-OF_THE_FIT = (*SMALL, *ROWWISE, "checkpoint", "warm_start", "variables", "feature_dim")
+OF_THE_FIT = (*SMALL, *ROWWISE, "prior", "checkpoint", "warm_start", "variables", "feature_dim")
 
 
 class Divergence(NamedTuple):
@@ -66,7 +68,7 @@ class Merged:
         return self._answer(X, "responsibilities", np.float64, np.nan, self.n_clusters)
 
     def _answer(self, X: Any, answer: str, dtype: Any, missing: float, columns: int | None = None) -> Any:
-        clusters = merging.Clusters(self.model.mixture_, self.labels)
+        clusters = merging.Clusters(Incomplete(self.model.mixture_), self.labels)
         rows = self.model._query_rows(X, answer_bytes=8 * len(self.labels))
         return in_kind(rows, Query(clusters, answer, missing, dtype), columns)
 
@@ -88,7 +90,7 @@ class PartedMixture(BaseMixture):
             If a feature is unknown, or comes twice.
         """
         seen = self._numbers(features)
-        return self._of(Parts.of(self.mixture_, seen).marginal, seen)
+        return self._of(self._parts(seen).marginal, seen)
 
     def conditional(self, given: Mapping[Any, float]) -> Self:
         """The mixture of the other features where some have given values: a fitted estimator, as of `marginal`.
@@ -117,7 +119,7 @@ class PartedMixture(BaseMixture):
         seen, x = self._numbers(list(given)), np.array(list(given.values()), np.float64)
         if not np.isfinite(x).all():
             raise ValueError(f"Given values must be finite, got {given}.")
-        parts = Parts.of(self.mixture_, seen, self._others(seen))
+        parts = self._parts(seen, self._others(seen))
         return self._of(parts.conditional(x), parts.unseen)
 
     def regress(self, X: Any, given: Any = None, of: Any = None, *, return_std: bool = False) -> Any:
@@ -162,7 +164,7 @@ class PartedMixture(BaseMixture):
         targets = self._others(numbers) if of is None else self._numbers(of)
         if {*numbers} & {*targets}:
             raise ValueError("What is given needs no regression: `of` has features of `given`.")
-        parts = Parts.of(self.mixture_, numbers, targets)
+        parts = self._parts(numbers, targets)
         told = tuple(str(j) if names is None else names[j] for j in parts.unseen)
         single = of is not None and (isinstance(of, str) or np.ndim(of) == 0)
         answers = [
@@ -171,6 +173,29 @@ class PartedMixture(BaseMixture):
         ]
         answers = [values[..., 0] for values in answers] if single else answers
         return tuple(answers) if return_std else answers[0]
+
+    def impute(self, X: Any, random_state: Any = None) -> Any:
+        """Rows with what they miss: NaN, and what is masked or null, whatever ``nan_policy`` is.
+
+        Parameters
+        ----------
+        X : any input of ``fit``, of shape (n, d)
+        random_state : int or RandomState, optional
+            If left out, a missing value becomes its conditional mean given those that its row has; else it is
+            drawn from its conditional distribution, as multiple imputation asks for. An int gives the same draws
+            for the same blocks each time.
+
+        Returns
+        -------
+        X : (n, d) float64
+            In kind as `predict`: lazy for chunked input. Values that are there stay as they are.
+        """
+        self._check_fitted()
+        seed = None if random_state is None else int(check_random_state(random_state).randint(2**31))
+        d = self.n_features_in_
+        rows = self._query_rows(X, nan_policy="missing", answer_bytes=8 * d)
+        names = tuple(map(str, getattr(self, "feature_names_in_", range(d))))
+        return in_kind(rows, Impute(self.mixture_, "imputed", np.nan, np.float64, seed), d, names)
 
     def merged(self, X: Any, n_clusters: int | None = None, sample_weight: Any = None) -> Merged:
         """Join components to clusters, so that the entropy of the responsibilities falls most at each step.
@@ -194,7 +219,7 @@ class PartedMixture(BaseMixture):
         if not len(sample.keys):
             raise DataError("There are no rows that weigh anything.")
         x, weight = sample.points()
-        found, entropies = merging.hierarchy(mixture.responsibilities(x), weight)
+        found, entropies = merging.hierarchy(Incomplete(mixture).answer(x, "responsibilities")[0], weight)
         labels = found[(n_clusters or merging.elbow(entropies)) - 1]
         return Merged(labels, found, entropies, copy.copy(self))
 
@@ -225,6 +250,10 @@ class PartedMixture(BaseMixture):
             ratios.append(mixture.score_samples(x) - theirs.score_samples(x))
         ratio = np.concatenate(ratios)
         return Divergence(float(ratio.mean()), float(ratio.std(ddof=1) / np.sqrt(n_samples)))
+
+    def _parts(self, seen: Array, unseen: Array | None = None) -> Parts:
+        with one_thread():
+            return Parts.of(self.mixture_, seen, unseen)
 
     def _numbers(self, features: Any) -> Array:
         """Numbers of features that are given by name or number; `ValueError` for none that there is."""

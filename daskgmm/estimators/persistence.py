@@ -11,6 +11,7 @@ from daskgmm.estimators import format1
 from daskgmm.estimators.checks import check_saved
 from daskgmm.estimators.fitted import Fitted, Unseeded
 from daskgmm.estimators.parameters import ESTIMATORS, SMALL
+from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.store import files
 from daskgmm.store.places import Place, locate
 
@@ -98,4 +99,4 @@ def _damaged(path: Place) -> ModelFileError:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, np.generic))
+    return value is None or isinstance(value, (bool, int, float, str, np.generic, NormalInverseWishart))

@@ -11,7 +11,7 @@ import numpy as np
 from daskgmm.compute.cache import kept
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
-from daskgmm.errors import DataError
+from daskgmm.errors import DataError, warn
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import Run, too_few
 from daskgmm.fit.score import unfit
@@ -92,20 +92,25 @@ def sample_rows(recipe: Recipe, d: int) -> int:
 
 def seeded(recipe: Recipe, survey: Survey, random: np.random.RandomState, _: int = 0) -> list[Run]:
     """The runs of a fit, at their starts."""
+    recipe = recipe.on(survey.overall, start=survey.start is None)
     update = recipe.update(recipe.reg_covar)
     return [recipe.run(mixture, update, recipe.tol, recipe.max_iter) for mixture in seed(recipe, survey, random)]
 
 
 def survey(recipe: Recipe, engine: Engine, rows: Rows, sample_seed: int, size: int) -> Survey:
     """The first pass, which draws a sample of ``size`` rows."""
-    examine = Examine(recipe.structure, recipe.k, sample_seed, Threshold(size), rows.omit_nan)
-    found = engine.reduce(rows, examine)
+    lenient = rows.omit_nan or rows.missing_nan
+    found = engine.reduce(rows, Examine(recipe.structure, recipe.k, sample_seed, Threshold(size), lenient))
     rows.check_unchanged()
     n_rows = found.overall.n_rows
     if n_rows < recipe.k:
         raise too_few(n_rows, recipe.k, "weight" in rows.columns)
     if (error := unfit(found.overall.total_weight)) is not None:
         raise error
+    if rows.missing_nan:
+        found = found.whole(recipe.structure, recipe.k)
+        if found.empty:
+            warn(f"{found.empty} row(s) of X have no value at all, and count as nothing.")
     if found.start is not None and not found.start.weight.any():
         raise DataError("No row that weighs anything has a label or responsibilities to start from.")
     return found

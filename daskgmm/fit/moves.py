@@ -18,6 +18,7 @@ from daskgmm.fit.race import Rung
 from daskgmm.fit.run import EM
 from daskgmm.fit.splits import Members, Split, splits
 from daskgmm.model.changes import Changes, Pairs, halved, put
+from daskgmm.model.missing import misses
 from daskgmm.model.mixture import Mixture
 
 STEPS = 10  # of EM after a round of moves, before what came of it is compared
@@ -53,8 +54,9 @@ class Move:
 
 
 def sample_rows(x: Array, weight: Array | None) -> Rows:
-    """Rows of a sample in blocks that threads share, however many threads there are."""
-    return as_rows(x, weight=weight, block_size=8 * BLOCK_ROWS * x.shape[1])
+    """Rows of a sample, or first rows of a stream, in blocks that threads share; what is NaN there is missing."""
+    nan_policy = "missing" if misses(x) else "raise"
+    return as_rows(x, weight=weight, block_size=8 * BLOCK_ROWS * x.shape[1], nan_policy=nan_policy)
 
 
 def improved(run: EM, x: Array, weight: Array | None, rounds: int, random: np.random.RandomState) -> EM:

@@ -22,6 +22,7 @@ from daskgmm.fit.sweep import sweep
 from daskgmm.fit.tasks import Expect, Learn
 from daskgmm.model.blas import one_thread
 from daskgmm.model.checks import at_least, require
+from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
 from daskgmm.store.values import storable
 
@@ -130,7 +131,7 @@ def _score(mixture: Mixture, held_out: RowSample | None) -> float:
     if held_out is None:
         return -np.inf
     x, weight = held_out.points()
-    return float(np.average(mixture.score_samples(x), weights=weight))
+    return float(np.average(Incomplete(mixture).answer(x, "score_samples")[0], weights=weight))
 
 
 def online(
@@ -195,6 +196,7 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
     UserWarning
         If components start as copies.
     """
+    recipe = recipe.on(found.overall, start=True)
     mixture, ground = polished(recipe, found, random)
     distinct = len(np.unique(mixture.means, axis=0))
     if distinct < recipe.k:
@@ -210,8 +212,9 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
     count = overall.total_weight / unit if whole else float(len(ground.x))
     if not 0 < 1 / count < np.inf:
         raise DataError(BAD_SCALE)
-    statistics = mixture.expectation(ground.x, ground.weight)
-    return Stepwise.begin(mixture, statistics, count, recipe.reg_covar, recipe.rule, unit)
+    x = ground.x if ground.stored is None else ground.stored
+    statistics = Incomplete(mixture).expectation(x, ground.weight)
+    return Stepwise.begin(mixture, statistics, count, recipe.reg_covar, recipe.rule, unit, recipe.known)
 
 
 def visit(

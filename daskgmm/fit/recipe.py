@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Self
 
 from daskgmm._typing import Array
 from daskgmm.fit.run import EM, Run
 from daskgmm.fit.stepwise import StepRule
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
+from daskgmm.model.prior import NormalInverseWishart
+from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import Structure
-from daskgmm.model.update import Regularised, Steady, Update
+from daskgmm.model.update import MAP, Regularised, Steady, Update
 
 START_ROWS, SAMPLE_BYTES = 20_000, 256 * 2**20
 
@@ -50,10 +54,35 @@ class Recipe:
     n_init: int = 1  # starts, of which the best wins
     reg_covar: float = 1e-6  # added to the diagonal of every covariance
     update: Callable[[float], Update] = Regularised  # the M-step, on samples too, made of ``reg_covar``
+    prior: NormalInverseWishart | None = None  # what is known beforehand; what it leaves open, rows have to tell
+    known: MAP | None = None  # that prior, once the moments of the rows are known
     run: Callable[..., Run] = EM  # what passes advance: of a mixture, the update, ``tol`` and ``max_iter``
     # Converged once the mean log-likelihood changes by less, or as "auto" says; online, that of held-out rows.
     tol: float | str = 1e-3
     max_iter: int = 100  # iterations; online, passes
+
+    def on(self, overall: Statistics, start: bool = False) -> Self:
+        """The recipe for rows of these moments: under a prior, with what that takes from them.
+
+        ``start`` says whether a fit may begin where the prior places each component.
+        """
+        if self.prior is None:
+            return self
+        known = self.prior.on(self.structure, self.k, overall, self.reg_covar)
+        begun = self.start
+        if (
+            start
+            and known.placed
+            and self.init_params == "auto"
+            and all(part is None for part in vars(begun).values())
+        ):
+            mode = known.mode
+            begun = Start(mode.weights, mode.means, mode.covariance)
+        return replace(self, known=known, start=begun, update=partial(self._under, known))
+
+    @staticmethod
+    def _under(known: MAP, reg_covar: float) -> Update:
+        return replace(known, reg_covar=reg_covar)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,3 +93,7 @@ class OnlineRecipe(Recipe):
     update: Callable[[float], Update] = Steady
     init_size: int | None = None  # rows to find the start on; None leaves it to whoever asks
     window_bytes: int = 2**28  # of rows that are in memory at once
+
+    @staticmethod
+    def _under(known: MAP, reg_covar: float) -> Update:
+        return Steady(reg_covar, prior=known)

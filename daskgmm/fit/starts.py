@@ -13,14 +13,16 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import pairwise_distances_argmin
 
 from daskgmm._typing import Array
+from daskgmm.compute.rows import Rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit.moves import improved, sample_rows
 from daskgmm.fit.race import Rung, race
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import EM
-from daskgmm.fit.survey import Survey
+from daskgmm.fit.survey import RowSample, Survey
 from daskgmm.model import kernels
 from daskgmm.model.blas import one_thread
+from daskgmm.model.missing import completed, misses
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
@@ -49,6 +51,25 @@ class Ground:
     survey: Survey
     x: Array
     weight: Array | None
+    stored: Array | None = None  # the same points as they are, where values are missing that ``x`` completes
+
+    @classmethod
+    def of(cls, recipe: Recipe, survey: Survey, sample: RowSample) -> "Ground":
+        """With what points miss completed, from the moments of those that have it."""
+        x, weight = sample.points()
+        if not misses(x):
+            return cls(recipe, survey, x, weight)
+        return cls(recipe, survey, completed(x, weight, survey.overall.means[0]), weight, x)
+
+    @property
+    def rows(self) -> Rows:
+        """The points as EM takes them."""
+        return sample_rows(self.x if self.stored is None else self.stored, self.weight)
+
+    @property
+    def movable(self) -> bool:
+        """Whether moves may be made: not from means that the user gave, nor on rows that are not whole."""
+        return self.recipe.start.means is None and self.stored is None
 
     @property
     def origin(self) -> Array:
@@ -79,7 +100,7 @@ def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[
             return [recipe.start.onto(updated(recipe, survey, survey.start))]
         if method == "subsample":
             return _subsampled(recipe, survey, random)
-        return _found(Ground(recipe, survey, *sample.points()), (method,), recipe.n_init, random)[0]
+        return _found(Ground.of(recipe, survey, sample), (method,), recipe.n_init, random)[0]
 
 
 def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> tuple[Mixture, Ground]:
@@ -87,7 +108,7 @@ def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> t
 
     A chain of moves, unless the user asks for another way.
     """
-    ground = Ground(recipe, survey, *survey.sample.points())
+    ground = Ground.of(recipe, survey, survey.sample)
     kinds = TRIED if recipe.init_params in ("auto", "subsample") else (recipe.init_params,)
     with one_thread():
         return _chain(ground, kinds, SAMPLE_TOL, random).mixture, ground
@@ -99,35 +120,36 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
     The first goes on all the way, whatever the others find: it is that of a fit with one.
     """
     k, d = recipe.k, survey.overall.means.shape[1]
-    few = Ground(recipe, survey, *survey.sample.first(sample_size(k, d, TRIAL_ROWS)).points())
+    few = Ground.of(recipe, survey, survey.sample.first(sample_size(k, d, TRIAL_ROWS)))
     more = survey.sample.first(int(survey.overall.n_rows) // MORE_SHARE)
     # Each has its own, so that what it draws does not depend on how many there are.
     randoms = [np.random.RandomState(one) for one in random.randint(2**31, size=recipe.n_init)]
     chains = [_chain(few, TRIED, recipe.tol, own) for own in randoms]
     if more.size > len(few.x):
         others = sorted(range(1, len(chains)), key=lambda i: chains[i].rank, reverse=True)
-        sample, rounds = more.points(), MORE_ROUNDS if recipe.start.means is None else 0
-        chains = [_further(chains[i], *sample, rounds, randoms[i]) for i in (0, *others[: len(chains) // GO_ON])]
+        ground = Ground.of(recipe, survey, more)
+        chains = [_further(chains[i], ground, randoms[i]) for i in (0, *others[: len(chains) // GO_ON])]
     leader = max(chains, key=lambda run: run.rank)
     return [run.mixture for run in chains if run in (chains[0], leader)]
 
 
-def _chain(ground: Ground, kinds: tuple[str, ...], tol: float, random: np.random.RandomState) -> EM:
-    """The better of starts of these kinds, moves from there on, and EM; no moves from what the user gave."""
-    recipe, rows = ground.recipe, sample_rows(ground.x, ground.weight)
+def _chain(ground: Ground, kinds: tuple[str, ...], tol: float | str, random: np.random.RandomState) -> EM:
+    """The better of starts of these kinds, moves from there on, and EM."""
+    recipe, rows = ground.recipe, ground.rows
     update, found = recipe.update(recipe.reg_covar), _found(ground, kinds, len(kinds), random)
     heats = [[EM(mixture, update, tol, TRIAL_ITER) for mixture in heat] for heat in found]
     run = race(heats, [Rung(rows, TRIAL_ITER)])
-    if kinds == TRIED and recipe.start.means is None:
+    if kinds == TRIED and ground.movable:
         run = improved(run, ground.x, ground.weight, ROUNDS, random)
     return Rung(rows, SAMPLE_ITER).climb([run])[0]
 
 
-def _further(run: EM, x: Array, weight: Array | None, rounds: int, random: np.random.RandomState) -> EM:
+def _further(run: EM, ground: Ground, random: np.random.RandomState) -> EM:
     """The run on more rows."""
-    rows = sample_rows(x, weight)
+    rows = ground.rows
     (run,) = Rung(rows, TRIAL_ITER, anew=True).climb([run])
-    run = improved(run, x, weight, rounds, random)
+    if ground.movable:
+        run = improved(run, ground.x, ground.weight, MORE_ROUNDS, random)
     return Rung(rows, SAMPLE_ITER).climb([run])[0]
 
 
@@ -207,6 +229,8 @@ def around(ground: Ground, centres: Array) -> Mixture:
     labels = pairwise_distances_argmin(x - ground.origin, centres - ground.origin)
     found = moments(recipe.structure, x, weight, labels, k)
     within = moments(recipe.structure, x - found.means[labels], weight)
+    if recipe.known is not None:
+        within = recipe.known.filled(within)
     covariance = recipe.structure.fit(within, within.scatter, recipe.reg_covar).take(np.zeros(k, int))
     alive = found.weight > 0
     # A centre without rows, one of several equal ones, starts with a weight that lets it move.
@@ -222,4 +246,5 @@ def updated(recipe: Recipe, survey: Survey, statistics: Statistics) -> Mixture:
     values = s.scatter / s.weight.sum()
     values = values + recipe.reg_covar * structure.form.unit(values.shape[-1])
     means = np.broadcast_to(overall.means, statistics.reference.shape)
-    return maximise(statistics, means, np.broadcast_to(values, statistics.scatter.shape), recipe.reg_covar)
+    values = np.broadcast_to(values, statistics.scatter.shape)
+    return maximise(statistics, means, values, recipe.reg_covar, prior=recipe.known)

@@ -15,7 +15,7 @@ from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Learn
 from daskgmm.model.checks import at_least, positive, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.update import Steady
+from daskgmm.model.update import MAP, Steady
 from daskgmm.store.values import LATER, storable
 
 BAD_SCALE = "Sample weights are too small or too large for float64. Scale them."
@@ -156,6 +156,8 @@ class Stepwise(Run):
             anchor is None or (anchor.structure is structure and anchor.values.shape == structure.held(k, d)),
             "The prior is not that of the mixture.",
         )
+        prior = self.update.prior
+        require(prior is None or prior.fits(self.mixture), "The prior is not that of the mixture.")
         require(positive(self.clock, self.unit), "The start weighs nothing.")
         require(at_least(0, self.n_rows, self.n_batches), "Counts are below 0.")
         require(self.bound < inf and at_least(-1, *self.after), "The last batch cannot be.")
@@ -165,11 +167,18 @@ class Stepwise(Run):
 
     @classmethod
     def begin(
-        cls, mixture: Mixture, statistics: Statistics, rows: float, reg_covar: float, rule: StepRule, unit: float
+        cls,
+        mixture: Mixture,
+        statistics: Statistics,
+        rows: float,
+        reg_covar: float,
+        rule: StepRule,
+        unit: float,
+        prior: MAP | None = None,
     ) -> Self:
         """Start from statistics that count as ``rows`` rows, each of which weighs ``unit``."""
         s = replace(statistics.scaled(1 / statistics.total_weight), n_rows=0)
-        update = Steady(reg_covar, mixture.covariance)
+        update = Steady(reg_covar, mixture.covariance, prior)
         mixture = update(mixture, replace(s, n_rows=rows))
         spread = Spread(1 / rows, 1 / rows, 1 / rows)
         return cls(mixture, s, s, spread, rows, update, rule, bound=s.log_likelihood, unit=unit)
@@ -177,7 +186,7 @@ class Stepwise(Run):
     @classmethod
     def implied(cls, mixture: Mixture, rows: float, reg_covar: float, rule: StepRule) -> Self:
         """Start from the statistics that rows of this mixture would have; it is a fixed point of their M-step."""
-        s, spread = _implied(mixture), Spread(1 / rows, 1 / rows, 1 / rows)
+        s, spread = implied(mixture), Spread(1 / rows, 1 / rows, 1 / rows)
         return cls(mixture, s, s, spread, rows, Steady(reg_covar, mixture.covariance), rule)
 
     @property
@@ -262,7 +271,7 @@ class Stepwise(Run):
         if (moved := placed_anew(self.published, self.effective_rows, recent.x, self.update.reg_covar)) is None:
             return after
         mixture, component = moved
-        s = replace(_implied(mixture), log_likelihood=self.statistics.log_likelihood)
+        s = replace(implied(mixture), log_likelihood=self.statistics.log_likelihood)
         now = self.spread.now
         return replace(
             after,
@@ -281,7 +290,7 @@ def blend(old: Statistics, new: Statistics, share: float, near: Mixture) -> Stat
     return replace(both, n_rows=0)  # a count has no share
 
 
-def _implied(mixture: Mixture) -> Statistics:
+def implied(mixture: Mixture) -> Statistics:
     """Statistics of total weight 1 whose M-step is ``mixture``."""
     share = mixture.weights / mixture.weights.sum()
     shift = np.zeros_like(mixture.means)

@@ -9,9 +9,10 @@ from daskgmm._typing import Array
 from daskgmm.compute.block import Block
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
-from daskgmm.compute.rows import Rows, as_rows
+from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
+from daskgmm.fit.moves import sample_rows
 from daskgmm.fit.online import begin, step
 from daskgmm.fit.recent import ROWS_PER_COMPONENT
 from daskgmm.fit.recipe import OnlineRecipe
@@ -19,6 +20,7 @@ from daskgmm.fit.stepwise import BAD_SCALE, Stepwise
 from daskgmm.fit.survey import TINY, First, Survey, Threshold
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Examine, TakeFirst
 from daskgmm.model.checks import at_least, holds, require
+from daskgmm.model.missing import misses
 from daskgmm.store.values import storable
 
 
@@ -34,7 +36,7 @@ class Waiting:
     def check(self) -> None:
         """Raise `ValueError` unless these are rows that may wait."""
         m, d = self.x.shape
-        require(d > 0 and holds(self.x, (m, d)), "The rows are no numbers.")
+        require(d > 0 and holds(np.nan_to_num(self.x, nan=0.0, posinf=np.inf), (m, d)), "The rows are no numbers.")
         require(holds(self.weight, (m,), TINY), "The rows weigh nothing.")
         require(at_least(min(m, 1), self.n_batches), "The rows came in no batch.")
         _check(self)
@@ -52,7 +54,9 @@ class Waiting:
     def survey(self, recipe: OnlineRecipe) -> Survey:
         """The survey of these rows, all of which are in its sample."""
         weight = None if (self.weight == 1).all() else self.weight
-        return Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)))(Block(self.x, weight=weight))
+        block = Block(self.x, weight=weight, partial=misses(self.x))
+        found = Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)))(block)
+        return found.whole(recipe.structure, recipe.k) if block.partial else found
 
 
 def start_rows(recipe: OnlineRecipe) -> int:
@@ -64,7 +68,18 @@ def given(recipe: OnlineRecipe, rows: int) -> Stepwise | None:
     """A run from a start that is given in full, and counts as ``init_size`` or so many rows."""
     if (whole := recipe.start.whole) is None:
         return None
-    return Stepwise.implied(whole, recipe.init_size or rows, recipe.reg_covar, recipe.rule)
+    rows = recipe.init_size or rows
+    run = Stepwise.implied(whole, rows, recipe.reg_covar, recipe.rule)
+    known = recipe.on(run.statistics.scaled(rows).pooled()).known
+    return replace(run, update=replace(run.update, prior=known))
+
+
+def resumed(recipe: OnlineRecipe, run: Stepwise) -> Stepwise:
+    """A run that goes on with these settings; under the prior that it began with, if it had one."""
+    known = None
+    if recipe.prior is not None:
+        known = run.update.prior or recipe.on(run.statistics.scaled(run.effective_rows).pooled()).known
+    return replace(run, rule=recipe.rule, update=replace(run.update, reg_covar=recipe.reg_covar, prior=known))
 
 
 def learn(
@@ -107,7 +122,7 @@ def seeded(
     """
     if (run := given(recipe, ROWS_PER_COMPONENT * recipe.k)) is not None:
         if len(waiting.x):  # the start was given since they came
-            before = as_rows(waiting.x, weight=waiting.weight)
+            before = sample_rows(waiting.x, waiting.weight)
             run = step(engine_for(before), before, run, before)
         return run
     size = start_rows(recipe)
@@ -128,6 +143,6 @@ def _check(waiting: Waiting) -> None:
         if len(weight) and not ((weight**2).sum() > 0 and weight.sum() ** 2 < np.inf):
             raise DataError(BAD_SCALE)
         # Sums of squared distances between rows, as they weigh and where the largest share is a whole row's.
-        squares = 4 * len(x) * (x**2).sum(axis=1)
+        squares = 4 * len(x) * np.nansum(x**2, axis=1)
         if not (squares.sum() < np.inf and (weight * squares).sum() < np.inf):
             raise DataError(f"{TOO_LARGE}. Scale the data.")

@@ -7,10 +7,12 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
+from daskgmm.errors import DataError
+from daskgmm.model.available import gathered
 from daskgmm.model.checks import holds, require
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import Structure
-from daskgmm.store.values import storable
+from daskgmm.store.values import LATER, storable
 
 PIECE = 65536  # rows whose keys are drawn at once, so that no temporary grows with the block
 TINY = 5e-324  # the smallest number above 0
@@ -37,7 +39,7 @@ class RowSample:
         """Raise `ValueError` unless these are rows of a sample."""
         m, _ = self.rows.shape
         require(0 < m <= self.size + 1 and self.rows.dtype.kind in "biuf", "There are no rows, or too many.")
-        require(bool(np.isfinite(self.rows).all()), "The rows are no numbers.")
+        require(not np.isinf(self.rows).any(), "The rows are no numbers.")  # NaN is a missing value
         require(holds(self.weight, (m,), TINY), "The rows weigh nothing.")
         keys, position = self.keys, self.position
         require(keys.shape == (m,) and keys.dtype == np.float64 and bool((keys >= 0).all()), "Keys are below 0.")
@@ -155,6 +157,7 @@ class Survey:
     overall: Statistics  # of all rows as one component: rows, total weight, mean, covariance
     sample: RowSample
     start: Statistics | None  # under the labels or responsibilities that the user gave
+    empty: int = field(default=0, metadata=LATER)  # rows without any value, where values may be missing
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""
@@ -170,11 +173,27 @@ class Survey:
         """What a survey of the same rows finds under another structure, with a smaller sample."""
         return replace(self, overall=self.overall.under(structure), sample=self.sample.first(size))
 
+    def whole(self, structure: Structure, k: int) -> "Survey":
+        """Of rows that miss values: with moments of k components in place of those of single features.
+
+        Raises
+        ------
+        DataError
+            If no row has a value of some feature.
+        """
+        none = np.flatnonzero(self.overall.weight[:-1] == 0)
+        if len(none) and self.overall.n_rows:
+            raise DataError(f"No row has a value of feature(s) {', '.join(map(str, none[:5]))}: leave them out.")
+        overall = gathered(self.overall, structure, 1)
+        start = None if self.start is None else gathered(self.start, structure, k, overall)
+        return replace(self, overall=overall, start=start)
+
     def __add__(self, other: "Survey") -> "Survey":
         start = None
         if self.start is not None and other.start is not None:
             start = self.start + other.start
-        return Survey(self.overall + other.overall, self.sample + other.sample, start)
+        empty = self.empty + other.empty
+        return Survey(self.overall + other.overall, self.sample + other.sample, start, empty)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """All that tasks do to a block. Rows of zero weight are never looked at; what is no number is told here."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from daskgmm.errors import DataError
 from daskgmm.fit.recent import Recent
 from daskgmm.fit.score import Score
 from daskgmm.fit.survey import First, RowSample, Survey, Threshold
+from daskgmm.model.available import available
+from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
@@ -38,21 +41,31 @@ def seen(block: Block) -> tuple[Array, Array | None]:
     return block.x[kept], block.weight[kept]
 
 
-def all_finite(x: Array) -> bool:
-    """Whether no value is NaN or infinite, without a mask of the size of ``x``."""
-    return x.dtype.kind != "f" or not x.size or bool(np.isfinite(x.min()) and np.isfinite(x.max()))
+def all_finite(x: Array, partial: bool = False) -> bool:
+    """Whether no value is NaN, unless it may be, or infinite, without a mask of the size of ``x``."""
+    if x.dtype.kind != "f" or not x.size:
+        return True
+    if partial:
+        return not any(np.isinf(extreme.reduce(x, axis=None)) for extreme in (np.fmin, np.fmax))
+    return bool(np.isfinite(x.min()) and np.isfinite(x.max()))
+
+
+def facing(mixture: Any, block: Block) -> Any:
+    """The mixture as rows of the block see it: by patterns, where values may be missing."""
+    return Incomplete(mixture) if block.partial and isinstance(mixture, Mixture) else mixture
 
 
 def refuse(block: Block) -> NoReturn:
     """Raise the `DataError` that says why sums over the block are no numbers."""
     x: Array = block.x
     if x.dtype.kind == "f":
-        bad = ~np.isfinite(x).all(axis=1)
+        bad = np.isinf(x).any(axis=1) if block.partial else ~np.isfinite(x).all(axis=1)
         if block.weight is not None:
             bad &= block.weight > 0
         if bad.any():
-            nan = np.isnan(x[bad]).any()
-            remedy = " nan_policy='omit' or a sample_weight of 0 leaves rows out." if nan else ""
+            nan = not block.partial and np.isnan(x[bad]).any()
+            remedy = " nan_policy='omit' or a sample_weight of 0 leaves rows out" if nan else ""
+            remedy += ", nan_policy='missing' takes what they have." if nan else ""
             told = f" Its values are decoded {block.decoded}." if block.decoded else ""
             raise DataError(f"Input X contains {'NaN' if nan else 'infinity'}: {block.where(bad)}.{told}{remedy}")
     if block.weight is not None and block.weight.max(initial=0.0) > 1e300:
@@ -67,7 +80,7 @@ class Expect:
     mixture: Mixture
 
     def __call__(self, block: Block) -> Statistics:
-        found = self.mixture.expectation(block.x, block.weight)
+        found: Statistics = facing(self.mixture, block).expectation(block.x, block.weight)
         if not np.isfinite(found.log_likelihood):
             refuse(block)
         return found
@@ -90,8 +103,11 @@ class Learn:
         number, row = self.after
         first = 0 if block.index > number else len(block.x) if block.index < number else row + 1
         x, weight = block.x[first:], None if block.weight is None else block.weight[first:]
-        found = self.mixture.expectation(x, weight)
-        return Bundle((found, Recent.of(x, weight, self.size, self.seed, block.index + 1)))
+        asked = facing(self.mixture, block)
+        recent = Recent.of(x, weight, self.size, self.seed, block.index + 1)
+        if block.partial:
+            recent = replace(recent, x=asked.impute(recent.x)[0])
+        return Bundle((asked.expectation(x, weight), recent))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +121,8 @@ class Examine:
     omit_nan: bool = False  # whether a row that a given start misses is left out of it
 
     def __call__(self, block: Block) -> Survey:
-        overall = moments(self.structure, block.x, block.weight)
+        add_up = available if block.partial else partial(moments, self.structure)
+        overall = add_up(block.x, block.weight)
         if not np.isfinite(overall.scatter).all():
             refuse(block)
         start = None
@@ -117,8 +134,9 @@ class Examine:
             _check_start(name, values if held.weight is None else values[held.weight > 0], self.k, held)
             if name == "labels":
                 values = np.nan_to_num(values).astype(np.intp, copy=False)
-            start = moments(self.structure, block.x, held.weight, values, self.k)
-        return Survey(overall, RowSample.of(block, self.seed, self.threshold), start)
+            start = add_up(block.x, held.weight, values, self.k)
+        empty = np.isnan(np.fmin.reduce(block.x, axis=1)).sum() if block.partial else 0
+        return Survey(overall, RowSample.of(block, self.seed, self.threshold), start, int(empty))
 
 
 def _without_missing(block: Block, name: str) -> Block:
@@ -154,12 +172,13 @@ class Rate:
 
     def __call__(self, block: Block) -> Score:
         x, weight = seen(block)
-        density, finite = self.mixture.answer(x, "score_samples")
+        asked = facing(self.mixture, block)
+        density, finite = asked.answer(x, "score_samples")
         if not finite:
             refuse(block)
         total = float(len(x)) if weight is None else float(weight.sum())
         log_likelihood = _weighted_sum(density, weight)
-        entropy = _weighted_sum(self.mixture.entropies(x), weight) if self.entropy else np.nan
+        entropy = _weighted_sum(asked.entropies(x), weight) if self.entropy else np.nan
         return Score(log_likelihood, entropy, total, self.mixture.n_parameters)
 
 
@@ -182,7 +201,8 @@ class Query:
 
     def __call__(self, block: Block) -> Array:
         x, _ = seen(block)
-        found, finite = self.mixture.answer(x, self.answer)
+        asked: Answering = facing(self.mixture, block)
+        found, finite = asked.answer(x, self.answer)
         if not finite:
             refuse(block)
         if self.dtype is not None:
@@ -206,15 +226,32 @@ class Draw:
     def __call__(self, block: Block) -> RowSample:
         x, _ = seen(block)
         if self.mixture is None:
-            finite = all_finite(x)
+            finite = all_finite(x, block.partial)
         else:
-            found, finite = self.mixture.answer(x, "score_samples")
+            found, finite = facing(self.mixture, block).answer(x, "score_samples")
             density = np.zeros((len(block.x), 1))
             density[... if block.weight is None else block.weight > 0, 0] = found
             block = replace(block, x=density) if finite else block
         if not finite:
             refuse(block)
         return RowSample.of(block, self.seed, self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class Impute(Query):
+    """Maps a block to its rows with what they miss: its conditional mean, or with a ``seed`` a draw."""
+
+    mixture: Mixture
+    seed: int | None = None
+
+    def __call__(self, block: Block) -> Array:
+        random = None
+        if self.seed is not None:
+            random = np.random.Generator(np.random.Philox(key=[self.seed, block.index]))
+        found, finite = Incomplete(self.mixture).impute(block.x, random)
+        if not finite:
+            refuse(replace(block, weight=None))
+        return found
 
 
 @dataclass(frozen=True)
@@ -228,7 +265,7 @@ class TakeFirst:
         if self.span is not None:
             weight = 1.0 if block.weight is None else block.weight
             block = replace(block, weight=np.where(self.span.of(block), weight, 0.0))
-        if not all_finite(seen(block)[0]):
+        if not all_finite(seen(block)[0], block.partial):
             refuse(block)
         return First.of(block, self.size)
 

@@ -11,7 +11,14 @@ from scipy.linalg import solve_triangular
 from daskgmm._typing import Array
 from daskgmm.model import factors
 from daskgmm.model.checks import holds, require
-from daskgmm.model.factors import EPS, check_positive, factor_of_precision, precision_factor
+from daskgmm.model.factors import (
+    EPS,
+    check_positive,
+    factor_of_precision,
+    inverted,
+    lower_factors,
+    precision_factor,
+)
 from daskgmm.model.kernels import layouts
 
 if TYPE_CHECKING:
@@ -46,6 +53,11 @@ class Covariance(ABC):
 
     @staticmethod
     @abstractmethod
+    def order(d: int) -> int:
+        """What the exponent of a determinant has beside the degrees of freedom, in the density of their prior."""
+
+    @staticmethod
+    @abstractmethod
     def is_valid(values: Array) -> bool:
         """Whether values that a user gives may be covariances, as far as can be told without factors."""
 
@@ -53,6 +65,11 @@ class Covariance(ABC):
     @abstractmethod
     def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
         """w·δδ' − s·δ' − δ·s' of each component, or summed over components, in the shape of values."""
+
+    @staticmethod
+    @abstractmethod
+    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
+        """The scatter of all features from that of those that are seen, and what these leave of the others'."""
 
     @classmethod
     @abstractmethod
@@ -185,6 +202,10 @@ class Matrices(Covariance):
         return d * (d + 1) // 2
 
     @staticmethod
+    def order(d: int) -> int:
+        return d + 1
+
+    @staticmethod
     def is_valid(values: Array) -> bool:
         other, variances = np.swapaxes(values, -1, -2), np.abs(np.diagonal(values, axis1=-2, axis2=-1))
         unit = np.sqrt(variances[..., :, None] * variances[..., None, :])  # whatever features are measured in
@@ -204,6 +225,16 @@ class Matrices(Covariance):
         square = weight[:, None, None] * (delta[:, :, None] * delta[:, None, :])
         apart: Array = square - (shift[:, :, None] * delta[:, None, :] + delta[:, :, None] * shift[:, None, :])
         return apart
+
+    @staticmethod
+    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
+        d = len(seen) + len(unseen)
+        below, out = gain @ scatter, np.empty((len(scatter), d, d))
+        out[:, seen[:, None], seen] = scatter
+        out[:, unseen[:, None], seen] = below
+        out[:, seen[:, None], unseen] = np.swapaxes(below, 1, 2)
+        out[:, unseen[:, None], unseen] = Matrices.completed(below @ np.swapaxes(gain, 1, 2) + left)
+        return out
 
     @classmethod
     def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
@@ -253,10 +284,9 @@ class Matrices(Covariance):
 
     def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
         order, o = np.concatenate([seen, unseen]), len(seen)
-        lower = [factors.lower_factor(c, j) for j, c in enumerate(self.values[:, order[:, None], order])]
-        corner = np.stack([f[o:, o:] for f in lower])
-        own, rest = (np.stack([factors.inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
-        gain = np.stack([f[o:, :o] for f in lower]) @ np.swapaxes(own, 1, 2)
+        lower = lower_factors(self.values[:, order[:, None], order])
+        own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
+        corner, gain = lower[:, o:, o:], lower[:, o:, :o] @ np.swapaxes(own, 1, 2)
         marginal = type(self)(self.structure, self.values[:, seen[:, None], seen], own)
         return marginal, gain, type(self)(self.structure, corner @ np.swapaxes(corner, 1, 2), rest)
 
@@ -307,6 +337,10 @@ class Axes(Covariance):
         return d
 
     @staticmethod
+    def order(d: int) -> int:
+        return 2
+
+    @staticmethod
     def is_valid(values: Array) -> bool:
         return bool(np.all(values > 0))
 
@@ -314,6 +348,12 @@ class Axes(Covariance):
     def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
         moved: Array = delta * (weight[:, None] * delta - 2.0 * shift)
         return moved.sum(axis=0, keepdims=True) if summed else moved
+
+    @staticmethod
+    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
+        out = np.empty((len(scatter), len(seen) + len(unseen)))
+        out[:, seen], out[:, unseen] = scatter, left
+        return out
 
     @classmethod
     def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:

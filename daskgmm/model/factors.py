@@ -38,12 +38,13 @@ def check_positive(values: Array) -> None:
         raise collapsed(component, feature if values.shape[1] > 1 else None)
 
 
-def lower_factor(covariance: Array, component: int) -> Array:
-    """Lower triangular L with ``L @ L.T`` the covariance; `CollapseError` where there is none."""
-    lower, failed = dpotrf(covariance, lower=True)
-    if failed or not np.isfinite(lower).all():
-        raise collapsed(component)
-    return lower  # type: ignore[no-any-return]
+def lower_factors(covariances: Array) -> Array:
+    """Lower triangular L (s, d, d) with ``L @ L.T`` the covariances; `CollapseError` names one that has none."""
+    try:
+        return np.linalg.cholesky(covariances)
+    except np.linalg.LinAlgError:
+        failed = [dpotrf(covariance, lower=True)[1] for covariance in covariances]
+        raise collapsed(int(np.argmax(failed))) from None
 
 
 def inverted(lower: Array) -> Array:

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import entr
 
 from daskgmm._typing import Array
+from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
 
 
@@ -13,7 +14,7 @@ from daskgmm.model.mixture import Mixture
 class Clusters:
     """A mixture that answers for clusters of its components; its density stays as it is."""
 
-    mixture: Mixture
+    mixture: Mixture | Incomplete
     labels: Array  # (k,) the cluster of each component, numbered from 0 without a gap
 
     @property

@@ -89,7 +89,8 @@ class Mixture:
         """Σ w·H of the responsibilities of the E-step that found these statistics, in nats.
 
         −Σ r·log r is log p(x) less the expected log-density of row and component together, and that needs no more
-        than the statistics: its squared distances are tr(precision · scatter).
+        than the statistics: its squared distances are tr(precision · scatter). Where values are missing, the
+        statistics know what is expected of those.
         """
         s, d = found.about(self.means), self.n_features
         with one_thread():
@@ -97,7 +98,7 @@ class Mixture:
         squares = d / values.shape[-1] * float((values * s.scatter).sum())
         log_norm = self.covariance.half_log_det(d) - 0.5 * d * np.log(2 * np.pi)
         joint = (xlogy(s.weight, self.weights) + s.weight * log_norm).sum() - 0.5 * squares
-        return max(0.0, float(found.log_likelihood - joint))
+        return max(0.0, float(found.log_likelihood + found.unseen - joint))
 
     def score_samples(self, x: Array) -> Array:
         """Log-density of each row, (n,), in nats."""
@@ -162,7 +163,7 @@ class Mixture:
                     answer[rows] = part
         return out, len(finite) == len(lost)
 
-    def sample(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:
+    def sample(self, n: int, random: np.random.RandomState | np.random.Generator) -> tuple[Array, Array]:
         """``n`` rows (n, d) and their components (n,), grouped by component: ancestral sampling."""
         counts = random.multinomial(n, self.weights / self.weights.sum())  # given ones may be rounded
         parts = [

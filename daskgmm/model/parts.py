@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.model.blas import one_thread
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
 
@@ -18,6 +17,7 @@ class Parts:
     and covariance ``rest`` (Anderson 2003, theorem 2.5.1).
     """
 
+    whole: Array  # (k, d) means of all features
     seen: Array  # (o,) their numbers
     unseen: Array  # (m,)
     marginal: Mixture  # of those that are seen
@@ -27,13 +27,15 @@ class Parts:
 
     @classmethod
     def of(cls, mixture: Mixture, seen: Array, unseen: Array | None = None) -> "Parts":
-        """``seen`` are numbers of features, at least one, and so are ``unseen``: all others, if not given."""
+        """``seen`` are numbers of features, at least one, and so are ``unseen``: all others, if not given.
+
+        Under `one_thread`, as the bits of products depend on BLAS's.
+        """
         seen = np.asarray(seen, np.intp)
         unseen = np.delete(np.arange(mixture.n_features), seen) if unseen is None else np.asarray(unseen, np.intp)
-        with one_thread():
-            covariance, gain, rest = mixture.covariance.parted(seen, unseen)
+        covariance, gain, rest = mixture.covariance.parted(seen, unseen)
         marginal = Mixture(mixture.weights, mixture.means[:, seen], covariance)
-        return cls(seen, unseen, marginal, mixture.means[:, unseen], gain, rest)
+        return cls(mixture.means, seen, unseen, marginal, mixture.means[:, unseen], gain, rest)
 
     def conditional(self, x: Array) -> Mixture:
         """The mixture of the others where what is seen has the values ``x`` (o,)."""
@@ -47,6 +49,24 @@ class Parts:
         mean: Array = self.means[component] + np.einsum("no,mo->nm", x - self.marginal.means[component], gain)
         return mean
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays, with the marginal mixture as the kernels read it."""
+        own = (self.marginal.covariance.values, self.gain, self.rest.values)
+        return sum(4 * array.nbytes for array in own) + 1024
+
+    def draw(self, x: Array, random: np.random.Generator) -> tuple[Array, bool]:
+        """The others (n, m), drawn given rows ``x`` (n, o), and whether these rows are all finite."""
+        resp, finite = self.marginal.answer(x, "responsibilities")
+        chosen = (resp.cumsum(axis=1) < random.random(len(x))[:, None]).sum(axis=1).clip(max=len(self.means) - 1)
+        if not finite:
+            return np.zeros((len(x), self.means.shape[1])), False
+        noise, out = random.standard_normal((len(x), self.means.shape[1])), np.empty((len(x), self.means.shape[1]))
+        for j in np.unique(chosen):
+            rows = chosen == j
+            out[rows] = self.expected(x[rows], j) + self.rest.colour(noise[rows], j)
+        return out, finite
+
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
         """``mean`` or ``std`` (n, m) of the others in rows ``x`` (n, o), and whether these rows are all finite.
 
@@ -55,6 +75,8 @@ class Parts:
         resp, finite = self.marginal.answer(x, "responsibilities")
         x, (k, m) = np.asarray(x, np.float64), self.means.shape
         mean, variance = np.zeros((len(x), m)), np.zeros((len(x), m))
+        if not finite:  # whoever asks will refuse the rows
+            return mean, False
         for j in range(k):
             mean += resp[:, j, None] * self.expected(x, j)
         if question == "mean":

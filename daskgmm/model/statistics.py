@@ -1,14 +1,17 @@
 """Sufficient statistics of k components: a mergeable value."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.model.checks import at_least, holds, positive, require
 from daskgmm.model.structure import Structure
+
+if TYPE_CHECKING:
+    from daskgmm.model.parts import Parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,9 @@ class Statistics:
     log_likelihood: float  # Σ w·log p(x) under the parameters *before* the update
     total_weight: float  # Σ w
     n_rows: float  # rows of positive weight; where rows were blended, as many as would be as uncertain
+
+    # Σ w·r·E[log p(missing | there)] where rows miss values: what an entropy leaves out.
+    unseen: float = field(default=0.0, metadata={"later": True})
 
     def check(self) -> None:
         """Raise `ValueError` unless these are sums over rows that weigh something."""
@@ -88,7 +94,31 @@ class Statistics:
             a.log_likelihood + b.log_likelihood,
             a.total_weight + b.total_weight,
             a.n_rows + b.n_rows,
+            a.unseen + b.unseen,
         )
+
+    def lifted(self, parts: "Parts") -> "Statistics":
+        """What is expected of all features in rows of which these statistics know some, given those.
+
+        Linear in the sums: each component's regression of the others on what is seen, and what that leaves open.
+        """
+        s, k = self.about(parts.marginal.means), len(self.weight)
+        shift = np.empty_like(parts.whole)
+        shift[:, parts.seen] = s.shift
+        gain = np.broadcast_to(parts.gain, (k, *parts.gain.shape[1:]))
+        shift[:, parts.unseen] = (gain @ s.shift[:, :, None])[:, :, 0]
+        scatter, m = self.structure.lifted(s.scatter, s.weight, parts), len(parts.unseen)
+        left = float((s.weight * (parts.rest.half_log_det(m) - 0.5 * m * (np.log(2 * np.pi) + 1))).sum())
+        return replace(s, reference=parts.whole, shift=shift, scatter=scatter, unseen=s.unseen + left)
+
+    def pooled(self) -> "Statistics":
+        """The same rows as one component, about their mean."""
+        whole, k = self.weight.sum(keepdims=True), len(self.weight)
+        first = self.about(np.broadcast_to(self.reference[:1], self.reference.shape))
+        mean = first.reference[:1] + first.shift.sum(axis=0, keepdims=True) / whole
+        s = self.about(np.repeat(mean, k, axis=0))
+        scatter, shift = s.scatter.sum(axis=0, keepdims=True), s.shift.sum(axis=0, keepdims=True)
+        return replace(s, reference=mean, weight=whole, shift=shift, scatter=scatter)
 
     def scaled(self, factor: float) -> "Statistics":
         """All sums times ``factor`` > 0, as if every row weighed that much more; ``n_rows`` stays."""
@@ -99,6 +129,7 @@ class Statistics:
             scatter=factor * self.scatter,
             log_likelihood=factor * self.log_likelihood,
             total_weight=factor * self.total_weight,
+            unseen=factor * self.unseen,
         )
 
     def under(self, structure: Structure) -> "Statistics":

@@ -14,6 +14,7 @@ from daskgmm.model.covariance import Axes, Covariance, Matrices
 from daskgmm.model.factors import EPS, collapsed
 
 if TYPE_CHECKING:
+    from daskgmm.model.parts import Parts
     from daskgmm.model.statistics import Statistics
 
 TINY = float(np.finfo(np.float64).tiny)
@@ -59,6 +60,29 @@ class Structure:
         if self.shared:
             kept = kept.sum(axis=0, keepdims=True)
         return kept.mean(axis=1, keepdims=True) if self.isotropic else kept
+
+    def prior_rows(self, degrees_of_freedom: Array, d: int) -> Array:
+        """How many rows the log-determinant of a covariance has in an inverse Wishart, or inverse gamma, prior."""
+        rows: Array = degrees_of_freedom + self.form.order(d)
+        return (degrees_of_freedom + 2) / d if self.isotropic else rows
+
+    def degrees_of_freedom(self, rows: float, d: int) -> float:
+        """The inverse of `prior_rows`."""
+        return float(rows * d - 2 if self.isotropic else rows - self.form.order(d))
+
+    def trace(self, covariance: Covariance, scatter: Array, d: int) -> Array:
+        """Traces of the products of precisions and scatters, (s,)."""
+        summed: Array = (covariance.precisions * scatter).reshape(len(scatter), -1).sum(axis=1)
+        return summed * (d if self.isotropic else 1)
+
+    def lifted(self, scatter: Array, weight: Array, parts: "Parts") -> Array:
+        """The scatter of all features that follows from that of some."""
+        left = self.spread(parts.rest.values, weight)
+        if self.isotropic:
+            o, m = len(parts.seen), len(parts.unseen)
+            mean: Array = (o * scatter + m * left) / (o + m)
+            return mean
+        return self.form.lifted(scatter, left, parts.seen, parts.unseen, parts.gain)
 
     def spread(self, values: Array, weight: Array) -> Array:
         """The scatter of components that weigh (k,) and have these covariances."""

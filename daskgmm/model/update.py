@@ -2,19 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.special import xlogy
 
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError, warn
 from daskgmm.model.blas import one_thread
-from daskgmm.model.checks import at_least, require
+from daskgmm.model.checks import at_least, holds, require
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.factors import ILL_DEFINED
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.structure import TINY
+from daskgmm.model.structure import TINY, Structure
 
 
 class Update(ABC):
@@ -35,19 +36,26 @@ def strict(error: CollapseError) -> bool:
 
 
 def maximise(
-    s: Statistics, means: Array, values: Array, ridge: float, excuse: Callable[[CollapseError], bool] = strict
+    s: Statistics,
+    means: Array,
+    values: Array,
+    ridge: float,
+    excuse: Callable[[CollapseError], bool] = strict,
+    prior: "MAP | None" = None,
 ) -> Mixture:
     """The parameters that maximise the expected log-likelihood, with ``ridge`` added to variances.
 
     A component without weight takes its mean from ``means`` and its covariance from ``values``. So does the
     covariance of one that collapses, if ``excuse`` says so of the error: a step of expectation/conditional
-    maximisation, which does not lower the likelihood either (Meng & Rubin 1993). Else that error is raised.
+    maximisation, which does not lower the likelihood either (Meng & Rubin 1993). Else that error is raised. With a
+    ``prior``, its log-density is maximised, too.
     """
-    means = np.where((s.weight > TINY)[:, None], s.means, means)
-    centred = s.about(means)
+    both, counts, shares = (s, s.weight, s.weight) if prior is None else prior.joined(s)
+    means = np.where((both.weight > TINY)[:, None], both.means, means)
+    centred = replace(both.about(means), weight=counts)
     while True:
         try:
-            return Mixture(s.weight / s.weight.sum(), means, s.structure.fit(centred, values, ridge))
+            return Mixture(shares / shares.sum(), means, s.structure.fit(centred, values, ridge))
         except CollapseError as error:
             kept = np.ones(len(means), bool) if s.structure.shared else np.arange(len(means)) == error.component
             if not centred.weight[kept].any() or not excuse(error):
@@ -86,6 +94,71 @@ class Regularised(Update):
 
 
 @dataclass(frozen=True, eq=False)
+class MAP(Update):
+    """The mode under a normal, inverse Wishart and Dirichlet prior, and ``reg_covar`` on the diagonals.
+
+    The prior counts as rows: ``precision`` of them at each of its ``means``, with a ``scatter`` of their own
+    (Gauvain & Lee 1994; Fraley & Raftery 2007).
+    """
+
+    structure: Structure
+    means: Array  # (k, d)
+    precision: Array  # (k,) rows that each mean counts as
+    scatter: Array  # as statistics hold it
+    count: Array  # (k,), or (1,) of all: rows that the determinant of a covariance counts
+    extra: Array  # (k,) rows that the proportions count
+    placed: bool = False  # whether each component has a place of its own: a fit then begins there
+    reg_covar: float = 0.0
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the setting is one that can be."""
+        (k, d), s = self.means.shape, self.structure
+        require(min(k, d) > 0 and holds(self.means, (k, d)), "The prior has no means.")
+        require(holds(self.precision, (k,), 0.0) and holds(self.extra, (k,), 0.0), "The prior has no rows.")
+        require(holds(self.scatter, s.held(k, d)), "The prior has no scatter.")
+        require(holds(self.count, (1 if s.shared else k,), 0.0), "The prior counts no rows.")
+        require(at_least(0, self.reg_covar), "reg_covar is below 0.")
+
+    def fits(self, mixture: Mixture) -> bool:
+        """Whether it is a prior of such a mixture."""
+        return self.means.shape == mixture.means.shape and self.structure is mixture.covariance.structure
+
+    def joined(self, s: Statistics) -> tuple[Statistics, Array, Array]:
+        """Statistics with the rows of the prior, and what covariances and weights count (k,)."""
+        own = Statistics(
+            self.structure, self.means, self.precision, np.zeros_like(self.means), self.scatter, 0.0, 0.0, 0
+        )
+        return s + own, s.weight + self.count / (len(s.weight) // len(self.count)), s.weight + self.extra
+
+    def filled(self, within: Statistics) -> Statistics:
+        """Statistics of one component, about its mean, and of the rows that the prior of one counts as."""
+        scatter = within.scatter + self.scatter.mean(axis=0)
+        return replace(within, weight=within.weight + self.count.mean(), scatter=scatter)
+
+    def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
+        """Raises `CollapseError` where a covariance is not positive definite, as under a prior without scatter."""
+        with one_thread():
+            values = mixture.covariance.values
+            return maximise(statistics, mixture.means, values, self.reg_covar, prior=self)
+
+    def penalty(self, mixture: Mixture) -> float:
+        covariance = mixture.covariance
+        apart = self.structure.move(self.precision, np.zeros_like(self.means), mixture.means - self.means)
+        log_dets = self.count * covariance.half_log_det(mixture.n_features)
+        inner = self.structure.trace(covariance, self.scatter + apart, mixture.n_features)
+        return float(log_dets.sum() - 0.5 * inner.sum() + xlogy(self.extra, mixture.weights).sum())
+
+    @property
+    def mode(self) -> Mixture:
+        """The parameters that are likeliest before there are rows."""
+        k = len(self.means)
+        share = self.extra if self.extra.any() else np.ones(k)
+        with one_thread():
+            values = self.scatter / self.count[self.structure.form.beside]
+            return Mixture(share / share.sum(), self.means, self.structure.form.of(self.structure, values, np.inf))
+
+
+@dataclass(frozen=True, eq=False)
 class Steady(Update):
     """An M-step that no batch of rows can break.
 
@@ -95,11 +168,12 @@ class Steady(Update):
     it, however tight it is beside the others; where all share one covariance, all rows count for it. Weights and
     means stay those of the rows. A covariance that is singular nevertheless, as that of equal rows without
     ``reg_covar``, stays as it was, and a warning says why; those of other components do not. What is watched
-    leaves the prior out, as it vanishes.
+    leaves the prior out, as it vanishes. A ``prior`` that is given stands in its place.
     """
 
     reg_covar: float = 0.0
     anchor: Covariance | None = None
+    prior: MAP | None = field(default=None, metadata={"later": True})
 
     def check(self) -> None:
         """Raise `ValueError` unless the setting is one that can be."""
@@ -108,6 +182,8 @@ class Steady(Update):
     def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
         """Never raises for statistics that are finite; warns of each covariance that stays as it was."""
         s, structure = statistics, statistics.structure
+        if self.prior is not None:
+            return self._under(self.prior, mixture, s)
         total, full = s.weight.sum(), 2 * (mixture.means.shape[1] + 1)
         share = s.weight / total
         lack = share * max(0, full - s.n_rows) if structure.shared else np.maximum(0, full - share * s.n_rows)
@@ -126,6 +202,18 @@ class Steady(Update):
             except CollapseError:  # of a given covariance, which float64 holds less well than its factor
                 found = mixture
         return Mixture(s.weight / total, s.means, found.covariance)
+
+    def _under(self, prior: MAP, mixture: Mixture, s: Statistics) -> Mixture:
+        """The mode under a prior, for as many rows as the statistics stand for."""
+        rows, values = s.scaled(s.n_rows / s.total_weight), mixture.covariance.values
+        with one_thread():
+            try:
+                return maximise(rows, mixture.means, values, self.reg_covar, self.excuse, prior)
+            except CollapseError:
+                return mixture
+
+    def penalty(self, mixture: Mixture) -> float:
+        return 0.0 if self.prior is None else self.prior.penalty(mixture)
 
     def excuse(self, error: CollapseError) -> bool:
         """Excuses every collapse, with a warning."""

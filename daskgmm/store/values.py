@@ -20,6 +20,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.block import array_digest
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
+from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import STRUCTURES, Structure
 from daskgmm.model.update import Update
@@ -45,7 +46,7 @@ def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
         yield from _subclasses(kind)
 
 
-for _kind in (Mixture, Statistics, *_subclasses(Covariance), *_subclasses(Update)):
+for _kind in (Mixture, Statistics, NormalInverseWishart, *_subclasses(Covariance), *_subclasses(Update)):
     storable(_kind)
 
 

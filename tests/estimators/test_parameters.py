@@ -8,7 +8,7 @@ import click
 import numpy as np
 import pytest
 
-from daskgmm import GaussianMixture, MiniBatchGaussianMixture
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture, NormalInverseWishart
 from daskgmm.cli import main
 
 X = np.random.default_rng(0).normal(size=(60, 2))
@@ -27,6 +27,7 @@ TYPES: dict[str, Any] = {
     "array-like": [0.5, 0.5],
     "dict": {},
     "None": None,
+    "NormalInverseWishart": NormalInverseWishart(),
     "RandomState": np.random.RandomState(0),
 }
 # Parameters whose rows are checked with those of X, whatever they are.

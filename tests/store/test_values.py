@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from daskgmm import GaussianMixture, GaussianMixtureSearch, MiniBatchGaussianMixture, load, watching
+from daskgmm import (
+    GaussianMixture,
+    GaussianMixtureSearch,
+    MiniBatchGaussianMixture,
+    NormalInverseWishart,
+    load,
+    watching,
+)
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.persistence import read
 from daskgmm.fit.run import EM
@@ -81,7 +88,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     heard = Heard()
     with watching(heard):
         for kind in KINDS:
-            GaussianMixture(3, covariance_type=kind, random_state=0, max_iter=2, tol=0.0).fit(X)
+            for prior in (None, "weak"):
+                GaussianMixture(3, covariance_type=kind, random_state=0, max_iter=2, tol=0.0, prior=prior).fit(X)
         GaussianMixture(3, random_state=0, max_iter=4, tol=0.0, acceleration="lbfgs").fit(X)
         GaussianMixtureSearch([1, 2], criterion="held_out", random_state=0, tol=0.0, max_iter=2).fit(X)
     stream = MiniBatchGaussianMixture(2, batch_size=50, random_state=0, max_iter=2, tol=0.0)
@@ -97,7 +105,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
         states.append(read(path)[-1])
     failed = EM(draw_mixture("full"), Regularised(), 0.0, 9, (1.0,), failure=CollapseError("component 1", 1))
     found: dict[str, list[Any]] = {}
-    for part in parts_of((*states, failed)):
+    for part in parts_of((*states, failed, NormalInverseWishart(mean=[1.0, 2.0]))):
         if is_dataclass(part):
             found.setdefault(type(part).__name__, []).append(part)
     return found

@@ -1,0 +1,172 @@
+"""Rows of which values are missing at random: NaN stands for them.
+
+Rows that miss the same are rows of a marginal mixture, whose E-step theirs is. Its statistics are lifted by each
+component's regression of what is missing on what is there (Ghahramani & Jordan 1994; McLachlan & Krishnan 2008,
+section 5.4).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import entr
+
+from daskgmm._typing import Array
+from daskgmm.model import kernels
+from daskgmm.model.blas import one_thread
+from daskgmm.model.mixture import Mixture
+from daskgmm.model.parts import Parts
+from daskgmm.model.statistics import Statistics
+from daskgmm.model.structure import FULL
+
+# What the regressions of all patterns may take that stay for the next block.
+KEPT_BYTES = 64 * 2**20
+LEAST = 1e-2  # smallest eigenvalue of correlations that come from pairs of values, each of other rows
+
+
+def misses(x: Array) -> bool:
+    """Whether a value is missing; without a mask of the size of ``x``."""
+    return x.dtype.kind == "f" and bool(x.size) and bool(np.isnan(x.min()))
+
+
+def grouped(x: Array, weight: Array | None = None) -> Iterator[tuple[Array, Array]]:
+    """Numbers of rows that have values in the same features, and of those; rows that weigh and have something.
+
+    In an order that the values alone decide, and no more rows at once than a kernel reads as they lie.
+    """
+    there = ~np.isnan(x)
+    counted = there.any(axis=1)
+    if weight is not None:
+        counted &= weight > 0
+    rows = np.flatnonzero(counted)
+    codes = np.packbits(there[rows], axis=1, bitorder="little")
+    keys = np.zeros((len(rows), -(-codes.shape[1] // 8) * 8), np.uint8)
+    keys[:, : codes.shape[1]] = codes
+    words = keys.view(np.uint64)
+    words = words[:, 0] if words.shape[1] == 1 else words.view([("", np.uint64)] * words.shape[1])[:, 0]
+    _, inverse, counts = np.unique(words, return_inverse=True, return_counts=True)
+    small = inverse.astype(np.uint16) if len(counts) <= 2**16 else inverse  # sorted by their digits
+    order, last = rows[np.argsort(small, kind="stable")], np.cumsum(counts)
+    for begin, end in zip(last - counts, last, strict=True):
+        seen = np.flatnonzero(there[order[begin]])
+        for first in range(begin, end, kernels.WHOLE):
+            yield order[first : min(end, first + kernels.WHOLE)], seen
+
+
+@dataclass(frozen=True, eq=False)
+class Incomplete:
+    """A mixture as rows see it that may miss values; for rows that miss none, the mixture itself."""
+
+    mixture: Mixture
+
+    def parts(self, seen: Array) -> Parts:
+        """What the mixture says of some features, and of the others given those; kept with the mixture."""
+        kept: dict[bytes, Parts] = vars(self.mixture).setdefault("_patterns", {})
+        if (found := kept.get(key := seen.tobytes())) is None:
+            found = Parts.of(self.mixture, seen)
+            if (len(kept) + 1) * found.nbytes <= KEPT_BYTES:
+                kept[key] = found
+        return found
+
+    def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
+        """E-step over rows ``x`` (n, d): what is expected of their statistics, given what is there."""
+        if not misses(x):
+            return self.mixture.expectation(x, weight)
+        found = None
+        with one_thread():
+            for rows, seen in grouped(x, weight):
+                w = None if weight is None else weight[rows]
+                if len(seen) == x.shape[1]:
+                    more = self.mixture.expectation(x[rows], w).about(self.mixture.means)
+                else:
+                    parts = self.parts(seen)
+                    more = parts.marginal.expectation(_cut(x, rows, seen), w).lifted(parts)
+                found = more if found is None else found + more
+        return self.mixture.expectation(x[:0]) if found is None else found
+
+    def answer(self, x: Array, question: str) -> tuple[Array, bool]:
+        """What the marginal mixture of each row answers, and whether no value is infinite.
+
+        A row without any value has the density of nothing, 1, and the mixture's proportions.
+        """
+        if not misses(x):
+            return self.mixture.answer(x, question)
+        out, sound = self._of_nothing(len(x), question), True
+        with one_thread():
+            for rows, seen in grouped(x):
+                asked = self.mixture if len(seen) == x.shape[1] else self.parts(seen).marginal
+                out[rows], finite = asked.answer(_cut(x, rows, seen), question)
+                sound &= finite
+        return out, sound
+
+    def _of_nothing(self, n: int, question: str) -> Array:
+        """Answers for n rows without any value."""
+        weights = self.mixture.weights
+        answers = {"labels": np.argmax(weights), "responsibilities": weights}
+        value = np.asarray(answers.get(question, 0.0))
+        return np.tile(value, (n, *(1,) * value.ndim))
+
+    def entropies(self, x: Array) -> Array:
+        """Entropy of each row's responsibilities, (n,), in nats."""
+        parts = (x[first : first + kernels.PIECE] for first in range(0, len(x), kernels.PIECE))
+        found = (entr(self.answer(part, "responsibilities")[0]).sum(axis=1) for part in parts)
+        return np.concatenate([np.empty(0), *found])
+
+    def impute(self, x: Array, random: np.random.Generator | None = None) -> tuple[Array, bool]:
+        """Rows (n, d) float64 with what they miss, and whether no value is infinite.
+
+        Missing values are their conditional means, or with ``random`` a draw from their conditional distribution.
+        """
+        out = np.array(x, np.float64)
+        if not misses(x):
+            return out, bool(np.isfinite(out).all())
+        sound = True
+        with one_thread():
+            for rows, seen in grouped(x):
+                known = _cut(out, rows, seen)
+                if len(seen) == x.shape[1]:
+                    sound &= bool(np.isfinite(known).all())
+                    continue
+                parts = self.parts(seen)
+                values, finite = parts.answer(known, "mean") if random is None else parts.draw(known, random)
+                out[rows[:, None], parts.unseen] = values
+                sound &= finite
+        empty = np.flatnonzero(np.isnan(out).all(axis=1))
+        if random is None:
+            out[empty] = self.mixture.weights @ self.mixture.means
+        elif len(empty):
+            out[empty] = random.permutation(self.mixture.sample(len(empty), random)[0])
+        return out, sound
+
+
+def _cut(x: Array, rows: Array, seen: Array) -> Array:
+    """Some features of some rows, next to each other."""
+    return np.take(x[rows], seen, axis=1)
+
+
+def completed(x: Array, weight: Array | None, mean: Array) -> Array:
+    """Rows (n, d) with what they miss at its conditional mean under one Gaussian of available-case moments.
+
+    These are means and variances of the rows that have a feature, and correlations of those that have both, drawn
+    towards 0 as far as they have to be. A feature that no row has is at ``mean`` (d,).
+    """
+    if not misses(x):
+        return x
+    there, w = ~np.isnan(x), np.ones(len(x)) if weight is None else weight
+    pairs = (there * w[:, None]).T @ there.astype(np.float64)
+    count = np.diag(pairs)
+    share = np.divide(w[:, None], count, out=np.zeros(x.shape), where=there & (count > 0))
+    mean = np.where(count > 0, mean + (share * np.where(there, x - mean, 0.0)).sum(axis=0), mean)
+    apart = np.where(there, x - mean, 0.0)
+    variance = (share * np.square(apart)).sum(axis=0)
+    unit = np.sqrt(np.where(variance > 0, variance, 1.0))
+    z = apart / unit
+    products = (z * w[:, None]).T @ z
+    correlation = np.divide(products, pairs, out=np.zeros_like(products), where=pairs > 0).clip(-1, 1)
+    np.fill_diagonal(correlation, 1.0)
+    least = np.linalg.eigvalsh(correlation)[0]
+    if least < LEAST:
+        share = (LEAST - least) / (1 - least)
+        correlation = (1 - share) * correlation + share * np.eye(len(mean))
+    covariance = FULL.form.of(FULL, (correlation * np.outer(unit, unit))[None], np.inf)
+    return Incomplete(Mixture(np.ones(1), mean[None], covariance)).impute(x)[0]

@@ -1,0 +1,139 @@
+"""Fits under a prior: monotone, without collapse, adapted, streamed, saved and resumed."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+
+from daskgmm import CollapseError, GaussianMixture, MiniBatchGaussianMixture, NormalInverseWishart, load
+from daskgmm.cli import main
+from daskgmm.errors import CheckpointError
+from tests.fit.problems import Problem, problems
+from tests.structures import KINDS
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+ESTIMATORS = (GaussianMixture, MiniBatchGaussianMixture)
+
+
+@pytest.mark.filterwarnings("ignore:Best performing")
+@given(problem=problems)
+@settings(max_examples=10)
+def test_what_is_watched_never_falls(problem: Problem) -> None:
+    for prior in ("weak", NormalInverseWishart(problem.x[0], 3.0, weight_concentration=5.0)):
+        run = problem.fitted(prior=prior)
+        assert run.failure is None
+        assert len(run.trace) == 10
+        steps = np.diff(run.trace)
+        assert steps.min() >= -1e-10 * max(1, np.abs(run.trace).max())
+    assert run.trace != problem.fitted().trace
+
+
+@pytest.mark.filterwarnings("ignore:Best performing")
+def test_no_component_collapses_where_maximum_likelihood_does() -> None:
+    collapsed = 0
+    for seed in range(50):
+        random = np.random.default_rng(seed)
+        # Few rows, and some that are copies of each other: clusters of them have no covariance.
+        x = np.repeat(random.normal(size=(12, 3)), random.integers(1, 4, size=12), axis=0)
+        how: dict[str, Any] = {
+            "covariance_type": [*KINDS][seed % 4],
+            "reg_covar": 0.0,
+            "random_state": seed,
+            "max_iter": 60,
+        }
+        how["init_params"] = ("kmeans", "k-means++", "random")[seed % 3]
+        try:
+            GaussianMixture(5, **how).fit(x)
+        except CollapseError:
+            collapsed += 1
+        model = GaussianMixture(5, prior="weak", **how).fit(x)
+        smallest = min(np.linalg.eigvalsh(c).min() for c in _dense(model))
+        assert smallest > 1e-3 * np.var(x, axis=0).min()
+    assert collapsed >= 25
+
+
+def _dense(model: Any) -> Any:
+    k, d = model.means_.shape
+    return KINDS[model.covariance_type].matrices(model.covariances_, k, d)
+
+
+def test_a_background_model_is_adapted_where_there_are_rows() -> None:
+    random = np.random.default_rng(0)
+    means = np.array([[-6.0, 0], [0, 6], [6, 0]])
+    background = GaussianMixture(3, random_state=0).fit(
+        np.concatenate([mean + random.normal(size=(500, 2)) for mean in means])
+    )
+    speaker = background.means_[0] + 1 + random.normal(size=(64, 2))
+    prior = NormalInverseWishart.from_mixture(background, relevance=16)
+    whole = np.linalg.norm(speaker.mean(axis=0) - background.means_[0])
+    for kind, n in zip(ESTIMATORS, (64, 128), strict=True):  # the sample and the pass see each row once
+        own = kind(3, prior=prior, random_state=0).fit(speaker)
+        moved = np.linalg.norm(own.means_ - background.means_, axis=1)
+        np.testing.assert_allclose(moved[0], n / (n + 16) * whole, rtol=0.05)
+        assert moved[1:].max() < 1e-6  # no row, no move
+    with pytest.raises(ValueError, match="mean of the prior has shape"):
+        GaussianMixture(2, prior=prior).fit(speaker)
+
+
+@every_kind
+def test_streams_take_the_prior_in_place_of_their_own(kind: Any) -> None:
+    equal = np.ones((40, 2))
+    model = MiniBatchGaussianMixture(2, covariance_type=kind, prior="weak", reg_covar=0.0, init_size=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.partial_fit(np.random.default_rng(0).normal(size=(40, 2)))
+        first = model.online_.update.prior
+        for _ in range(20):
+            model.partial_fit(equal)
+    assert first is not None
+    assert model.online_.update.prior is first
+    model.mixture_.check()
+    again = model.set_params(prior=None).partial_fit(equal)
+    assert again.online_.update.prior is None
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("given", [False, True])
+def test_a_prior_is_saved_and_loaded(estimator: Any, given: bool, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    prior = NormalInverseWishart(mean=[0.5, 0.0], degrees_of_freedom=7) if given else "weak"
+    model = estimator(2, prior=prior, random_state=0).fit(x)
+    model.save(tmp_path / "model.npz")
+    again = load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(again.means_, model.means_)
+    if given:
+        np.testing.assert_array_equal(again.prior.mean, [0.5, 0.0])
+        assert (again.prior.degrees_of_freedom, again.prior.scale) == (7.0, None)
+    else:
+        assert again.prior == "weak"
+    for one in (model, again):
+        one.set_params(warm_start=True).fit(x)
+    np.testing.assert_array_equal(again.means_, model.means_)
+
+
+def test_a_fit_goes_on_under_the_prior_that_it_began_with(tmp_path: Path) -> None:
+    x, place = np.random.default_rng(0).normal(size=(300, 2)), tmp_path / "fit.npz"
+    how: dict[str, Any] = {"random_state": 0, "tol": 0.0, "prior": NormalInverseWishart(mean_precision=2)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        GaussianMixture(2, max_iter=3, checkpoint=place, **how).fit(x)
+        on = GaussianMixture(2, max_iter=6, checkpoint=place, **how).fit(x)
+        whole = GaussianMixture(2, max_iter=6, **how).fit(x)
+    np.testing.assert_array_equal(on.means_, whole.means_)
+    for other in (None, "weak", NormalInverseWishart(mean_precision=3)):
+        with pytest.raises(CheckpointError, match="prior"):
+            GaussianMixture(2, max_iter=6, checkpoint=place, **{**how, "prior": other}).fit(x)
+
+
+def test_the_command_line_takes_the_weak_prior(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    np.save(tmp_path / "x.npy", x)
+    words = ["fit", str(tmp_path / "x.npy"), "-k", "2", "--prior", "weak", "--seed", "0"]
+    done = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "model.npz")])
+    assert done.exit_code == 0, done.output
+    model = load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(model.means_, GaussianMixture(2, prior="weak", random_state=0).fit(x).means_)

@@ -1,0 +1,214 @@
+"""E-steps and answers for rows that miss values, against dense algebra row by row."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daskgmm.model.available import available, gathered
+from daskgmm.model.missing import Incomplete, completed, grouped
+from daskgmm.model.mixture import Mixture
+from daskgmm.model.moments import moments
+from daskgmm.model.parts import Parts
+from daskgmm.model.structure import STRUCTURES
+from daskgmm.model.update import Regularised
+from tests.model import dense_missing
+from tests.strategies import kinds, seeds
+from tests.structures import KINDS, draw_mixture, draw_rows, parameters
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def gaps(x: Any, share: float, seed: int) -> Any:
+    """The rows with so many values missing."""
+    return np.where(np.random.default_rng([seed, 7]).random(x.shape) < share, np.nan, x)
+
+
+@settings(max_examples=20)
+@given(
+    kind=kinds,
+    k=st.integers(1, 3),
+    d=st.integers(1, 5),
+    seed=seeds,
+    share=st.floats(0.05, 0.6),
+    weighted=st.booleans(),
+)
+def test_em_is_that_of_the_definitions(kind: str, k: int, d: int, seed: int, share: float, weighted: bool) -> None:
+    mixture = draw_mixture(kind, k, d, seed)
+    x = gaps(draw_rows(mixture, 12, seed), share, seed)
+    w = np.random.default_rng(seed).choice([0.0, 0.5, 2.0], 12) if weighted else np.ones(12)
+    found = Incomplete(mixture).expectation(x, w if weighted else None)
+    after = Regularised(1e-3)(mixture, found)
+    weights, means, values, ll = dense_missing.step(x, w, *parameters(mixture), kind)
+    np.testing.assert_allclose(found.log_likelihood, float(ll), rtol=1e-11, atol=1e-11)
+    if not found.weight.sum():
+        return
+    np.testing.assert_allclose(after.weights, np.array(weights, float), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(after.means, np.array(means, float), rtol=1e-10, atol=1e-10)
+    structure = STRUCTURES[kind]
+    dense = structure.stored(np.array(values, float), k, d)
+    dense = dense + 1e-3 * structure.form.unit(dense.shape[-1])
+    np.testing.assert_allclose(after.covariance.values, dense, rtol=1e-9, atol=1e-9)
+
+
+@every_kind
+def test_rows_that_miss_nothing_have_the_same_bits(kind: str) -> None:
+    mixture = draw_mixture(kind, 3, 4)
+    x = draw_rows(mixture, 500)
+    a, b = mixture.expectation(x), Incomplete(mixture).expectation(x)
+    for name in ("weight", "shift", "scatter", "log_likelihood", "n_rows"):
+        assert np.asarray(getattr(a, name)).tobytes() == np.asarray(getattr(b, name)).tobytes()
+    np.testing.assert_array_equal(mixture.score_samples(x), Incomplete(mixture).answer(x, "score_samples")[0])
+
+
+@every_kind
+def test_float32_rows_lose_what_float32_does(kind: str) -> None:
+    mixture = draw_mixture(kind, 3, 5)
+    x = gaps(draw_rows(mixture, 400), 0.3, 0).astype("f4")
+    a, b = (Incomplete(mixture).expectation(rows) for rows in (x, x.astype("f8")))
+    assert a.log_likelihood != b.log_likelihood
+    np.testing.assert_allclose(a.log_likelihood, b.log_likelihood, rtol=1e-5)
+    np.testing.assert_allclose(a.scatter, b.scatter, rtol=1e-3, atol=1e-2)
+
+
+@settings(max_examples=20)
+@given(kind=kinds, seed=seeds)
+def test_statistics_of_a_concatenation_are_the_sum(kind: str, seed: int) -> None:
+    mixture = draw_mixture(kind, 2, 3, seed)
+    x = gaps(draw_rows(mixture, 90, seed), 0.4, seed)
+    incomplete = Incomplete(mixture)
+    whole, both = incomplete.expectation(x), incomplete.expectation(x[:31]) + incomplete.expectation(x[31:])
+    for name in ("weight", "shift", "scatter", "log_likelihood", "total_weight", "n_rows"):
+        np.testing.assert_allclose(getattr(both, name), getattr(whole, name), rtol=1e-10, atol=1e-10)
+
+
+@every_kind
+def test_answers_are_those_of_the_marginals(kind: str) -> None:
+    mixture = draw_mixture(kind, 3, 4)
+    x = gaps(draw_rows(mixture, 60), 0.4, 1)
+    x[7] = np.nan
+    answers = {q: Incomplete(mixture).answer(x, q)[0] for q in ("labels", "score_samples", "responsibilities")}
+    for i, row in enumerate(x):
+        seen = np.flatnonzero(~np.isnan(row))
+        if not len(seen):
+            assert answers["score_samples"][i] == 0
+            np.testing.assert_array_equal(answers["responsibilities"][i], mixture.weights)
+            continue
+        own = Parts.of(mixture, seen).marginal
+        for question, found in answers.items():
+            np.testing.assert_allclose(
+                found[i], own.answer(row[None, seen], question)[0][0], rtol=1e-12, atol=1e-15
+            )
+    assert Incomplete(mixture).entropies(x).shape == (60,)
+    x[3, 2] = np.inf
+    assert not Incomplete(mixture).answer(x, "labels")[1]
+    assert not Incomplete(mixture).impute(x)[1]
+
+
+@every_kind
+def test_missing_values_are_imputed_by_mean_or_draw(kind: str) -> None:
+    mixture = draw_mixture(kind, 2, 3)
+    row = draw_rows(mixture, 1)[0]
+    x = np.tile(row, (20_000, 1))
+    x[:, [0, 2]] = np.nan
+    rest = Parts.of(mixture, np.array([1])).conditional(row[[1]])
+    mean, _ = Incomplete(mixture).impute(x[:2])
+    np.testing.assert_allclose(mean[0], [*(rest.weights @ rest.means)[:1], row[1], (rest.weights @ rest.means)[1]])
+    drawn, _ = Incomplete(mixture).impute(x, np.random.default_rng(0))
+    own = rest.score_samples(rest.sample(20_000, np.random.RandomState(0))[0])
+    theirs = rest.score_samples(drawn[:, [0, 2]])
+    assert abs(own.mean() - theirs.mean()) < 4 * own.std() * np.sqrt(2 / 20_000)
+    complete = draw_rows(mixture, 5)
+    np.testing.assert_array_equal(Incomplete(mixture).impute(complete)[0], complete)
+    nothing = np.full((3, 3), np.nan)
+    np.testing.assert_allclose(
+        Incomplete(mixture).impute(nothing)[0], np.tile(mixture.weights @ mixture.means, (3, 1))
+    )
+    assert np.isfinite(Incomplete(mixture).impute(nothing, np.random.default_rng(0))[0]).all()
+
+
+@pytest.mark.parametrize("d", [1, 8, 9, 63, 64, 65, 130])
+def test_rows_are_grouped_by_what_they_have(d: int) -> None:
+    x = gaps(np.zeros((300, d)), 1 / d, d)
+    x[5] = np.nan
+    weight = np.where(np.arange(300) % 7 == 0, 0.0, 1.0)
+    rows = []
+    for numbers, seen in grouped(x, weight):
+        rows += numbers.tolist()
+        there = np.zeros(d, bool)
+        there[seen] = True
+        np.testing.assert_array_equal(~np.isnan(x[numbers]), np.tile(there, (len(numbers), 1)))
+    assert sorted(rows) == [i for i in range(300) if i % 7 and not np.isnan(x[i]).all()]
+
+
+@every_kind
+@pytest.mark.parametrize("k", [1, 3])
+def test_available_moments_are_those_of_each_feature(kind: str, k: int) -> None:
+    x = gaps(1e3 + draw_rows(draw_mixture(kind, 3, 4), 200), 0.3, 2)
+    weight = np.random.default_rng(0).choice([0.0, 1.0, 3.0], 200)
+    labels = np.random.default_rng(1).integers(k, size=200)
+    parts = available(x[:77], weight[:77], labels[:77], k) + available(x[77:], weight[77:], labels[77:], k)
+    structure = STRUCTURES[kind]
+    found = gathered(parts, structure, k)
+    means, variances, total = (
+        np.empty((k, 4)),
+        np.empty((k, 4)),
+        np.array([weight[labels == j].sum() for j in range(k)]),
+    )
+    for j in range(k):
+        for f in range(4):
+            has = (labels == j) & ~np.isnan(x[:, f])
+            means[j, f] = np.average(x[has, f], weights=weight[has])
+            variances[j, f] = np.average((x[has, f] - means[j, f]) ** 2, weights=weight[has])
+    np.testing.assert_allclose(found.means, means, rtol=1e-13)
+    np.testing.assert_allclose(found.weight, total)
+    if structure.shared:
+        variances = np.average(variances, axis=0, weights=total)[None]
+    shown = structure.form.diagonals(found.scatter) / (total.sum() if structure.shared else total[:, None])
+    variances = variances.mean(axis=1, keepdims=True) if structure.isotropic else variances
+    np.testing.assert_allclose(shown, variances, rtol=1e-9)
+    complete = moments(structure, np.nan_to_num(x), weight, labels, k)
+    np.testing.assert_allclose(
+        gathered(available(np.nan_to_num(x), weight, labels, k), structure, k).means, complete.means
+    )
+
+
+def test_rows_are_completed_by_what_goes_with_what_is_missing() -> None:
+    random = np.random.default_rng(0)
+    first = random.normal(size=4000)
+    whole = np.column_stack(
+        [5 + first, -2 + first + 0.1 * random.normal(size=4000), 1e4 * random.normal(size=4000)]
+    )
+    x = gaps(whole, 0.3, 3)
+    x[:, 2] = np.where(np.arange(4000) == 9, x[:, 2], x[:, 2])
+    found = completed(x, None, np.zeros(3))
+    there = ~np.isnan(x)
+    np.testing.assert_array_equal(found[there], x[there])
+    lost = ~there[:, 1] & there[:, 0]
+    assert np.sqrt(np.mean((found[lost, 1] - whole[lost, 1]) ** 2)) < 0.15  # of a standard deviation of 1
+    only = np.column_stack([whole[:, 0], np.full(4000, np.nan)])
+    np.testing.assert_allclose(completed(only, None, np.array([0.0, 7.0]))[:, 1], 7.0)
+
+
+def test_regressions_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture: Mixture = draw_mixture("full", 2, 6)
+    x = gaps(draw_rows(mixture, 300), 0.5, 0)
+    whole = Incomplete(mixture).expectation(x)
+    fresh = draw_mixture("full", 2, 6)
+    monkeypatch.setattr("daskgmm.model.missing.KEPT_BYTES", 10_000)
+    again = Incomplete(fresh).expectation(x)
+    assert 0 < len(vars(fresh)["_patterns"]) < len(vars(mixture)["_patterns"])
+    np.testing.assert_array_equal(again.scatter, whole.scatter)
+
+
+@given(kind=kinds, seed=seeds)
+@settings(max_examples=20)
+def test_statistics_know_the_entropy_of_what_is_there(kind: str, seed: int) -> None:
+    mixture = draw_mixture(kind, 3, 3, seed)
+    x = gaps(draw_rows(mixture, 50, seed), 0.4, seed)
+    weight = np.random.default_rng(seed).choice([0.0, 1.0, 3.0], 50) * ~np.isnan(x).all(axis=1)
+    incomplete = Incomplete(mixture)
+    found = mixture.entropy(incomplete.expectation(x, weight))
+    np.testing.assert_allclose(found, weight @ incomplete.entropies(x), rtol=1e-9, atol=1e-9)
