@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 from collections.abc import Callable, Iterator
@@ -93,6 +94,20 @@ def test_drifting_stream(run: Run) -> None:
     check_figures(1)
 
 
+@pytest.mark.slow
+def test_ocean_profiles(run: Run) -> None:
+    shown = run("ocean_profiles")
+    assert shown["chosen"] == 5
+    assert shown["names"] == ["tropical", "subtropical", "inland sea", "subpolar", "polar"]
+    labels = shown["labels"]
+    assert set(labels.coords) == {"lat", "lon"}
+    np.testing.assert_array_equal(labels == -1, shown["land"].transpose("lat", "lon"))
+    check_figures(1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no signal that asks a process to end")
 @pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda path: path.stem)
 def test_each_script_is_a_page(script: Path) -> None:
