@@ -108,6 +108,16 @@ def test_ocean_profiles(run: Run) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no signal that asks a process to end")
+def test_cluster_job(run: Run) -> None:
+    shown = run("cluster_job")
+    assert shown["codes"] == [5, 0]
+    assert shown["same"]
+    (before, after) = ([i for job, i, _ in shown["reached"] if job == number] for number in (1, 2))
+    assert after[0] == before[-1] + 1  # it did not begin anew
+    assert all(process.poll() is not None for process in shown["workers"])
+    check_figures(1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda path: path.stem)
 def test_each_script_is_a_page(script: Path) -> None:
