@@ -22,7 +22,7 @@ import xarray as xr
 from matplotlib import pyplot
 from matplotlib.colors import BoundaryNorm, ListedColormap
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixtureSearch
 
 DEGREES = 4 if os.environ.get("DASKGMM_EXAMPLES") == "small" else 0.5  # of a cell
 DEPTHS = np.array([10, 100, 300, 1000])  # m
@@ -69,19 +69,18 @@ print(ocean)
 # How many water masses?
 # ----------------------
 # The variables of a Dataset are the features, and all of its dimensions together are the rows.
-# ``nan_policy="omit"`` leaves out what is land. Each cell counts by its area; a weight may have
-# fewer dimensions than the rows.
+# ``GaussianMixtureSearch`` fits all sizes in the same passes. ``nan_policy="omit"`` leaves out what
+# is land. Each cell counts by its area; a weight may have fewer dimensions than the rows.
 
 area = np.cos(np.deg2rad(ocean["lat"]))
-models, bic = {}, {}
-for k in range(1, 9):
-    models[k] = GaussianMixture(k, n_init=5, nan_policy="omit", random_state=0).fit(ocean, sample_weight=area)
-    bic[k] = models[k].bic(ocean, sample_weight=area)
-chosen = min(bic, key=bic.__getitem__)
-model = models[chosen]
+search = GaussianMixtureSearch(range(1, 9), n_init=5, nan_policy="omit", random_state=0)
+search.fit(ocean, sample_weight=area)
+model, bic = search.best_estimator_, search.results_["bic"]
+chosen = model.n_components
 print("components  bic")
-for k, value in bic.items():
+for k, value in enumerate(bic, start=1):
     print(f"{k:10d}  {value:12,.0f}{'  <- lowest' * (k == chosen)}")
+print(f"{search.n_passes_} passes over the ocean for all {len(bic)} candidates")
 
 # %%
 # Back on the map
@@ -124,9 +123,9 @@ for place, j in enumerate(warmest):
 for axes, label in ((warm, "temperature (°C)"), (salty, "salinity (g/kg)")):
     axes.set(xlabel=label, ylabel="depth (m)", yscale="log", title="mean profiles, ± 1 σ")
     axes.invert_yaxis()
-choice.plot(list(bic), np.array(list(bic.values())) / 1e6, "k.-")
-choice.plot(chosen, bic[chosen] / 1e6, "o", color="#d55e00", markersize=9, label=f"lowest: {chosen}")
-choice.set(xlabel="components", ylabel="bic, millions", title="how many", xticks=list(bic))
+choice.plot(range(1, 9), bic / 1e6, "k.-")
+choice.plot(chosen, bic[chosen - 1] / 1e6, "o", color="#d55e00", markersize=9, label=f"lowest: {chosen}")
+choice.set(xlabel="components", ylabel="bic, millions", title="how many", xticks=range(1, 9))
 choice.legend(frameon=False)
 for axes in (warm, salty, choice):
     axes.spines[["top", "right"]].set_visible(False)
