@@ -108,13 +108,23 @@ def test_ocean_profiles(run: Run) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no signal that asks a process to end")
-def test_cluster_job(run: Run) -> None:
+def test_cluster_job(run: Run) -> None:  # its commands are subprocesses
     shown = run("cluster_job")
     assert shown["codes"] == [5, 0]
     assert shown["same"]
     (before, after) = ([i for job, i, _ in shown["reached"] if job == number] for number in (1, 2))
     assert after[0] == before[-1] + 1  # it did not begin anew
     assert all(process.poll() is not None for process in shown["workers"])
+    check_figures(1)
+
+
+@pytest.mark.slow
+def test_anomalies(run: Run) -> None:
+    shown = run("anomalies")
+    alarms, faulty, by_one = shown["alarms"], shown["faulty"], shown["by_one"]
+    assert alarms[faulty].all()
+    assert alarms[~faulty].mean() < 0.003  # of one in a thousand
+    assert by_one[faulty].mean() < 0.9
     check_figures(1)
 
 
