@@ -129,6 +129,17 @@ def test_anomalies(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_image_patches(run: Run) -> None:
+    shown = run("image_patches")
+    assert list(shown["gains"]) == [1, 4]
+    assert 6 < shown["gains"][4] > shown["gains"][1] + 1
+    # What was put together from patches is what they were cut from.
+    image = shown["truths"][0]
+    covering = shown["put_together"](np.ones_like(shown["cut"](image)), image.shape)
+    np.testing.assert_allclose(shown["put_together"](shown["cut"](image), image.shape), image * covering)
+    check_figures(2)
+
+
 @pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda path: path.stem)
 def test_each_script_is_a_page(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
