@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 from collections.abc import Callable, Iterator
@@ -94,6 +95,51 @@ def test_drifting_stream(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_ocean_profiles(run: Run) -> None:
+    shown = run("ocean_profiles")
+    assert shown["chosen"] == 5
+    assert shown["names"] == ["tropical", "subtropical", "inland sea", "subpolar", "polar"]
+    labels = shown["labels"]
+    assert set(labels.coords) == {"lat", "lon"}
+    np.testing.assert_array_equal(labels == -1, shown["land"].transpose("lat", "lon"))
+    check_figures(1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no signal that asks a process to end")
+def test_cluster_job(run: Run) -> None:  # its commands are subprocesses
+    shown = run("cluster_job")
+    assert shown["codes"] == [5, 0]
+    assert shown["same"]
+    (before, after) = ([i for job, i, _ in shown["reached"] if job == number] for number in (1, 2))
+    assert after[0] == before[-1] + 1  # it did not begin anew
+    assert all(process.poll() is not None for process in shown["workers"])
+    check_figures(1)
+
+
+@pytest.mark.slow
+def test_anomalies(run: Run) -> None:
+    shown = run("anomalies")
+    alarms, faulty, by_one = shown["alarms"], shown["faulty"], shown["by_one"]
+    assert alarms[faulty].all()
+    assert alarms[~faulty].mean() < 0.003  # of one in a thousand
+    assert by_one[faulty].mean() < 0.9
+    check_figures(1)
+
+
+@pytest.mark.slow
+def test_image_patches(run: Run) -> None:
+    shown = run("image_patches")
+    assert list(shown["gains"]) == [1, 4]
+    assert 6 < shown["gains"][4] > shown["gains"][1] + 1
+    # What was put together from patches is what they were cut from.
+    image = shown["truths"][0]
+    covering = shown["put_together"](np.ones_like(shown["cut"](image)), image.shape)
+    np.testing.assert_allclose(shown["put_together"](shown["cut"](image), image.shape), image * covering)
+    check_figures(2)
+
+
 @pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda path: path.stem)
 def test_each_script_is_a_page(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
