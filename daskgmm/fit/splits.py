@@ -84,6 +84,9 @@ def _followed(mixture: Mixture, members: "Members", crowd: "Crowd", halves: "Hal
         yield Split(int(j), pair, float(gains[i]))
 
 
+HEAVY = 1e25  # of a row: sums of more are no float32
+
+
 @dataclass(frozen=True, eq=False)
 class Members:
     """Rows of a sample by the components that have a say in them."""
@@ -96,7 +99,7 @@ class Members:
     @classmethod
     def of(cls, mixture: Mixture, x: Array, weight: Array | None) -> "Members":
         """One E-step, some rows at a time: no (n, k) array is there at once."""
-        weight = np.ones(len(x)) if weight is None else weight
+        weight = np.ones(len(x)) if weight is None else np.minimum(weight, HEAVY)
         parts, lost, most = [], np.zeros(mixture.n_components), 1 - 1e-15
         for first in range(0, len(x), kernels.PIECE):
             rows = slice(first, first + kernels.PIECE)

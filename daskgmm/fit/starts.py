@@ -110,6 +110,8 @@ def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> t
     """
     ground = Ground.of(recipe, survey, survey.sample)
     kinds = TRIED if recipe.init_params in ("auto", "subsample") else (recipe.init_params,)
+    if kinds == TRIED and not _has_several(ground.x, recipe.k):
+        kinds = TRIED[:1]  # k-means would warn
     with one_thread():
         return _chain(ground, kinds, SAMPLE_TOL, random).mixture, ground
 
@@ -142,6 +144,11 @@ def _chain(ground: Ground, kinds: tuple[str, ...], tol: float | str, random: np.
     if kinds == TRIED and ground.movable:
         run = improved(run, ground.x, ground.weight, ROUNDS, random)
     return Rung(rows, SAMPLE_ITER).climb([run])[0]
+
+
+def _has_several(x: Array, k: int) -> bool:
+    """Whether so many points differ."""
+    return len(np.unique(x[:, 0])) >= k or len(np.unique(x, axis=0)) >= k
 
 
 def _further(run: EM, ground: Ground, random: np.random.RandomState) -> EM:

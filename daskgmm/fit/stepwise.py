@@ -22,6 +22,7 @@ BAD_SCALE = "Sample weights are too small or too large for float64. Scale them."
 # How much of all rows before has to come, without a half-life, before recent rows are looked at again.
 LOOK = 1 / 4
 SETTLED = 10  # batches after which it is known how much they scatter
+ABSURD = 1e140  # nats: more count as so many, whose square is a number
 
 
 @storable
@@ -111,8 +112,9 @@ class Watch:
         """With a batch more of so many rows, which weigh ``share`` of all by now."""
         n, short = self.n_batches + 1, self.mean - bound
         drift = short * sqrt(rows / self.variance) if self.variance > 0 and n > SETTLED else nan
+        square = rows * min(abs(short), ABSURD) ** 2
         # The first batches weigh alike: there is no mean before them.
-        variance = self.variance + max(share, 1 / (n - 1)) * (rows * short**2 - self.variance)
+        variance = self.variance + max(share, 1 / (n - 1)) * (square - self.variance)
         return Watch(self.mean - max(share, 1 / n) * short, variance, n, drift)
 
 

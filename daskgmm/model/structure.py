@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.model.covariance import Axes, Covariance, Matrices
+from daskgmm.model.axes import Axes
+from daskgmm.model.covariance import Covariance
 from daskgmm.model.factors import EPS, collapsed
+from daskgmm.model.matrices import Matrices
 
 if TYPE_CHECKING:
     from daskgmm.model.parts import Parts

@@ -8,7 +8,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -40,13 +40,8 @@ def storable(kind: type[C]) -> type[C]:
     return kind
 
 
-def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
-    for kind in base.__subclasses__():
-        yield kind
-        yield from _subclasses(kind)
-
-
-for _kind in (Mixture, Statistics, NormalInverseWishart, *_subclasses(Covariance), *_subclasses(Update)):
+# A class of a class of these is for what is only tried.
+for _kind in (Mixture, Statistics, NormalInverseWishart, *Covariance.__subclasses__(), *Update.__subclasses__()):
     storable(_kind)
 
 

@@ -163,7 +163,7 @@ def test_convergence(slow_fit: tuple[GaussianMixture, list[Any]]) -> None:
     np.testing.assert_allclose(gains.lines[0].get_ydata(), np.diff(model.lower_bounds_))
     assert gains.get_yscale() == "log"
     assert "nats" in bounds.get_ylabel()
-    assert [line.get_ydata()[0] for line in gains.lines[1:]] == [model.tol]
+    assert [line.get_ydata()[0] for line in gains.lines[1:]] == [model.remaining_, model.tol]
     assert gains.get_xlabel() == "iteration"
     again = display.ConvergenceDisplay.from_estimator(model, states=states)
     np.testing.assert_array_equal(again.passes, drawn.passes)

@@ -95,7 +95,7 @@ def test_what_a_stream_shares_with_batch_fits_is_of_the_mixture_alone() -> None:
     batch, own = documented(GaussianMixture), documented(MiniBatchGaussianMixture)
     shared = {name for name, text in own.items() if batch.get(name) == text}
     parameters = {"weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"}
-    assert shared == parameters | {"mixture_", "decoded_"}
+    assert shared == parameters | {"mixture_", "decoded_", "accounting_", "remaining_"}
     for name in parameters:
         np.testing.assert_allclose(getattr(other, name), getattr(model, name), rtol=1e-9, atol=1e-12)
 

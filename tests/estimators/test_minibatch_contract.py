@@ -34,7 +34,7 @@ def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
 def test_the_interface_that_others_build_on() -> None:
     names = (
         "n_components covariance_type batch_size learning_decay learning_offset half_life init_size max_iter tol "
-        "reg_covar init_params weights_init means_init precisions_init random_state warm_start block_size "
+        "prior reg_covar init_params weights_init means_init precisions_init random_state warm_start block_size "
         "nan_policy missing_chunks decode_cf feature_dim variables storage_options checkpoint verbose "
         "verbose_interval"
     )

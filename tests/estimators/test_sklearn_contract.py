@@ -60,7 +60,7 @@ def test_constructor_is_a_superset_of_scikit_learns() -> None:
 def test_the_interface_that_others_build_on() -> None:
     names = (
         "n_components covariance_type tol reg_covar max_iter n_init init_params weights_init means_init "
-        "precisions_init labels_init responsibilities_init random_state warm_start acceleration block_size "
+        "prior precisions_init labels_init responsibilities_init random_state warm_start acceleration block_size "
         "nan_policy missing_chunks decode_cf feature_dim variables storage_options checkpoint verbose "
         "verbose_interval"
     )

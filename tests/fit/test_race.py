@@ -10,7 +10,7 @@ from daskgmm.compute.rows import as_rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit.race import Rung, race
 from daskgmm.fit.run import EM
-from daskgmm.model.covariance import Matrices
+from daskgmm.model.matrices import Matrices
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import FULL

@@ -18,7 +18,7 @@ from daskgmm.fit.starts import STARTS, Ground, polished, seed
 from daskgmm.fit.stepwise import StepRule
 from daskgmm.fit.survey import Survey, Threshold
 from daskgmm.fit.tasks import Examine
-from daskgmm.model.covariance import Matrices
+from daskgmm.model.matrices import Matrices
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.structure import FULL, STRUCTURES
 from tests.structures import KINDS

@@ -1,0 +1,170 @@
+"""The form of covariances that are matrices."""
+
+from functools import cache, partial
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from daskgmm._typing import Array
+from daskgmm.model import factors
+from daskgmm.model.covariance import Covariance
+from daskgmm.model.factors import (
+    EPS,
+    factor_of_precision,
+    inverted,
+    lower_factors,
+    precision_factor,
+)
+from daskgmm.model.kernels import layouts
+
+if TYPE_CHECKING:
+    from daskgmm.model.structure import Structure
+
+# Standard deviations from the first mean up to which components that share a factor share work on a row, too.
+NEAR = {"f8": 1e3, "f4": 1e1}
+
+
+class Matrices(Covariance):
+    """Covariance matrices, (s, d, d)."""
+
+    axes, beside = 2, np.s_[:, None, None]
+    valid = "symmetric, positive-definite"
+    sums = layouts.Triangles
+    width = staticmethod(layouts.width)
+    unit = staticmethod(np.eye)
+    diagonals = staticmethod(partial(np.diagonal, axis1=1, axis2=2))
+    condensed = staticmethod(np.asarray)
+
+    @staticmethod
+    def n_parameters(d: int) -> int:
+        return d * (d + 1) // 2
+
+    @staticmethod
+    def order(d: int) -> int:
+        return d + 1
+
+    @staticmethod
+    def is_valid(values: Array) -> bool:
+        other, variances = np.swapaxes(values, -1, -2), np.abs(np.diagonal(values, axis1=-2, axis2=-1))
+        unit = np.sqrt(variances[..., :, None] * variances[..., None, :])  # whatever features are measured in
+        return bool(np.all(np.abs(values - other) <= 1e-5 * np.abs(other) + 1e-8 * unit))
+
+    @staticmethod
+    def completed(lower: Array) -> Array:
+        whole: Array = np.where(_lower(lower.shape[-1]), lower, np.swapaxes(lower, 1, 2))
+        return whole
+
+    @staticmethod
+    def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
+        if summed:
+            cross = shift.T @ delta
+            moved: Array = (weight[:, None] * delta).T @ delta - cross - cross.T
+            return Matrices.completed(moved[None])  # which BLAS need not add up alike on both sides
+        square = weight[:, None, None] * (delta[:, :, None] * delta[:, None, :])
+        apart: Array = square - (shift[:, :, None] * delta[:, None, :] + delta[:, :, None] * shift[:, None, :])
+        return apart
+
+    @staticmethod
+    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
+        d = len(seen) + len(unseen)
+        below, out = gain @ scatter, np.empty((len(scatter), d, d))
+        out[:, seen[:, None], seen] = scatter
+        out[:, unseen[:, None], seen] = below
+        out[:, seen[:, None], unseen] = np.swapaxes(below, 1, 2)
+        out[:, unseen[:, None], unseen] = Matrices.completed(below @ np.swapaxes(gain, 1, 2) + left)
+        return out
+
+    @classmethod
+    def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
+        return cls(structure, values, np.stack([precision_factor(c, j, ridge) for j, c in enumerate(values)]))
+
+    @classmethod
+    def from_precisions(cls, structure: "Structure", precisions: Array) -> Self:
+        pairs = [factor_of_precision(p, j) for j, p in enumerate(precisions)]
+        return cls(structure, np.stack([c for c, _ in pairs]), np.stack([u for _, u in pairs]))
+
+    @property
+    def precisions(self) -> Array:
+        return self.factor @ np.swapaxes(self.factor, 1, 2)
+
+    @property
+    def has_its_factor(self) -> bool:
+        # Off by c·d·eps·a_i·a_j, with a_j = Σ_i |u_ij|·σ_i, which Cauchy's inequality makes of the backward errors
+        # of a Cholesky factor and its inverse (Higham 2002, theorems 10.3 and 14.1), whichever was found first.
+        d = self.values.shape[1]
+        for values, u in zip(self.completed(self.values), self.factor, strict=True):
+            a = np.sqrt(np.diag(values)) @ np.abs(u)
+            close = np.abs(u.T @ values @ u - np.eye(d)) <= 64 * (d + 2) * EPS * np.outer(a, a)
+            sized = np.isfinite(a @ a)  # infinity is no larger than infinity
+            if not (sized and close.all() and np.all(np.diag(u) > 0)) or np.tril(u, -1).any():
+                return False
+        return True
+
+    @property
+    def amplification(self) -> float:
+        sums = np.einsum("sji,sj->si", np.abs(self.factor), np.sqrt(self.diagonals(self.values)))
+        return float(sums.max())
+
+    def half_log_det(self, d: int) -> Array:
+        logs: Array = np.log(np.diagonal(self.factor, axis1=1, axis2=2)).sum(axis=1)
+        return logs
+
+    def colour(self, z: Array, component: int) -> Array:
+        # Solving with the factor avoids a second Cholesky: U' x = z has covariance inv(U U').
+        factor = self.factor[min(component, len(self.factor) - 1)]
+        coloured: Array = solve_triangular(factor.T, z.T, lower=True).T
+        return coloured
+
+    def whiten(self, rows: Array, component: int) -> Array:
+        # Without BLAS, as the bits of a product would depend on its threads.
+        whitened: Array = np.einsum("...i,ij->...j", rows, self.factor[min(component, len(self.factor) - 1)])
+        return whitened
+
+    def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
+        order, o = np.concatenate([seen, unseen]), len(seen)
+        lower = lower_factors(self.values[:, order[:, None], order])
+        own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
+        corner, gain = lower[:, o:, o:], lower[:, o:, :o] @ np.swapaxes(own, 1, 2)
+        marginal = type(self)(self.structure, self.values[:, seen[:, None], seen], own)
+        return marginal, gain, type(self)(self.structure, corner @ np.swapaxes(corner, 1, 2), rest)
+
+    @property
+    def coordinates(self) -> Array:
+        return factors.coordinates(self.factor)
+
+    @classmethod
+    def at(cls, structure: "Structure", coordinates: Array, d: int) -> Self:
+        factor = factors.at(coordinates, d)
+        return cls(structure, np.stack([factors.covariance_of(u, s) for s, u in enumerate(factor)]), factor)
+
+    def whitened(self, changes: Array, d: int) -> Array:
+        return factors.whitened(self.factor, changes)
+
+    def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
+        (k, d), w = means.shape, layouts.width(means.shape[1])
+        exact, factor = np.zeros((k, w)), np.zeros((len(self.factor), w, w))
+        exact[:, :d], factor[:, :d, :d] = means, np.swapaxes(self.factor, 1, 2)
+        # Rows are measured from means that the dtype holds; what these leave out comes back in the offset.
+        near = exact.astype(dtype)
+        offset = _times(factor, exact - near)
+        factor = factor.astype(dtype)
+        log_norm = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
+        if self.structure.shared and k > 1 and w >= 4:
+            products = _times(factor.astype("f8"), near.astype("f8") - near[0].astype("f8")) + offset
+            if (np.square(products).sum(axis=1) <= NEAR[dtype] ** 2).all():
+                apart = np.ascontiguousarray((near - near[0]).T)
+                return layouts.Shared(near, factor, products.astype(dtype), apart, log_norm)
+        layout = layouts.Wide if w >= 2 * layouts.MANY_FEATURES and k > 1 else layouts.Triangular
+        return layout(near, factor, offset.astype(dtype), log_norm)
+
+
+# Where a matrix of d rows has its lower triangle; kept, as small blocks would spend a third of their time on it.
+_lower = cache(partial(np.tri, dtype=bool))
+
+
+def _times(factor: Array, vectors: Array) -> Array:
+    """Each component's factor times its vector, (k, w); without BLAS, whose bits depend on its threads."""
+    k, w = vectors.shape
+    product: Array = np.einsum("kij,kj->ki", np.broadcast_to(factor, (k, w, w)), vectors)
+    return product
