@@ -69,9 +69,10 @@ def improved(run: EM, x: Array, weight: Array | None, rounds: int, random: np.ra
     for _ in range(rounds if run.mixture.n_components > 1 else 0):
         members = Members.of(run.mixture, x, weight)
         try:
-            known = known.renewed(run.mixture, members, random)
-            moves = paired(known.splits, removals(run.mixture, members), barred)[: 1 if failures else None]
-            trial = replace(run, mixture=moved(run.mixture, moves))
+            with np.errstate(over="ignore", invalid="ignore"):  # what is no number is no gain
+                known = known.renewed(run.mixture, members, random)
+                moves = paired(known.splits, removals(run.mixture, members), barred)[: 1 if failures else None]
+                trial = replace(run, mixture=moved(run.mixture, moves))
         except CollapseError:  # by rounding: nothing is certain
             break
         if not moves:

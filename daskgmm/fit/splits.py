@@ -76,7 +76,7 @@ def _followed(mixture: Mixture, members: "Members", crowd: "Crowd", halves: "Hal
     gains = (gains - crowd.noise(mixture)) / members.weight.sum()
     for i, j in enumerate(crowd.components):
         weight, share = crowd.weight[i].astype(np.float64), resp[i].T.astype(np.float64, order="C")
-        if gains[i] <= 0 or (weight @ share).min() < 2 * (d + 1):
+        if not gains[i] > 0 or (weight @ share).min() < 2 * (d + 1):
             continue
         s = moments(structure, members.x[crowd.rows[i]], weight, share, 2)
         both = mixture.covariance.take(np.array([j, j]))
