@@ -32,6 +32,7 @@ BENCHMARKS = {
     "accuracy": "--problems 10",
     "compare": "--grid sklearn spark query-predict --cells 16,16 --kinds full --scale 0.05 --repeats 3",
     "machine": "--cells 16,16 --seconds 0.01 --size 512",
+    "missing": "--short",
     "online": "published drift cost --seeds 1 --scale 0.01",
     "passes": "--problems g4-d8-M g4-d2-S --rows 2000 --most 300",
     "peers": None,

@@ -25,6 +25,7 @@ from daskgmm.model.update import Regularised
 
 SHAPES = ((1_000_000, 16, 16), (1_000_000, 12, 4))  # rows, features, components
 PATTERNS = (1, 20, 1000)
+SHORT = (1, 2, 100)
 
 
 def rows(n: int, d: int, patterns: int, share: float, seed: int = 0) -> Array:
@@ -44,13 +45,15 @@ def start(x: Array, kind: str, k: int) -> Mixture:
     return Mixture(np.full(k, 1 / k), np.nan_to_num(x[:k]), structure.form.of(structure, values))
 
 
-def measure(n: int, d: int, k: int, kind: str, share: float, passes: int) -> dict[int, float]:
+def measure(
+    n: int, d: int, k: int, kind: str, share: float, passes: int, numbers: tuple[int, ...]
+) -> dict[int, float]:
     """The processor's seconds of a pass for each number of patterns, and of the update that follows it."""
     running: dict[int, Any] = {}
-    for patterns in PATTERNS:
+    for patterns in numbers:
         held = as_rows(rows(n, d, patterns, share), nan_policy="missing")
         running[patterns] = held, EM(start(held.read(0).x, kind, k), Regularised(1e-6), 0.0, passes + 1)
-    seconds: dict[int, list[float]] = {patterns: [] for patterns in PATTERNS}
+    seconds: dict[int, list[float]] = {patterns: [] for patterns in numbers}
     for _ in range(passes + 1):
         for patterns, (held, run) in running.items():
             began = process_time()
@@ -62,15 +65,18 @@ def measure(n: int, d: int, k: int, kind: str, share: float, passes: int) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="a tenth of the rows, full covariances alone")
+    parser.add_argument(
+        "--short", action="store_true", help="a tenth of the rows and of the patterns, full covariances alone"
+    )
     short = parser.parse_args().short
-    print("     n   d   k  kind   missing  complete s  20 patterns  1,000 patterns")
+    numbers = SHORT if short else PATTERNS
+    print(f"     n   d   k  kind   missing  complete s  {numbers[1]} patterns  {numbers[2]:,} patterns")
     for n, d, k in SHAPES:
         n = n // 10 if short else n
         for kind in ("full",) if short else ("full", "diag"):
-            found = measure(n, d, k, kind, 0.3, 3)
+            found = measure(n, d, k, kind, 0.3, 3, numbers)
             base = found[1]
-            ratios = "".join(f"{found[patterns] / base:13.2f}" for patterns in PATTERNS[1:])
+            ratios = "".join(f"{found[patterns] / base:13.2f}" for patterns in numbers[1:])
             print(f"{n:9,} {d:3} {k:3}  {kind:5} {0.3:8.0%} {base:11.3f}{ratios}", flush=True)
 
 

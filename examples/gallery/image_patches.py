@@ -87,8 +87,14 @@ print(f"{len(held_out):,} patches held out")
 def learn(k: int) -> GaussianMixture:
     """A mixture of k components."""
     online = MiniBatchGaussianMixture(k, init_size=INIT_SIZE, random_state=0).fit(X)
-    start = {"weights_init": online.weights_, "means_init": online.means_, "precisions_init": online.precisions_}
-    batch = GaussianMixture(k, max_iter=3, tol=0.05, **start)  # nats, of about 200
+    batch = GaussianMixture(
+        k,
+        weights_init=online.weights_,
+        means_init=online.means_,
+        precisions_init=online.precisions_,
+        max_iter=3,
+        tol=0.05,  # nats, of about 200
+    )
     batch.fit(X)
     return batch
 

@@ -14,7 +14,8 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
 from daskgmm import DataError, GaussianMixture, watching
-from daskgmm.fit.events import Event, Progress, Reached, Spent, Stage
+from daskgmm.fit.accounting import Spent
+from daskgmm.fit.events import Event, Progress, Reached, Stage
 from tests.listeners import Heard
 from tests.strategies import kinds
 from tests.structures import KINDS, matrices, n_parameters
