@@ -34,6 +34,7 @@ BENCHMARKS = {
     "machine": "--cells 16,16 --seconds 0.01 --size 512",
     "missing": "--short",
     "online": "published drift cost --seeds 1 --scale 0.01",
+    "optima": "--problems g8-d2-L --rows 2000 --seeds 1 --restarts 1",
     "passes": "--problems g4-d8-M g4-d2-S --rows 2000 --most 300",
     "peers": None,
     "scaling": "workers memory --rows 100000 --repeats 3",
