@@ -20,6 +20,7 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
+from daskgmm.display import StreamDisplay
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +59,7 @@ def true_log_likelihood(share: float, x: Floats) -> float:
 # ``half_life`` says after how many rows a row counts half. Short ones follow faster, long ones are
 # more precise: a model of :math:`p` parameters lies :math:`p \ln 2 / (4 \cdot \text{half-life})`
 # nats below the best one. The log-likelihood of each batch *before* it is learnt says whether the
-# model still fits.
+# model still fits. ``StreamDisplay`` keeps what the model that forgets has been through.
 
 HALF_LIFE = 2_000  # rows
 models = {
@@ -68,7 +69,7 @@ models = {
 }
 frozen, _, forgets = models.values()
 gaps: dict[str, list[float]] = {name: [] for name in models}
-means = []
+history = StreamDisplay()
 for number, (share, batch) in enumerate(stream()):
     best = true_log_likelihood(share, batch)
     for name, model in models.items():
@@ -76,14 +77,15 @@ for number, (share, batch) in enumerate(stream()):
             gaps[name].append(best - model.score(batch))
         if number < 5 or model is not frozen:
             model.partial_fit(batch)
-    means.append(forgets.means_[np.argsort(forgets.means_[:, 0])])
+    history.record(forgets)
 
 third = len(gaps["learns, forgets nothing"]) // 3
 print("nats per row below the truth    first third   second    last")
 for name, values in gaps.items():
     parts = [np.mean(part) for part in np.split(np.array(values), [third, 2 * third])]
     print(f"{name:30}  {parts[0]:11.3f}   {parts[1]:6.3f}   {parts[2]:5.3f}")
-print(f"\nmeans at the end (°C, bar): {np.round(means[-1], 1).tolist()}")
+means = forgets.means_[np.argsort(forgets.means_[:, 0])]
+print(f"\nmeans at the end (°C, bar): {np.round(means, 1).tolist()}")
 print(f"in truth                    {np.round(true_means(1 - 1 / N_BATCHES), 1).tolist()}")
 effective, seen = forgets.effective_sample_size_, forgets.n_samples_seen_
 print(f"effective rows of the model that forgets: {effective:,.0f} of {seen:,}")
@@ -92,24 +94,23 @@ print(f"effective rows of the model that forgets: {effective:,.0f} of {seen:,}")
 # A drift shows
 # -------------
 # The model that forgets finds its way back within some half-lives of the repair. The one that
-# forgets nothing has ever more rows from a time that is over.
+# forgets nothing has ever more rows from a time that is over. Dashed is the truth; a triangle marks a
+# batch that is too improbable to be chance.
 
-figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(8, 6.4), sharex=True, layout="constrained")
-rows = np.arange(N_BATCHES) * BATCH / 1000
+figure, panels = pyplot.subplots(4, 1, figsize=(8, 9), sharex=True, layout="constrained")
+history.names = ("temperature (°C)", "pressure (bar)")
+history.plot(panels[:3], features="pressure (bar)")
+rows = (1 + np.arange(N_BATCHES)) * BATCH
 truth = np.array([true_means(number / N_BATCHES) for number in range(N_BATCHES)])
-for j, colour in enumerate(("#0072b2", "#d55e00", "#009e73")):
-    upper.plot(rows, np.array(means)[:, j, 1], color=colour, label=f"state {j + 1}")
-    upper.plot(rows, truth[:, j, 1], color="black", linewidth=1, linestyle="--", label="truth" if j == 2 else None)
-upper.set(ylabel="mean pressure (bar)", title=f"a model with a half-life of {HALF_LIFE:,} rows")
-upper.legend(frameon=False, ncols=4, loc="lower left")
-for (name, values), style in zip(gaps.items(), ("0.45", "#e69f00", "#0072b2"), strict=True):
-    lower.plot(rows[5:], values, color=style, label=name)
-lower.set(
-    xlabel="rows seen, thousands", ylabel="nats per row below the truth", title="log-likelihood of each batch"
-)
-lower.set_yscale("symlog", linthresh=0.1)
-lower.legend(frameon=False, loc="upper left")
-for axes in (upper, lower):
-    axes.axvline(REPAIR * N_BATCHES * BATCH / 1000, color="0.8", zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
+panels[0].plot(rows, truth[:, :, 1], color="black", linewidth=1, linestyle="--")
+panels[0].set_title(f"a model with a half-life of {HALF_LIFE:,} rows")
+for (name, values), colour in zip(gaps.items(), ("0.45", "#e69f00", "#0072b2"), strict=True):
+    panels[3].plot(rows[5:], values, color=colour, label=name)
+panels[3].set(xlabel="rows learnt", ylabel="nats per row\nbelow the truth")
+panels[3].set_yscale("symlog", linthresh=0.1)
+panels[3].legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+panels[3].spines[["top", "right"]].set_visible(False)
+panels[2].set_xlabel("")
+for axes in panels:
+    axes.axvline(REPAIR * N_BATCHES * BATCH, color="0.8", zorder=0)
 pyplot.show()

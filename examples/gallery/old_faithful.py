@@ -18,14 +18,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib import pyplot
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.patches import Ellipse
 from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
+from daskgmm.display import ConvergenceDisplay, EvolutionDisplay
 
 Floats = NDArray[np.float64]
 
@@ -106,7 +104,8 @@ def em_step(x: Floats, weights: Floats, means: Floats, covariances: Floats) -> t
 # ------------
 # We start as Bishop (2006, fig. 9.8) does: two components as wide as all rows together, on either
 # side of them. ``max_iter`` stops EM after 0, 1, 2, 5 and 20 iterations; ``tol=0`` keeps it from
-# stopping earlier, and ``reg_covar=0`` makes each step the exact one.
+# stopping earlier, ``reg_covar=0`` makes each step the exact one, and ``acceleration=None`` lets no
+# step look further.
 
 centre, scale = X.mean(axis=0), X.std(axis=0)
 start: dict[str, Any] = {
@@ -116,7 +115,8 @@ start: dict[str, Any] = {
 }
 ITERATIONS = (0, 1, 2, 5, 20)
 warnings.simplefilter("ignore", ConvergenceWarning)  # they are stopped on purpose
-models = [GaussianMixture(2, tol=0, reg_covar=0, max_iter=n, **start).fit(X) for n in ITERATIONS]
+exact: dict[str, Any] = {"tol": 0, "reg_covar": 0, "acceleration": None}
+models = [GaussianMixture(2, max_iter=n, **exact, **start).fit(X) for n in ITERATIONS]
 
 by_hand = em_step(X, np.array([0.5, 0.5]), start["means_init"], np.array([np.diag(scale**2)] * 2))
 for ours, theirs in zip((models[1].weights_, models[1].means_, models[1].covariances_), by_hand, strict=True):
@@ -136,37 +136,18 @@ for n, model in zip(ITERATIONS, models, strict=True):
 # rises fast at first, slowly while the components overlap and every row belongs a little to both,
 # and fast again once they part.
 
-BLUE, ORANGE = "#0072b2", "#e69f00"  # told apart with any colour vision
-BLEND = LinearSegmentedColormap.from_list("responsibility", [BLUE, "#b0b0b0", ORANGE])
-
-
-def draw_ellipses(axes: Axes, mean: Floats, covariance: Floats, colour: str) -> None:
-    """One and two standard deviations of a Gaussian, on a white seam that parts them from the dots."""
-    values, vectors = np.linalg.eigh(covariance)
-    angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
-    for times in (1, 2):
-        height, width = 2 * times * np.sqrt(values)
-        for shade, linewidth in (("white", 4), (colour, 2)):
-            axes.add_patch(
-                Ellipse(
-                    (mean[0], mean[1]), width, height, angle=angle, fill=False, color=shade, linewidth=linewidth
-                )
-            )
-
-
+names = ("eruption (min)", "waiting time (min)")
 figure, panels = pyplot.subplots(2, 3, figsize=(9, 6), layout="constrained")
-for axes, n, model in zip(panels.flat, ITERATIONS, models, strict=False):
-    axes.scatter(*X.T, c=model.predict_proba(X)[:, 1], cmap=BLEND, vmin=0, vmax=1, s=14, linewidths=0)
-    for mean, covariance, colour in zip(model.means_, model.covariances_, (BLUE, ORANGE), strict=True):
-        draw_ellipses(axes, mean, covariance, colour)
-    title = f"after {n} iteration{'s' * (n != 1)}" if n else "start"
-    axes.set(title=title, xlim=(1, 6), ylim=(38, 105), xlabel="eruption (min)", ylabel="waiting time (min)")
-course = np.array(models[-1].lower_bounds_) * len(X)
-panels[1, 2].plot(range(len(course)), course, "k.-")
-panels[1, 2].set(title="log-likelihood", xlabel="EM iteration", ylabel="nats (the start lies below)")
-panels[1, 2].set(xticks=range(0, 21, 5), ylim=(course[1] - 10, course[-1] + 10))
-for axes in panels.flat:
-    axes.spines[["top", "right"]].set_visible(False)
+EvolutionDisplay(
+    {n: model.mixture_ for n, model in zip(ITERATIONS, models, strict=True)},
+    names=names,
+    features=(0, 1),
+    rows=X,
+    lower_bounds=models[-1].lower_bounds_,
+).plot(panels.flat[:5])
+ConvergenceDisplay(models[-1].lower_bounds_).plot(panels[1, 2])
+for axes in panels.flat[:5]:
+    axes.set(xlabel=names[0], ylabel=names[1])
 pyplot.show()
 
 # %%
