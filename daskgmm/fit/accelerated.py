@@ -10,7 +10,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError, DataError
-from daskgmm.fit.run import EM, rest
+from daskgmm.fit.run import EM, ROUNDING, rest
 from daskgmm.fit.tasks import Expect
 from daskgmm.model import local
 from daskgmm.model.blas import one_thread
@@ -175,10 +175,11 @@ class Accelerated(EM):
             multiples = METHODS[self.method](products)
             change, (along, square) = multiples @ changes, (products[-1] @ multiples, products[-1, -1])
             longer = multiples @ products @ multiples / max(square, TINY)  # than the EM step, squared
-            trial = None
-            if self.memory is not None and min(along, longer) > 0 and self.refused < TRIALS:
+            trial, foreseen = None, float(max(along, square)) / 2
+            worth = foreseen > ROUNDING * max(1.0, abs(self.lower_bound)) or not self.trace
+            if self.memory is not None and worth and min(along, longer) > 0 and self.refused < TRIALS:
                 share = min(1.0, self.reach / np.sqrt(longer), FELT / local.largest(change, self.point))
                 with suppress(CollapseError):
                     trial = local.at(best + share * change, self.point)
         # To second order: half of gradient times change. The EM step alone gains at least as much.
-        return replace(self, trial=trial, foreseen=float(max(along, square)) / 2)
+        return replace(self, trial=trial, foreseen=foreseen)

@@ -18,6 +18,7 @@ from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import MAP, Update
 from daskgmm.store.values import LATER, storable
 
+ROUNDING = 1e-14  # of a bound: less is no gain
 AUTO = "auto"  # as a ``tol``: until what remains to be gained is `enough`
 
 
@@ -178,7 +179,7 @@ def rest(trace: tuple[float, ...], m: int = 1) -> float:
     if len(trace) < 2 * m + 1:
         return nan
     before, change = np.diff(trace[::-m][2::-1]).tolist()
-    if change <= 0:
+    if change <= ROUNDING * max(1.0, abs(trace[-1])):
         return 0.0
     return change**2 / (before - change) if before > change else nan
 
