@@ -243,7 +243,9 @@ def main() -> None:
         given.components,
         tol=0.01,  # nats per patch, of about 200
         max_iter=given.max_iter,
-        init_params="kmeans",  # on a third of the rows that the default would keep to start from
+        # On a third of the rows that the default would keep: that ends higher by .2 nats here, and took
+        # 145 MB with two threads, 211 MB with eight.
+        init_params="kmeans",
         block_size=BLOCK,
         random_state=0,
     )

@@ -13,17 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import dask
+import dask.array as da
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 from rich.progress import Progress as Bars
 from rich.progress import TextColumn
+from sklearn.exceptions import ConvergenceWarning
 
 import daskgmm
-from daskgmm import GaussianMixture, MiniBatchGaussianMixture
+from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
 from daskgmm.cli import main
 from daskgmm.cli.display import Terminal
-from daskgmm.fit.events import Progress, Stage
+from daskgmm.fit.events import Event, Progress, Stage
 from tests.forks import Fork, path
 
 Run = Callable[..., Result]
@@ -166,28 +170,54 @@ def test_a_terminal_shows_iterations_and_blocks(data: str, tmp_path: Path) -> No
     assert "\x1b[?25h" in text  # the cursor is back
 
 
-def test_the_bar_counts_blocks_and_starts_anew() -> None:
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=80)
+def a_terminal() -> tuple[Terminal, Bars]:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
     bars = Bars(TextColumn("{task.description}|{task.fields[count]}|"), console=console)
-    terminal = Terminal(bars)
+    return Terminal(bars), bars
+
+
+def test_the_survey_fills_a_bar_of_its_own() -> None:
+    terminal, bars = a_terminal()
     terminal(Stage("survey"))
     terminal(Progress(1, 7))
-    bars.refresh()
-    assert bars.tasks[0].percentage == pytest.approx(100 / 7)
-    with bars:
-        pass
-    assert "survey|block 1 of 7|" in screen.getvalue()
-    terminal(Stage("pass 2"))
     (bar,) = bars.tasks
-    assert (bar.description, bar.completed, bar.total) == ("pass 2", 0, None)
-    assert bar.fields["count"] == ""
+    assert bar.percentage == pytest.approx(100 / 7)
+    assert (bar.description, bar.fields["count"]) == ("survey", "block 1/7")
     terminal(Stage("compiling"))  # within the pass
-    assert [bar.description for bar in bars.tasks] == ["compiling"]
+    assert [bar.description for bar in bars.tasks] == ["compiling the E-step (once)"]
     terminal(Progress(2, 7))
-    assert [bar.description for bar in bars.tasks] == ["pass 2"]
-    terminal(Stage("done"))
-    assert [bar.description for bar in bars.tasks] == ["pass 2"]
+    assert [bar.description for bar in bars.tasks] == ["survey"]
+
+
+def test_the_bar_goes_on_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10**6, 2))  # two seconds from one look to the next
+    monkeypatch.setattr("daskgmm.cli.display.perf_counter", lambda: float(next(clock)))
+    terminal, bars = a_terminal()
+    x = np.random.default_rng(0).normal(size=(4000, 2))
+    seen: list[tuple[str, float, float | None, str]] = []
+
+    def look(event: Event) -> None:
+        terminal(event)
+        (bar,) = bars.tasks
+        if isinstance(event, Progress) and terminal.origin is not None:
+            seen.append((bar.description, bar.completed, bar.total, bar.fields["count"]))
+
+    with watching(look), dask.config.set(scheduler="synchronous"), pytest.warns(ConvergenceWarning):
+        GaussianMixture(2, tol=0, max_iter=3, acceleration=None, random_state=0, init_params="random").fit(
+            da.from_array(x, chunks=(1000, 2))
+        )
+    done = [completed for _, completed, _, _ in seen]
+    assert done == sorted(set(done))  # it never goes back
+    assert done[-1] == 4  # the survey is the first
+    assert {total for _, _, total, _ in seen} == {4}
+    assert {name for name, *_ in seen} == {f"pass {n} of 4" for n in (2, 3, 4)}
+    counts = [count for *_, count in seen]
+    assert counts[0] == "block 1/4"
+    assert all("rows/s" in count and " left" in count for count in counts[1:])
+    assert "change" in counts[-1]
+    assert "<00:00 left" in counts[-1]
+    assert counts[1] == "block 2/4  500.0 rows/s  <00:20 left"  # 1000 rows in two seconds, and 10 blocks to go
+    assert max(len(f"{name:<13} {'-' * 8} {count}") for name, _, _, count in seen) <= 80
 
 
 def test_version_and_help_name_the_exit_codes(run: Run) -> None:
