@@ -29,6 +29,7 @@ def check(
     storage: tuple[tuple[str, Any], ...],
     as_json: bool,
     verbose: bool,
+    where: dict[str, Any],
     **settings: Any,
 ) -> None:
     """Tell what a fit of DATA would read, need and cost, before it begins.
@@ -38,7 +39,6 @@ def check(
 
     The exit code is 4 where a fit would be refused, as far as one block shows; the table says why.
     """
-    where = {name: settings.pop(name) for name in cluster.NAMES}
     given = {name: value for name, value in settings.items() if value is not None}
     place = within(data, array)
     places = inputs.Places.of(storage, variables, data, weights)

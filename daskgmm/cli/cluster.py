@@ -6,8 +6,9 @@ import inspect
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
 FILE = click.Path(exists=True, dir_okay=False)
 
 # The options about TLS have the names that `dask scheduler` and `dask worker` give them.
-options: Decorator[Any] = together(
+_each: Decorator[Any] = together(
     click.option("--scheduler", metavar="ADDRESS", help="Run on the workers of this Dask scheduler."),
     click.option(
         "--scheduler-file", metavar="FILE", help="The same, found in the file that `dask scheduler` wrote."
@@ -129,6 +130,17 @@ def _check(places: list[Any], tls: bool, timeouts: bool) -> None:
 
 
 NAMES = tuple(inspect.signature(running).parameters)
+
+
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where a command's passes run; it gets them as one dict, ``where``, for `running`."""
+
+    @wraps(command)
+    def gathered(**given: Any) -> None:
+        command(where={name: given.pop(name) for name in NAMES}, **given)
+
+    found: Callable[..., None] = _each(gathered)
+    return found
 
 
 def _connected(address: str | None, file: str | None, tls: dict[str, str | None]) -> Client:

@@ -49,6 +49,7 @@ def fit(
     as_json: bool,
     verbose: bool,
     verbose_interval: int,
+    where: dict[str, Any],
     **settings: Any,
 ) -> None:
     """Fit a mixture to the rows of DATA, and save it to OUT.
@@ -57,7 +58,6 @@ def fit(
     netCDF file, or a dataset in an HDF5 file, file.h5::/name. So are weights and starts; labels,
     responsibilities and weights are read in step with the rows, never whole.
     """
-    where = {name: settings.pop(name) for name in cluster.NAMES}
     given = {
         name: None if value == options.NONE else value for name, value in settings.items() if value is not None
     }

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 import click
 import numpy as np
@@ -26,6 +26,7 @@ FILE_URL = "file://"
 CHUNK_VALUES = 2**20  # which a small array may have whatever its own size
 
 Model = GaussianMixture | MiniBatchGaussianMixture
+M = TypeVar("M", GaussianMixture, MiniBatchGaussianMixture, Model)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Places:
     def settings(self) -> dict[str, Any]:
         """The same as parameters of an estimator, which opens places itself."""
         return {"storage_options": dict(self.storage) or None, "variables": self.variables}
+
+    def read_by(self, model: M, reading: Mapping[str, Any]) -> M:
+        """A saved model that reads rows from here, as told, else as in its fit."""
+        given = {name: value for name, value in reading.items() if value is not None}
+        told: M = model.set_params(**given, **self.settings)
+        return told
 
     def rows(self, place: str) -> Source:
         """Rows of features, opened to see what they are."""

@@ -74,9 +74,14 @@ def model_file(out: str, overwrite: bool) -> Iterator[Callable[[Model], None]]:
         raise click.UsageError(f"--out {out} is no regular file.")
     check_writable(out)
     with locked(out, say, None, "output", InUseError):
-        if os.path.lexists(out) and not overwrite:
-            raise click.UsageError(f"{out} exists; --overwrite replaces it.")
+        refuse_existing(out, overwrite)
         yield partial(_write, out, overwrite)
+
+
+def refuse_existing(out: str, overwrite: bool) -> None:
+    """Refuse to replace a file unless that is asked for."""
+    if os.path.lexists(out) and not overwrite:
+        raise click.UsageError(f"{out} exists; --overwrite replaces it.")
 
 
 def _write(out: str, overwrite: bool, model: Model) -> None:

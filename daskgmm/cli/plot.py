@@ -51,6 +51,7 @@ def plot(
     overwrite: bool,
     as_json: bool,
     verbose: bool,
+    where: dict[str, Any],
     **settings: Any,
 ) -> None:
     """Draw MODEL to OUT: ellipses of its components, over the density of DATA, if that is given.
@@ -60,15 +61,13 @@ def plot(
 
     It needs matplotlib, which the extra "plot" brings.
     """
-    where = {name: settings.pop(name) for name in cluster.NAMES}
     place = None if data is None else within(data, array)
     places = inputs.Places.of(storage, variables, data, weights)
     if kind != KINDS[0] and (data or features):
         raise click.UsageError(f"--kind {kind} takes neither DATA nor --features.")
     output.refuse_overlaps([out], [place, weights, model], places.storage)
     pyplot = _prepared(out, overwrite)
-    given = {name: value for name, value in settings.items() if value is not None}
-    mixture = inputs.load_fitted(model).set_params(**given, **places.settings)
+    mixture = places.read_by(inputs.load_fitted(model), settings)
     with cluster.running(**where), pyplot.style.context("dark_background" if dark else "default"):
         if kind == KINDS[0]:
             asked = None if features is None else [int(f) if f.isdecimal() else f for f in features]
@@ -87,8 +86,7 @@ def _prepared(out: str, overwrite: bool) -> Any:
     """What draws without a screen; refuses, before any work, a file that cannot be written."""
     if not out.lower().endswith(ENDINGS):
         raise click.UsageError(f"--out {out}: the ending says the format, one of {', '.join(ENDINGS)}.")
-    if os.path.lexists(out) and not overwrite:
-        raise click.UsageError(f"{out} exists; --overwrite replaces it.")
+    output.refuse_existing(out, overwrite)
     try:
         import matplotlib
         from matplotlib import pyplot

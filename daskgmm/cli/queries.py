@@ -48,6 +48,7 @@ def predict(
     overwrite: bool,
     as_json: bool,
     verbose: bool,
+    where: dict[str, Any],
     **settings: Any,
 ) -> None:
     """Write the most probable component of each row of DATA to OUT, block by block.
@@ -59,13 +60,12 @@ def predict(
     --overwrite removes the old array first, and the attribute "complete" of OUT becomes true at the end.
     Only an array is ever replaced, and never a folder or prefix with anything else in it.
     """
-    where = {name: settings.pop(name) for name in cluster.NAMES}
     place = within(data, array)
     places = inputs.Places.of(storage, variables, data, out)
     output.refuse_overlaps([out], [place, model], places.storage)
     with claimed(out, places.options(out), overwrite, say) as claim:
         output.refuse_other_format(out)
-        mixture = _model(model, settings, places)
+        mixture = places.read_by(inputs.load_fitted(model), settings)
         with cluster.running(**where):
             how = {"dtype": "smallest"} if smallest and not proba else {}
             result = _written(claim, mixture, place, "probabilities" if proba else "labels", **how)
@@ -129,6 +129,7 @@ def score(
     overwrite: bool,
     as_json: bool,
     verbose: bool,
+    where: dict[str, Any],
     **settings: Any,
 ) -> None:
     """Score MODEL on the rows of DATA, in one pass.
@@ -139,11 +140,10 @@ def score(
     With --out a second pass writes the log-density of each row, float64, in nats, NaN for rows left out by
     --nan-policy omit. OUT is written as by "predict".
     """
-    where = {name: settings.pop(name) for name in cluster.NAMES}
     place = within(data, array)
     places = inputs.Places.of(storage, variables, data, weights, out)
     output.refuse_overlaps([out], [place, weights, model], places.storage)
-    mixture = _model(model, settings, places)
+    mixture = places.read_by(inputs.load_fitted(model), settings)
     with ExitStack() as held:
         claim = out and held.enter_context(claimed(out, places.options(out), overwrite, say))
         if out:
@@ -254,13 +254,6 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
         "options": given,
         "data": rows,
     }
-
-
-def _model(place: str, reading: dict[str, Any], places: inputs.Places) -> inputs.Model:
-    """A saved model that reads rows as told here, else as in its fit."""
-    given = {name: value for name, value in reading.items() if value is not None}
-    model: inputs.Model = inputs.load_fitted(place).set_params(**given, **places.settings)
-    return model
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import click
 from sklearn.utils._param_validation import InvalidParameterError
 
 from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES, NOT_CONVERGED, say
+from daskgmm.cli.failure import EXIT_CODES, NOT_CONVERGED, Command, say
 from daskgmm.cli.fit import resumable
 from daskgmm.compute.sources.paths import within
 from daskgmm.estimators.checks import check_settings
@@ -31,7 +31,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
     return sizes
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @options.data
 @click.option(
     "-k",
@@ -63,13 +63,13 @@ def select(
     as_json: bool,
     verbose: bool,
     verbose_interval: int,
+    where: dict[str, Any],
     **settings: Any,
 ) -> None:
     """Choose the number of components, and the covariance type, for the rows of DATA; save the best model to OUT.
 
     Every number of components with every covariance type is fitted, all of them in the same passes over DATA.
     """
-    where = {name: settings.pop(name) for name in cluster.NAMES}
     given = {name: value for name, value in settings.items() if value not in (None, ())}
     place = within(data, array)
     places = inputs.Places.of(storage, variables, place, weights)
@@ -125,8 +125,7 @@ def _table_file(place: str | None, overwrite: bool) -> Iterator[Any]:
     if place is not None:
         if "://" in place or os.path.isdir(place):
             raise click.UsageError(f"--table {place}: it is written to a local file.")
-        if os.path.lexists(place) and not overwrite:
-            raise click.UsageError(f"{place} exists; --overwrite replaces it.")
+        output.refuse_existing(place, overwrite)
         check_writable(place)
     yield write
 

@@ -57,6 +57,7 @@ def update(
     overwrite: bool,
     as_json: bool,
     verbose: bool,
+    where: dict[str, Any],
     **settings: Any,
 ) -> None:
     """Learn from rows that were added to DATA since MODEL was saved, and save it to OUT.
@@ -65,7 +66,6 @@ def update(
     learnt, and takes them for the first of DATA, so none is learnt twice: to repeat a command changes nothing.
     While it waits for the rows of its start, those of DATA join them.
     """
-    where = {name: settings.pop(name) for name in cluster.NAMES}
     place = within(data, array)
     places = inputs.Places.of(storage, variables, data, weights)
     output.refuse_overlaps([out], [place, weights], places.storage)
@@ -100,9 +100,7 @@ def _learner(place: str, reading: dict[str, Any], places: inputs.Places) -> Mini
             f"{place} holds a {type(model).__name__}: only models of fit --online learn on. To make one of it: "
             f"fit --online --warm-start {place}"
         )
-    given = {name: value for name, value in reading.items() if value is not None}
-    learner: MiniBatchGaussianMixture = model.set_params(**given, **places.settings)
-    return learner
+    return places.read_by(model, reading)
 
 
 def _pending(rows: Span, learnt: int, n: int, data: str) -> tuple[int, int]:

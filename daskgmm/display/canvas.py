@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm._typing import Array
+from daskgmm.estimators.checks import feature_numbers
 from daskgmm.model.mixture import Mixture
 
 # Of Okabe & Ito (2008), which colour-blind readers tell apart: those that stand out from white and from black.
@@ -62,12 +63,10 @@ def chosen(features: Any, names: Sequence[str], most: int) -> tuple[int, ...]:
     """Numbers of the features that are asked for by name or number; the first ones, so many, of None."""
     if features is None:
         return tuple(range(min(most, len(names))))
-    asked = [features] if isinstance(features, (str, int, np.integer)) else list(features)
-    found = [names.index(f) if isinstance(f, str) and f in names else f for f in asked]
-    if not found or not all(isinstance(f, (int, np.integer)) and 0 <= f < len(names) for f in found):
+    if (found := feature_numbers(features, names, len(names))) is None:
         told = ", ".join(names[:10]) + ("" if len(names) <= 10 else f" and {len(names) - 10} more")
         raise ValueError(f"features must be names or numbers of features, got {features!r}. They are: {told}.")
-    return tuple(map(int, found))
+    return tuple(found)
 
 
 def covariance(mixture: Mixture, component: int, features: Sequence[int]) -> Array:

@@ -1,6 +1,6 @@
 """Check parameters that users give, and make a start or a mixture of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,14 @@ def check_names(before: Iterable[str] | None, names: Iterable[str] | None, model
     if len(lines) == 1:
         lines.append("Feature names must be in the same order as they were in fit.")
     raise DataError("\n".join(lines) + "\n")
+
+
+def feature_numbers(features: Any, names: Sequence[str], n: int) -> list[int] | None:
+    """Numbers of features that are given by name or number, one or several; None where they are not all of n."""
+    several = np.iterable(features) and not isinstance(features, str)
+    found = [names.index(f) if f in names else f for f in (features if several else [features])]
+    known = all(isinstance(f, (int, np.integer)) and not isinstance(f, bool) and 0 <= f < n for f in found)
+    return [int(f) for f in found] if found and known else None
 
 
 def check_decoding(before: str | None, model: Any, rows: Rows) -> None:

@@ -1,7 +1,7 @@
 """What a fitted mixture says of some of its features, of its components together, and of another mixture."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +12,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.engines import engine_for
 from daskgmm.errors import DataError
 from daskgmm.estimators.base import BaseMixture, in_kind
+from daskgmm.estimators.checks import feature_numbers
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.fit.recipe import START_ROWS
@@ -258,17 +259,10 @@ class PartedMixture(BaseMixture):
     def _numbers(self, features: Any) -> Array:
         """Numbers of features that are given by name or number; `ValueError` for none that there is."""
         self._check_fitted()
-        several = isinstance(features, (Sequence, np.ndarray)) and not isinstance(features, str)
-        asked = list(features) if several else [features]
-        names = list(getattr(self, "feature_names_in_", ()))
-        numbers = [names.index(name) if name in names else name for name in asked]
-        there = range(self.n_features_in_)
-        wrong = [
-            j for j in numbers if not isinstance(j, (int, np.integer)) or isinstance(j, bool) or j not in there
-        ]
-        if wrong or len({*numbers}) < len(numbers) or not numbers:
-            told = names or f"0 ... {self.n_features_in_ - 1}"
-            raise ValueError(f"Features must be different ones of {told}, got {asked}.")
+        names, n = list(getattr(self, "feature_names_in_", ())), self.n_features_in_
+        numbers = feature_numbers(features, names, n)
+        if numbers is None or len({*numbers}) < len(numbers):
+            raise ValueError(f"Features must be different ones of {names or f'0 ... {n - 1}'}, got {features!r}.")
         return np.array(numbers, np.intp)
 
     def _others(self, numbers: Array) -> Array:

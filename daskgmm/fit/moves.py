@@ -53,7 +53,7 @@ class Move:
         return self.split.component, *self.removal.components
 
 
-def sample_rows(x: Array, weight: Array | None) -> Rows:
+def points_as_rows(x: Array, weight: Array | None) -> Rows:
     """Rows of a sample, or first rows of a stream, in blocks that threads share; what is NaN there is missing."""
     nan_policy = "missing" if misses(x) else "raise"
     return as_rows(x, weight=weight, block_size=8 * BLOCK_ROWS * x.shape[1], nan_policy=nan_policy)
@@ -64,7 +64,7 @@ def improved(run: EM, x: Array, weight: Array | None, rounds: int, random: np.ra
 
     After a round without use, the best move is made alone; after another, the chain ends.
     """
-    rows, known, failures = sample_rows(x, weight), Known.none(run.mixture), 0
+    rows, known, failures = points_as_rows(x, weight), Known.none(run.mixture), 0
     barred: set[tuple[int, ...]] = set()
     for _ in range(rounds if run.mixture.n_components > 1 else 0):
         members = Members.of(run.mixture, x, weight)

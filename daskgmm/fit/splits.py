@@ -29,6 +29,7 @@ HOPE = 0.25  # of what noise gains: a split of less, after the first steps, is n
 APART = 0.8  # standard deviations: √(2/π), where the halves of a Gaussian cut in two have their means
 SCALES = 0.4, 2.0  # of the variances, of two halves about one mean
 PIECE_BYTES = 2 * 2**20  # of the rows whose components are tried at once, so that they stay in the cache
+HEAVY = 1e25  # weight of a row: sums of more are no float32
 JITTER = 1e-6  # of a component's variances, that is added to those of its halves
 
 
@@ -82,9 +83,6 @@ def _followed(mixture: Mixture, members: "Members", crowd: "Crowd", halves: "Hal
         both = mixture.covariance.take(np.array([j, j]))
         pair = Quiet(0.0, both)(Mixture(np.full(2, 0.5), s.means, both), s)
         yield Split(int(j), pair, float(gains[i]))
-
-
-HEAVY = 1e25  # of a row: sums of more are no float32
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from daskgmm._typing import Array
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import CollapseError
-from daskgmm.fit.moves import improved, sample_rows
+from daskgmm.fit.moves import improved, points_as_rows
 from daskgmm.fit.race import Rung, race
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import EM
@@ -64,7 +64,7 @@ class Ground:
     @property
     def rows(self) -> Rows:
         """The points as EM takes them."""
-        return sample_rows(self.x if self.stored is None else self.stored, self.weight)
+        return points_as_rows(self.x if self.stored is None else self.stored, self.weight)
 
     @property
     def movable(self) -> bool:

@@ -12,7 +12,7 @@ from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
-from daskgmm.fit.moves import sample_rows
+from daskgmm.fit.moves import points_as_rows
 from daskgmm.fit.online import begin, step
 from daskgmm.fit.recent import ROWS_PER_COMPONENT
 from daskgmm.fit.recipe import OnlineRecipe
@@ -122,7 +122,7 @@ def seeded(
     """
     if (run := given(recipe, ROWS_PER_COMPONENT * recipe.k)) is not None:
         if len(waiting.x):  # the start was given since they came
-            before = sample_rows(waiting.x, waiting.weight)
+            before = points_as_rows(waiting.x, waiting.weight)
             run = step(engine_for(before), before, run, before)
         return run
     size = start_rows(recipe)

@@ -6,10 +6,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.model.covariance import Covariance
-from daskgmm.model.factors import (
-    EPS,
-    check_positive,
-)
+from daskgmm.model.factors import EPS, check_positive
 from daskgmm.model.kernels import layouts
 from daskgmm.model.matrices import Matrices
 

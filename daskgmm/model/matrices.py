@@ -9,13 +9,7 @@ from scipy.linalg import solve_triangular
 from daskgmm._typing import Array
 from daskgmm.model import factors
 from daskgmm.model.covariance import Covariance
-from daskgmm.model.factors import (
-    EPS,
-    factor_of_precision,
-    inverted,
-    lower_factors,
-    precision_factor,
-)
+from daskgmm.model.factors import EPS, factor_of_precision, inverted, lower_factors, precision_factor
 from daskgmm.model.kernels import layouts
 
 if TYPE_CHECKING:

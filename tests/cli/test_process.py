@@ -232,6 +232,7 @@ def test_missing_options_are_told_together(run: Run) -> None:
     told = run("fit")
     assert told.exit_code == 2
     assert "Missing 'DATA', '--out'." in told.stderr
+    assert "Missing 'DATA', '-k' / '--n-components', '--out'." in run("select").stderr
     assert "Missing argument 'DATA'." in run("fit", "--out", "x.npz").stderr
     assert "Missing option '--out'." in run("fit", "x.zarr").stderr
 
