@@ -1,6 +1,7 @@
 """Starts from the row sample of the survey: none costs a pass of its own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from daskgmm.errors import CollapseError
 from daskgmm.fit import starts
 from daskgmm.fit.race import Rung
 from daskgmm.fit.recipe import OnlineRecipe, Recipe, Start
+from daskgmm.fit.run import EM
 from daskgmm.fit.starts import STARTS, Ground, polished, seed
 from daskgmm.fit.stepwise import StepRule
 from daskgmm.fit.survey import Survey, Threshold
@@ -129,6 +131,40 @@ def test_the_best_of_the_trials_goes_on(monkeypatch: pytest.MonkeyPatch, climbs:
     sample, _ = found.sample.points()
     likelihood = mixture.score_samples(sample).mean()
     assert all(likelihood >= trial.score_samples(sample).mean() for trial in tried)
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_where_moves_gain_the_first_chain_is_the_best_of_several(
+    monkeypatch: pytest.MonkeyPatch, gains: bool
+) -> None:
+    began: list[EM] = []
+
+    def moves(run: EM, *_: Any) -> EM:
+        """As if the second had gained most."""
+        began.append(run)
+        return replace(run, trace=(2.0 if len(began) == 2 else 1.0,)) if gains else run
+
+    monkeypatch.setattr(starts, "improved", moves)
+    monkeypatch.setattr(starts, "_settled", lambda run, rows: run)
+    (mixture,) = seeds("subsample", found=survey(size=60))
+    assert len(began) == (starts.TRIES if gains else 1)
+    assert mixture is began[1 if gains else 0].mixture
+    began.clear()
+    seeds("subsample", found=survey(size=60), n_init=3)  # each further one is a single try
+    assert len(began) == (starts.TRIES + 2 if gains else 3)
+    began.clear()
+    seeds("subsample", found=survey(size=16))  # of 17 parameters
+    assert len(began) == 1
+
+
+def test_polishing_goes_further_than_em_in_as_many_passes() -> None:
+    x = np.random.default_rng(2).normal(size=(600, 2)) * [1.0, 3.0]
+    (mixture,) = seeds("random_from_data", found=survey(x))
+    run = EM(mixture, Recipe(structure=FULL, k=3).update(1e-6), 1e-7, 3)
+    settled = starts._settled(run, as_rows(x))
+    (plain,) = Rung(as_rows(x), settled.n_iter).climb([run])
+    assert settled.n_iter <= starts.SAMPLE_ITER
+    assert settled.lower_bound > plain.lower_bound + 1e-4
 
 
 def test_the_best_start_goes_on_on_more_rows_but_a_half_at_most(
