@@ -62,7 +62,8 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(after: int, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "settings",
     [{"covariance_type": t} for t in ("tied", "diag", "spherical")]
-    + [{"init_params": "subsample"}, {"init_params": "random", "n_init": 3}],
+    # Where the sample's own optimum is, EM would be at an end before the second stop.
+    + [{"init_params": "subsample", "tol": 0.0}, {"init_params": "random", "n_init": 3}],
 )
 def test_every_structure_and_start_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
     # Stopped twice: after the survey, and in EM.
