@@ -117,7 +117,8 @@ class ConvergenceDisplay:
         )
         if first and reach > 0:
             ax.set_ylim(bounds[first:].min() - 0.06 * reach, bounds[first:].min() + 1.08 * reach)
-            ax.set_title(f"the first {first} iteration(s) lie below", fontsize="small")
+            below = "the first iteration lies" if first == 1 else f"the first {first} iterations lie"
+            ax.set_title(f"{below} below", fontsize="small")
         ax.set_ylabel("log-likelihood\nper row (nats)")
         ax.ticklabel_format(axis="y", useOffset=False)
         ax.legend(loc="lower right", frameon=False, fontsize="small")

@@ -207,7 +207,7 @@ def spread(mean: float, deviation: float) -> str:
     largest = max(abs(mean), deviation)
     if digits > 6 or largest >= 1e7:  # in powers of ten
         return f"{mean:.{max(1, min(15, floor(log10(largest)) + digits))}e} ± {deviation:.1e}"
-    return f"{mean:.{max(0, digits)}f} ± {deviation:.{max(0, digits)}f}"
+    return f"{mean:z.{max(0, digits)}f} ± {deviation:.{max(0, digits)}f}"
 
 
 def _cell(tag: str, text: str, style: str = "") -> str:
