@@ -37,6 +37,7 @@ BENCHMARKS = {
     "optima": "--problems g8-d2-L --rows 2000 --seeds 1 --restarts 1",
     "passes": "--problems g4-d8-M g4-d2-S --rows 2000 --most 300",
     "peers": None,
+    "restarts": "--shape 20000,4,4 --n-init 3 --repeats 1",
     "scaling": "workers memory --rows 100000 --repeats 3",
     "scheduling": "--blocks 10 --repeats 1",
     "search": "--rows 20000 --most 3 --theirs 2000 --problem-rows 2000 --seeds 2 --curve-rows 2000",

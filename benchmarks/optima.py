@@ -45,6 +45,7 @@ class Task(NamedTuple):
     method: str
     seed: int
     n: int
+    n_init: int = 1  # of default fits
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,13 @@ class Fit:
     seconds: float
 
 
-def start(problem: Problem, method: str, seed: int) -> dict[str, Any]:
+def start(problem: Problem, task: Task) -> dict[str, Any]:
     """Settings of a method: those of its start."""
     k, d = problem.k, problem.train.shape[1]
+    method, seed = task.method, task.seed
     plain: dict[str, Any] = {"acceleration": None, "tol": 1e-3}
     if method == "default":
-        return {"random_state": seed}
+        return {"random_state": seed, "n_init": task.n_init}
     if method == "kmeans":
         return {"labels_init": KMeans(k, n_init=1, random_state=seed).fit(problem.train).labels_, **plain}
     if method == "k-means++":
@@ -88,7 +90,7 @@ def fitted(task: Task) -> Fit:
     began, (n, d) = perf_counter(), problem.train.shape
     with dask.config.set(scheduler="synchronous"):
         try:
-            model = GaussianMixture(problem.k, **start(problem, task.method, task.seed)).fit(problem.train)
+            model = GaussianMixture(problem.k, **start(problem, task)).fit(problem.train)
         except ValueError:  # a component collapsed
             return Fit(*task[:3], None, None, 0, 0.0, d, perf_counter() - began)
         seconds, smallest = perf_counter() - began, float(model.weights_.min()) * n
@@ -110,7 +112,7 @@ def asked(args: argparse.Namespace) -> list[Task]:
     """The fits of a comparison."""
     counts = {"default": args.seeds, "truth": 1, **dict.fromkeys(PEERS, args.restarts)}
     tasks = [
-        Task(name, method, seed, args.rows)
+        Task(name, method, seed, args.rows, args.n_init)
         for name, method in product(args.problems, args.methods)
         for seed in range(counts[method])
     ]
@@ -204,6 +206,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=N_TRAIN)
     parser.add_argument("--seeds", type=int, default=3, help="of default fits")
     parser.add_argument("--restarts", type=int, default=10, help="from either start of scikit-learn")
+    parser.add_argument("--n-init", type=int, default=1, help="of default fits")
     parser.add_argument("--label", default="default", help="what default fits are called")
     parser.add_argument("--json", type=Path, metavar="FILE", help="fits that are there; new ones are appended")
     parser.add_argument("--processes", type=int, default=1, help="of one thread each; 0: no new fits")
