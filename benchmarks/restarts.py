@@ -2,7 +2,7 @@
 
     python benchmarks/restarts.py
 
-All chains of moves run on the row sample, and few go on to all rows; so what they cost does not grow with the rows.
+All chains of moves run on the row sample, and few go on to all rows: what they cost does not grow with the rows.
 The store gives so many MB/s in all, and no rows stay in memory between passes. What more chains gain is in
 `optima.py --n-init`.
 """
