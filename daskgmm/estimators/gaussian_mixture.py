@@ -21,6 +21,7 @@ from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import AUTO, EM, Run, best
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import implied
+from daskgmm.model.frozen import Frozen
 
 
 @estimator
@@ -137,23 +138,28 @@ class GaussianMixture(Fitting):
         method = self.acceleration
         if method == "auto":
             method = None if self.tol == 0 else BEST
+        if self.frozen is not None:  # of a point that is extrapolated, nothing stays to the bit
+            method = None
         run = EM if method is None else partial(Accelerated, method=method)
         return super()._recipe(d, kind, run=run, **more)
 
-    def _stored(self, X: Any, sample_weight: Any, last: Fitted | None) -> Rows:
+    def _stored(self, X: Any, last: Fitted | None, **columns: Any) -> Rows:
         starts = {"labels": self.labels_init, "responsibilities": self.responsibilities_init}
         if last is not None:
             starts = {}
         elif all(value is not None for value in starts.values()):
             raise ValueError("Give labels_init or responsibilities_init, not both.")
-        return self._rows(X, weight=sample_weight, **starts)
+        return self._rows(X, **columns, **starts)
 
     def _begun(self, rows: Rows, recipe: Recipe, last: Fitted | None) -> tuple[Run, ...]:
         if last is None:
             return ()
         self._check_shape(rows, "warm_start")
-        update = recipe.on(implied(last.mixture).pooled()).update(recipe.reg_covar)
-        return (recipe.run(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
+        update = recipe.on(implied(last.mixture).pooled()).m_step()
+        begun = last.mixture
+        if isinstance(update, Frozen):
+            begun = update.put(recipe.start.onto(begun), begun)
+        return (recipe.run(begun, update, self.tol, self.max_iter, previous=last.lower_bound),)
 
     def _found(self, state: State, rows: Rows) -> Fitted:
         return Fitted.of(best(state.runs), state.n_passes, rows)

@@ -8,7 +8,7 @@ import numpy as np
 
 from daskgmm.errors import DataError, ModelFileError
 from daskgmm.estimators import format1
-from daskgmm.estimators.checks import check_saved
+from daskgmm.estimators.checks import check_saved, frozen_parts
 from daskgmm.estimators.fitted import Fitted, Unseeded
 from daskgmm.estimators.parameters import ESTIMATORS, SMALL
 from daskgmm.model.prior import NormalInverseWishart
@@ -22,6 +22,7 @@ def save(model: Any, state: Fitted | Unseeded, path: Place) -> None:
     """Write a file that `load` takes; `ValueError` for settings that were changed, and are not of that fit."""
     check_saved(model, state)
     settings = {name: value for name, value in model.get_params(deep=False).items() if _is_plain(value)}
+    settings["frozen"] = frozen_parts(model)
     starts = {name: getattr(model, name, None) for name in SMALL}
     settings |= {name: np.asarray(start, np.float64) for name, start in starts.items() if start is not None}
     header = {"format": files.MODEL, "version": VERSION, "estimator": type(model).__name__}
@@ -67,7 +68,8 @@ def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
         found, settings, state = header["estimator"], value["settings"], value["fitted"]
         if not (isinstance(found, str) and isinstance(settings, dict) and isinstance(state, (Fitted, Unseeded))):
             raise TypeError(f"{type(state)} is not what a fit leaves.")
-        if not all(_is_plain(v) or (name in SMALL and isinstance(v, np.ndarray)) for name, v in settings.items()):
+        kinds = {**dict.fromkeys(SMALL, np.ndarray), "frozen": dict}
+        if not all(_is_plain(v) or isinstance(v, kinds.get(name, ())) for name, v in settings.items()):
             raise TypeError("Settings are plain, or starts.")
         return found, settings, state
     except (DataError, OSError, MemoryError):

@@ -93,7 +93,7 @@ def sample_rows(recipe: Recipe, d: int) -> int:
 def seeded(recipe: Recipe, survey: Survey, random: np.random.RandomState, _: int = 0) -> list[Run]:
     """The runs of a fit, at their starts."""
     recipe = recipe.on(survey.overall, start=survey.start is None)
-    update = recipe.update(recipe.reg_covar)
+    update = recipe.m_step()
     return [recipe.run(mixture, update, recipe.tol, recipe.max_iter) for mixture in seed(recipe, survey, random)]
 
 

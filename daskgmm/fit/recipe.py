@@ -1,14 +1,17 @@
 """The settings of a fit as one value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self
+
+import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.fit.run import EM, Run
 from daskgmm.fit.stepwise import StepRule
 from daskgmm.model.covariance import Covariance
+from daskgmm.model.frozen import Frozen
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
@@ -56,10 +59,16 @@ class Recipe:
     update: Callable[[float], Update] = Regularised  # the M-step, on samples too, made of ``reg_covar``
     prior: NormalInverseWishart | None = None  # what is known beforehand; what it leaves open, rows have to tell
     known: MAP | None = None  # that prior, once the moments of the rows are known
+    frozen: Mapping[str, Array] | None = None  # masks (k,) of `Frozen`: what stays as ``start`` has it
     run: Callable[..., Run] = EM  # what passes advance: of a mixture, the update, ``tol`` and ``max_iter``
     # Converged once the mean log-likelihood changes by less, or as "auto" says; online, that of held-out rows.
     tol: float | str = 1e-3
     max_iter: int = 100  # iterations; online, passes
+
+    def m_step(self, update: Update | None = None) -> Update:
+        """The M-step of each run, or this one, with what wraps it."""
+        update = self.update(self.reg_covar) if update is None else update
+        return update if self.frozen is None else Frozen(update, **self.frozen)
 
     def on(self, overall: Statistics, start: bool = False) -> Self:
         """The recipe for rows of these moments: under a prior, with what that takes from them.
@@ -70,6 +79,8 @@ class Recipe:
             return self
         known = self.prior.on(self.structure, self.k, overall, self.reg_covar)
         begun = self.start
+        if self.frozen is not None and begun.means is not None:  # a mean that stays needs no prior
+            known = replace(known, means=np.where(self.frozen["means"][:, None], begun.means, known.means))
         if (
             start
             and known.placed

@@ -94,6 +94,14 @@ class Covariance(ABC):
             return self
         return type(self)(self.structure, self.values[components], self.factor[components])
 
+    def where(self, chosen: Array, other: Self) -> Self:
+        """These of components that are chosen (k,), the other ones of the rest; one that all share if all are."""
+        if self.structure.shared:
+            return self if chosen.all() else other
+        beside = chosen[self.beside]
+        pairs = ((self.values, other.values), (self.factor, other.factor))
+        return type(self)(self.structure, *(np.where(beside, a, b) for a, b in pairs))
+
     @abstractmethod
     def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
         """What the covariances say of two groups of features, numbered (o,) and (m,), that have none in common.

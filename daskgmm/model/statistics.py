@@ -1,5 +1,6 @@
 """Sufficient statistics of k components: a mergeable value."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,19 @@ class Statistics:
         scatter, m = self.structure.lifted(s.scatter, s.weight, parts), len(parts.unseen)
         left = float((s.weight * (parts.rest.half_log_det(m) - 0.5 * m * (np.log(2 * np.pi) + 1))).sum())
         return replace(s, reference=parts.whole, shift=shift, scatter=scatter, unseen=s.unseen + left)
+
+    @classmethod
+    def gathered(cls, parts: Mapping[int, "Statistics"], means: Array) -> "Statistics":
+        """Statistics of components with ``means`` (k, d), out of those of some by number: others are empty."""
+        first, *_ = parts.values()
+        structure, reference = first.structure, means.copy()
+        weight, shift, scatter = np.zeros(len(means)), np.zeros_like(means), np.zeros(structure.held(*means.shape))
+        for j, s in parts.items():
+            reference[j], weight[j], shift[j] = s.reference[0], s.weight[0], s.shift[0]
+            scatter[0 if structure.shared else j] += s.scatter[0]
+        totals = ("log_likelihood", "total_weight", "n_rows", "unseen")
+        sums = (sum(getattr(s, name) for s in parts.values()) for name in totals)
+        return cls(structure, reference, weight, shift, scatter, *sums)
 
     def pooled(self) -> "Statistics":
         """The same rows as one component, about their mean."""

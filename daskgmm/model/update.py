@@ -29,6 +29,19 @@ class Update(ABC):
         """Log-density of the parameters under a prior, up to a constant: what is watched has it, too."""
         return 0.0
 
+    def fits(self, mixture: Mixture) -> bool:
+        """Whether it is an M-step of such a mixture."""
+        return True
+
+    @property
+    def inner(self) -> "Update":
+        """What it wraps, if it does, else itself."""
+        return self
+
+    def around(self, change: Callable[["Update"], "Update"]) -> "Update":
+        """The same with a change of what it wraps, or of itself."""
+        return change(self)
+
 
 def strict(error: CollapseError) -> bool:
     """Excuses no collapse."""
@@ -120,7 +133,6 @@ class MAP(Update):
         require(at_least(0, self.reg_covar), "reg_covar is below 0.")
 
     def fits(self, mixture: Mixture) -> bool:
-        """Whether it is a prior of such a mixture."""
         return self.means.shape == mixture.means.shape and self.structure is mixture.covariance.structure
 
     def joined(self, s: Statistics) -> tuple[Statistics, Array, Array]:
@@ -214,6 +226,12 @@ class Steady(Update):
 
     def penalty(self, mixture: Mixture) -> float:
         return 0.0 if self.prior is None else self.prior.penalty(mixture)
+
+    def fits(self, mixture: Mixture) -> bool:
+        structure, anchor = mixture.covariance.structure, self.anchor
+        held = structure.held(*mixture.means.shape)
+        alike = anchor is None or (anchor.structure is structure and anchor.values.shape == held)
+        return alike and (self.prior is None or self.prior.fits(mixture))
 
     def excuse(self, error: CollapseError) -> bool:
         """Excuses every collapse, with a warning."""
