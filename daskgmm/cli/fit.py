@@ -187,6 +187,7 @@ def _result(model: inputs.Model, out: str, n_rows: int, seconds: float) -> dict[
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
         "log_likelihood": float(model.lower_bound_),
+        **({"background_weight": model.background_weight_} if model.background else {}),
         **output.learnt(model),
         "seconds": round(seconds, 3),
     }

@@ -103,6 +103,8 @@ def _parameter(name: str, default: str = "", kinds: Mapping[str, Any] = KINDS) -
             shown.setdefault(str(found.default), f"{title.lower() if shown else ''}{found.default}")
     help, value = " ".join(told.values()), default or "; ".join(shown.values())
     how = _kind(known[0][1].metadata["allowed"])
+    if known[0][1].metadata["allowed"] == ["boolean"]:
+        how = {"is_flag": True, "default": None}
     if name == "frozen":
         how = {"callback": names, "metavar": "NAME,NAME,..."}
     if name == "block_size":

@@ -43,6 +43,7 @@ from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, Verbose
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
+from daskgmm.model.background import Contaminated
 from daskgmm.model.kernels.compiling import while_compiling
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.structure import STRUCTURES
@@ -232,6 +233,8 @@ class Fitting(Watched, PartedMixture, Single):
     def _check_shape(self, rows: Rows, what: str) -> None:
         """The last fit can only go on with components and features as they were."""
         last = self._fitted.mixture
+        if self.background and not isinstance(last, Contaminated):
+            raise DataError(f"{what} needs the background of the last fit, and that had none: fit anew.")
         wanted = (self.n_components, rows.n_features, STRUCTURES[self.covariance_type])
         found = (*last.means.shape, last.covariance.structure)
         if wanted != found:

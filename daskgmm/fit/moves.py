@@ -144,7 +144,7 @@ def moved(mixture: Mixture, moves: Sequence[Move]) -> Mixture:
             changes[first] = Pairs.of(mixture, mixture.weights, np.array([first]), np.array([last])).pair(0)
         changes |= halved(mixture, move.split.component, move.split.halves, last)
     after = put(mixture, changes)
-    return replace(after, weights=after.weights / after.weights.sum())
+    return replace(after, weights=after.weights / (after.weights.sum() / (1 - mixture.background_weight)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -196,7 +196,7 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
     UserWarning
         If components start as copies.
     """
-    recipe = recipe.on(found.overall, start=True)
+    recipe = recipe.on(found.overall, True, found.box)
     mixture, ground = polished(recipe, found, random)
     distinct = len(np.unique(mixture.means, axis=0))
     if distinct < recipe.k:

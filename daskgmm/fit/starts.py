@@ -105,14 +105,14 @@ def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[
     thread counts.
     """
     if (whole := recipe.start.whole) is not None:
-        return [whole]
+        return [recipe.begun(whole)]
     method, sample = recipe.init_params, survey.sample
-    if method == "auto":  # scikit-learn's own where all rows are in the sample
+    if method == "auto":  # scikit-learn's own where all rows are in the sample; noise misleads it
         size = min(sample_size(recipe.k, survey.overall.means.shape[1]), sample.size)
-        method = "kmeans" if survey.overall.n_rows <= size else "subsample"
+        method = "kmeans" if survey.overall.n_rows <= size and not recipe.background else "subsample"
     with one_thread():
         if survey.start is not None:
-            return [recipe.start.onto(updated(recipe, survey, survey.start))]
+            return [recipe.begun(updated(recipe, survey, survey.start))]
         if method == "subsample":
             return _subsampled(recipe, survey, random)
         return _found(Ground.of(recipe, survey, sample), (method,), recipe.n_init, random)[0]
@@ -200,15 +200,15 @@ def _found(
     One around means that are given.
     """
     found: dict[str, list[Mixture]] = {}
-    failure, start = None, ground.recipe.start
-    for i in range(count if start.means is None else 1):
+    failure = None
+    for i in range(count if ground.recipe.start.means is None else 1):
         kind = kinds[i % len(kinds)]
         try:
             own = _start(ground, kind, random)
         except CollapseError as error:  # the other starts may do better
             failure = error
         else:
-            found.setdefault(kind, []).append(start.onto(own))
+            found.setdefault(kind, []).append(ground.recipe.begun(own))
     if failure is not None and not found:
         raise failure
     return list(found.values())

@@ -298,7 +298,7 @@ def blend(old: Statistics, new: Statistics, share: float, near: Mixture) -> Stat
 
 def implied(mixture: Mixture) -> Statistics:
     """Statistics of total weight 1 whose M-step is ``mixture``."""
-    share = mixture.weights / mixture.weights.sum()
+    share = mixture.weights / (mixture.weights.sum() + mixture.background_weight)
     shift = np.zeros_like(mixture.means)
     scatter = mixture.covariance.structure.spread(mixture.covariance.values, share)
     return Statistics(mixture.covariance.structure, mixture.means, share, shift, scatter, 0.0, 1.0, 0)

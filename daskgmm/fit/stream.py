@@ -17,7 +17,7 @@ from daskgmm.fit.online import begin, step
 from daskgmm.fit.recent import ROWS_PER_COMPONENT
 from daskgmm.fit.recipe import OnlineRecipe
 from daskgmm.fit.stepwise import BAD_SCALE, Stepwise
-from daskgmm.fit.survey import TINY, First, Survey, Threshold, joined, labels_of
+from daskgmm.fit.survey import TINY, First, Survey, Threshold, check_box, joined, labels_of
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Examine, TakeFirst
 from daskgmm.model.checks import at_least, holds, require
 from daskgmm.model.missing import misses
@@ -60,7 +60,9 @@ class Waiting:
         weight = None if (self.weight == 1).all() else self.weight
         known = {} if self.known is None else {"known": self.known}
         block = Block(self.x, weight=weight, columns=known, partial=misses(self.x))
-        found = Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)))(block)
+        examine = Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)), boxed=recipe.background)
+        found = examine(block)
+        check_box(found.box)
         return found.whole(recipe.structure, recipe.k) if block.partial else found
 
 
@@ -71,7 +73,7 @@ def start_rows(recipe: OnlineRecipe) -> int:
 
 def given(recipe: OnlineRecipe, rows: int) -> Stepwise | None:
     """A run from a start that is given in full, and counts as ``init_size`` or so many rows."""
-    if (whole := recipe.start.whole) is None:
+    if (whole := recipe.start.whole) is None or recipe.background:  # whose box rows have to tell
         return None
     rows = recipe.init_size or rows
     run = Stepwise.implied(whole, rows, recipe.reg_covar, recipe.rule)

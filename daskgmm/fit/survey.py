@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -173,6 +174,7 @@ class Survey:
     empty: int = field(default=0, metadata=LATER)  # rows without any value, where values may be missing
     # Of the rows whose component is known, as that component's.
     known: Statistics | None = field(default=None, metadata=LATER)
+    box: Array | None = field(default=None, metadata=LATER)  # (2, d) least and largest values, if asked for
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""
@@ -185,6 +187,7 @@ class Survey:
         )
         known = self.known
         require(known is None or known.reference.shape[1] == d, "The labels are not those of the sample.")
+        require(self.box is None or holds(self.box, (2, d)), "The box is not that of the sample.")
 
     @property
     def labelled(self) -> Array | None:
@@ -219,7 +222,27 @@ class Survey:
             for ours, theirs in ((self.start, other.start), (self.known, other.known))
         )
         empty = self.empty + other.empty
-        return Survey(self.overall + other.overall, self.sample + other.sample, start, empty, known)
+        box = None
+        if self.box is not None and other.box is not None:
+            box = np.stack([np.minimum(self.box[0], other.box[0]), np.maximum(self.box[1], other.box[1])])
+        return Survey(self.overall + other.overall, self.sample + other.sample, start, empty, known, box)
+
+
+def box_of(block: Block) -> Array:
+    """Least and largest values (2, d) in rows that weigh something, of those that are not missing."""
+    x = block.x if block.x.dtype.kind in "iuf" else block.x.astype(np.uint8)
+    limits: Any = np.finfo(x.dtype) if x.dtype.kind == "f" else np.iinfo(x.dtype)
+    seen: Any = True if block.weight is None else block.weight[:, None] > 0
+    low = np.fmin.reduce(x, axis=0, initial=limits.max, where=seen)
+    return np.stack([low, np.fmax.reduce(x, axis=0, initial=limits.min, where=seen)]).astype(np.float64)
+
+
+def check_box(box: Array | None) -> None:
+    """Refuse a box in which nothing can be uniform."""
+    if box is not None and len(flat := np.flatnonzero(~(box[1] > box[0]))):
+        raise DataError(
+            f"Feature(s) {', '.join(map(str, flat[:5]))} do not vary: a background has no box. Leave them out."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
 from daskgmm.fit.recent import Recent
 from daskgmm.fit.score import Score
-from daskgmm.fit.survey import First, RowSample, Survey, Threshold
+from daskgmm.fit.survey import First, RowSample, Survey, Threshold, box_of
 from daskgmm.model.available import available
 from daskgmm.model.kernels import WHOLE
 from daskgmm.model.missing import Incomplete
@@ -159,6 +159,7 @@ class Examine:
     seed: int  # of the sample
     threshold: Threshold  # of the sample, with its size
     omit_nan: bool = False  # whether a row that a given start misses is left out of it
+    boxed: bool = False  # whether to look for the box that rows lie in
 
     def __call__(self, block: Block) -> Survey:
         add_up = available if block.partial else partial(moments, self.structure)
@@ -180,8 +181,9 @@ class Examine:
             weight = np.where(labels >= 0, 1.0 if block.weight is None else block.weight, 0.0)
             check_known(labels, weight, self.k, block)
             known = add_up(block.x, weight, labels, self.k)
+        box = box_of(block) if self.boxed else None
         empty = np.isnan(np.fmin.reduce(block.x, axis=1)).sum() if block.partial else 0
-        return Survey(overall, RowSample.of(block, self.seed, self.threshold), start, int(empty), known)
+        return Survey(overall, RowSample.of(block, self.seed, self.threshold), start, int(empty), known, box)
 
 
 def _without_missing(block: Block, name: str) -> Block:

@@ -54,6 +54,15 @@ class Mixture:
         return 0.0
 
     @property
+    def members(self) -> "Mixture":
+        """The mixture of the rows that belong to components."""
+        return self
+
+    def seen(self, features: Array, covariance: Covariance) -> "Mixture":
+        """What it is of some features, which have this covariance."""
+        return Mixture(self.weights, self.means[:, features], covariance)
+
+    @property
     def n_components(self) -> int:
         """Number of components, k."""
         return len(self.weights)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daskgmm._typing import Array
+from daskgmm.errors import DataError
 from daskgmm.model.checks import at_least, holds, positive, require
 from daskgmm.model.structure import Structure
 
@@ -97,6 +98,23 @@ class Statistics:
             a.n_rows + b.n_rows,
             a.unseen + b.unseen,
         )
+
+    def __sub__(self, other: "Statistics") -> "Statistics":
+        """Statistics of the rows without those of ``other``, which were among them: ``(a + b) - b`` equals ``a``.
+
+        Of a component of which rounding alone is left, there is nothing. `DataError` where they were not, or were
+        all there are.
+        """
+        left = self + replace(other.scaled(-1.0), n_rows=-other.n_rows)
+        rounding = 64 * np.finfo(np.float64).eps * np.maximum(self.weight, self.total_weight)
+        if (left.weight < -rounding).any() or not left.total_weight > rounding.max() or left.n_rows < 1:
+            raise DataError("The rows that are to be taken away are not a part of these.")
+        gone = left.weight <= rounding
+        shift = np.where(gone[:, None], 0.0, left.shift)
+        scatter = left.scatter
+        if not self.structure.shared:
+            scatter = np.where(gone[self.structure.form.beside], 0.0, scatter)
+        return replace(left, weight=np.where(gone, 0.0, left.weight), shift=shift, scatter=scatter)
 
     def lifted(self, parts: "Parts") -> "Statistics":
         """What is expected of all features in rows of which these statistics know some, given those.

@@ -33,6 +33,10 @@ class Update(ABC):
         """Whether it is an M-step of such a mixture."""
         return True
 
+    def counted(self, statistics: Statistics) -> float:
+        """What the proportions count, in all components together: the rows' weight and a prior's."""
+        return float(statistics.weight.sum())
+
     @property
     def inner(self) -> "Update":
         """What it wraps, if it does, else itself."""
@@ -135,6 +139,9 @@ class MAP(Update):
     def fits(self, mixture: Mixture) -> bool:
         return self.means.shape == mixture.means.shape and self.structure is mixture.covariance.structure
 
+    def counted(self, statistics: Statistics) -> float:
+        return super().counted(statistics) + float(self.extra.sum())
+
     def joined(self, s: Statistics) -> tuple[Statistics, Array, Array]:
         """Statistics with the rows of the prior, and what covariances and weights count (k,)."""
         own = Statistics(
@@ -226,6 +233,12 @@ class Steady(Update):
 
     def penalty(self, mixture: Mixture) -> float:
         return 0.0 if self.prior is None else self.prior.penalty(mixture)
+
+    def counted(self, statistics: Statistics) -> float:
+        if self.prior is None:
+            return super().counted(statistics)
+        scale = statistics.n_rows / statistics.total_weight
+        return self.prior.counted(statistics.scaled(scale)) / scale
 
     def fits(self, mixture: Mixture) -> bool:
         structure, anchor = mixture.covariance.structure, self.anchor

@@ -18,6 +18,7 @@ import numpy as np
 from daskgmm import errors
 from daskgmm._typing import Array
 from daskgmm.compute.block import array_digest
+from daskgmm.model.background import Background, Contaminated
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.frozen import Frozen
 from daskgmm.model.mixture import Mixture
@@ -42,8 +43,8 @@ def storable(kind: type[C]) -> type[C]:
 
 
 # A class of a class of these is for what is only tried.
-_updates = {*Update.__subclasses__(), Frozen}
-for _kind in (Mixture, Statistics, NormalInverseWishart, *Covariance.__subclasses__(), *_updates):
+_updates = {*Update.__subclasses__(), Frozen, Background}
+for _kind in (Mixture, Contaminated, Statistics, NormalInverseWishart, *Covariance.__subclasses__(), *_updates):
     storable(_kind)
 
 
