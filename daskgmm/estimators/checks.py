@@ -134,7 +134,7 @@ def frozen_parts(model: Any) -> dict[str, tuple[int, ...]] | None:
         return None
     names = (given,) if isinstance(given, str) else tuple(given)
     inits = dict(zip(PARTS, SMALL, strict=True))
-    found = dict.fromkeys(PARTS, ())
+    found: dict[str, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     for name in names:
         if name not in PARTS:
             raise ValueError(f"frozen names parameters out of {', '.join(PARTS)}, got {name!r}.")

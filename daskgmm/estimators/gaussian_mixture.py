@@ -220,10 +220,9 @@ class GaussianMixture(Fitting):
         run = EM(last.mixture, update, 0.0, 1).advance(s)
         if run.failure is not None:
             raise run.failure
-        told = {"n_iter": last.n_iter + 1, "lower_bound": run.lower_bound, "rated": run.rated}
-        bounds = (*last.lower_bounds, run.lower_bound)
-        more = {"converged": False, "lower_bounds": bounds, "remaining": None}
-        self._fitted = replace(last, mixture=run.mixture, **told, **more)
+        told: dict[str, Any] = {"n_iter": last.n_iter + 1, "converged": False, "remaining": None}
+        told |= {"lower_bound": run.lower_bound, "lower_bounds": (*last.lower_bounds, run.lower_bound)}
+        self._fitted = replace(last, mixture=run.mixture, rated=run.rated, **told)
         return self
 
     @classmethod

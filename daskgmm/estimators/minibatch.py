@@ -251,9 +251,7 @@ class MiniBatchGaussianMixture(Fitting):
         X : (b, d)
             Rows, of any number and kind that `fit` reads; chunked rows are one batch, too.
         y : ignored
-        sample_weight : (b,), optional
-            Weights >= 0; a row of weight 2 counts as two rows.
-        known : (b,) of integers, optional
+        sample_weight, known : (b,), optional
             As in `fit`. Once there was a label, no component is placed anew.
 
         Returns
@@ -307,12 +305,10 @@ class MiniBatchGaussianMixture(Fitting):
         ----------
         X : (n, d)
             All rows, those before included.
-        sample_weight : (n,), optional
+        sample_weight, known : (n,), optional
         rows : slice
             Numbers of the rows to learn from, not below ``next_row_``, which is the start where none is given.
             Rows before them, and rows that weigh nothing, count as learnt, too.
-        known : (n,) of integers, optional
-            As in `fit`.
 
         Returns
         -------

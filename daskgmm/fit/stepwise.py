@@ -187,6 +187,13 @@ class Stepwise(Run):
         return cls(mixture, s, s, spread, rows, Steady(reg_covar, mixture.covariance), rule)
 
     @property
+    def steady(self) -> Steady:
+        """Its M-step, without what is around it."""
+        steady = self.update.inner
+        assert isinstance(steady, Steady)
+        return steady
+
+    @property
     def task(self) -> Learn:
         return Learn(self.mixture, sample_rows(*self.mixture.means.shape), self.n_batches, self.after)
 
@@ -287,7 +294,7 @@ class Stepwise(Run):
 
 def anchored(update: Update, mixture: Mixture) -> Update:
     """An M-step of a stream whose components begin as those of this mixture."""
-    return update.around(lambda steady: replace(steady, anchor=mixture.covariance))  # type: ignore[call-arg]
+    return update.around(lambda steady: replace(steady, anchor=mixture.covariance))  # type: ignore[type-var]
 
 
 def blend(old: Statistics, new: Statistics, share: float, near: Mixture) -> Statistics:

@@ -83,11 +83,10 @@ def given(recipe: OnlineRecipe, rows: int) -> Stepwise | None:
 
 def resumed(recipe: OnlineRecipe, run: Stepwise) -> Stepwise:
     """A run that goes on with these settings; under the prior that it began with, if it had one."""
-    steady, known = run.update.inner, None
-    assert isinstance(steady, Steady)
+    known = None
     if recipe.prior is not None:
-        known = steady.prior or recipe.on(run.statistics.scaled(run.effective_rows).pooled()).known
-    update = recipe.m_step(replace(steady, reg_covar=recipe.reg_covar, prior=known))
+        known = run.steady.prior or recipe.on(run.statistics.scaled(run.effective_rows).pooled()).known
+    update = recipe.m_step(replace(run.steady, reg_covar=recipe.reg_covar, prior=known))
     return replace(run, rule=recipe.rule, update=update)
 
 

@@ -128,7 +128,7 @@ class Expect:
 
 @dataclass(frozen=True, eq=False)
 class Learn:
-    """Maps a block of a mini-batch to the statistics of its rows, a sample of them, and how many are labelled.
+    """Maps a block of a mini-batch to the statistics of its rows, a sample of them, and how many labels it has.
 
     Rows up to and with a place, the numbers of a block and of a row in it, are left out. What is no number comes
     out as none: the blocks of a mini-batch are not those that a user knows.
@@ -146,8 +146,8 @@ class Learn:
         recent = Recent.of(block.x, block.weight, self.size, self.seed, block.index + 1)
         if block.partial:
             recent = replace(recent, x=facing(self.mixture, block).impute(recent.x)[0])
-        labelled = int((block.columns["known"] >= 0).sum()) if "known" in block.columns else 0
-        return Bundle((expectation(self.mixture, block), recent, labelled))
+        labelled = [int((block.columns["known"] >= 0).sum())] if "known" in block.columns else []
+        return Bundle((expectation(self.mixture, block), recent, *labelled))
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ def storable(kind: type[C]) -> type[C]:
 
 
 # A class of a class of these is for what is only tried.
-_updates = {*Update.__subclasses__(), Frozen, Background}
+_updates: set[type[Any]] = {*Update.__subclasses__(), Frozen, Background}
 for _kind in (Mixture, Contaminated, Statistics, NormalInverseWishart, *Covariance.__subclasses__(), *_updates):
     storable(_kind)
 

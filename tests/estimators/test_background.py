@@ -38,17 +38,19 @@ def logs(model: Any, x: Any) -> Any:
     """log(weight·density) of the components and, in the last column, of the background."""
     values = model.covariances_
     joint = structures.joint(x, model.weights_, model.means_, values, model.covariance_type)
-    widths = model.mixture_.high - model.mixture_.low
+    box: Any = model.mixture_
+    widths = box.high - box.low
     last = np.full(len(x), np.log(model.background_weight_) - np.log(widths).sum())
     return np.column_stack([np.asarray(joint, float), last])
 
 
 @every_kind
-def test_queries_are_those_of_the_definitions(kind: str) -> None:
+def test_queries_are_those_of_the_definitions(kind: Any) -> None:
     x, _ = rows()
     model = GaussianMixture(K, covariance_type=kind, background=True, random_state=0).fit(x)
     assert model.weights_.sum() + model.background_weight_ == pytest.approx(1, abs=1e-15)
-    assert np.array_equal([model.mixture_.low, model.mixture_.high], [x.min(axis=0), x.max(axis=0)])
+    box: Any = model.mixture_
+    assert np.array_equal([box.low, box.high], [x.min(axis=0), x.max(axis=0)])
     x = np.concatenate([x, [[1e3, -1e3], [1e150, 0]]])  # far outside of the box, too
     both = logs(model, x[:-1])
     total = logsumexp(both, axis=1)
@@ -65,7 +67,7 @@ def test_queries_are_those_of_the_definitions(kind: str) -> None:
 
 
 @every_kind
-def test_an_iteration_is_that_of_the_definitions(kind: str) -> None:
+def test_an_iteration_is_that_of_the_definitions(kind: Any) -> None:
     x, _ = rows(300)
     weight = np.random.default_rng(1).choice([0.0, 1.0, 2.0], size=len(x))
     how: dict[str, Any] = {"covariance_type": kind, "background": True, "random_state": 0, "reg_covar": 0.0}
@@ -127,7 +129,7 @@ def test_all_kinds_of_input_give_the_same(tmp_path: Path) -> None:
 
 
 @every_kind
-def test_values_may_be_missing_beside_a_background(kind: str) -> None:
+def test_values_may_be_missing_beside_a_background(kind: Any) -> None:
     x, _ = rows(3000)
     x[np.random.default_rng(3).random(x.shape) < 0.1] = np.nan
     model = GaussianMixture(K, covariance_type=kind, nan_policy="missing", background=True, random_state=0)

@@ -20,7 +20,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 SUMS = ("weight", "shift", "scatter", "log_likelihood", "total_weight", "n_rows")
 
 
-def fitted(kind: str = "full", **settings: Any) -> tuple[Any, Any, Any]:
+def fitted(kind: Any = "full", **settings: Any) -> tuple[Any, Any, Any]:
     """A model that has not come to rest, and rows."""
     x, _, known = rows(900)
     how: dict[str, Any] = {"covariance_type": kind, "max_iter": 2, "random_state": 0, "tol": 0.0}
@@ -36,7 +36,7 @@ def close(one: Expectation, other: Expectation, rtol: float = 1e-12) -> bool:
 
 
 @every_kind
-def test_sums_are_those_of_all_rows_and_differences_give_them_back(kind: str) -> None:
+def test_sums_are_those_of_all_rows_and_differences_give_them_back(kind: Any) -> None:
     model, x, _ = fitted(kind)
     weight = np.random.default_rng(0).choice([0.0, 1.0, 3.0], size=len(x))
     parts = [model.expectation(p, w) for p, w in zip(np.array_split(x, 5), np.array_split(weight, 5), strict=True)]
@@ -59,7 +59,7 @@ def test_sums_are_those_of_all_rows_and_differences_give_them_back(kind: str) ->
         {"frozen": "weights", "weights_init": [0.2, 0.3, 0.5]},
     ],
 )
-def test_a_step_from_an_expectation_is_an_iteration(kind: str, how: Any) -> None:
+def test_a_step_from_an_expectation_is_an_iteration(kind: Any, how: Any) -> None:
     model, x, _ = fitted(kind, **how)
     again, _, _ = fitted(kind, max_iter=3, **how)
     assert model.maximise(model.expectation(x[:400]) + model.expectation(x[400:])) is model
@@ -90,7 +90,7 @@ def test_a_day_comes_and_one_goes() -> None:
 
 
 @every_kind
-def test_files_hold_the_same_bits(kind: str, tmp_path: Path) -> None:
+def test_files_hold_the_same_bits(kind: Any, tmp_path: Path) -> None:
     model, x, _ = fitted(kind)
     found = model.expectation(x)
     found.save(tmp_path / "day.npz")

@@ -23,7 +23,7 @@ K = 3
 FITTED = {"weights": "weights_", "means": "means_", "covariances": "covariances_"}
 
 
-def begun(kind: str, estimator: Any = GaussianMixture, **settings: Any) -> Any:
+def begun(kind: Any, estimator: Any = GaussianMixture, **settings: Any) -> Any:
     """An estimator that is given its start, whose values are no round numbers."""
     x, _, _ = rows(150)
     (model, _), how = from_start(kind, K, 2, x), {"nan_policy": "raise", "max_iter": 5}
@@ -41,7 +41,7 @@ def started(model: Any) -> Any:
 @every_kind
 @pytest.mark.parametrize("frozen", ["weights", "means", "covariances", ("means", "covariances")])
 @pytest.mark.parametrize("prior", [None, "weak"])
-def test_what_is_frozen_keeps_its_bits_and_the_rest_learns(kind: str, frozen: Any, prior: Any) -> None:
+def test_what_is_frozen_keeps_its_bits_and_the_rest_learns(kind: Any, frozen: Any, prior: Any) -> None:
     x, model = begun(kind, frozen=frozen, prior=prior, block_size=400)
     model.fit(x)
     for name, attribute in FITTED.items():
@@ -53,7 +53,7 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_learns(kind: str, frozen: An
 
 
 @every_kind
-def test_a_covariance_is_that_about_the_mean_that_stays(kind: str) -> None:
+def test_a_covariance_is_that_about_the_mean_that_stays(kind: Any) -> None:
     x, model = begun(kind, frozen={"means": [1], "weights": [0, 2]}, max_iter=1)
     model.fit(x)
     _, (weights, means, values) = from_start(kind, K, 2, x)
@@ -96,7 +96,7 @@ def test_what_is_watched_never_falls(problem: Problem) -> None:
 
 @every_kind
 @pytest.mark.parametrize("share", [0.0, 0.2])
-def test_streams_keep_what_is_frozen(kind: str, share: float, tmp_path: Path) -> None:
+def test_streams_keep_what_is_frozen(kind: Any, share: float, tmp_path: Path) -> None:
     x, model = begun(kind, MiniBatchGaussianMixture, frozen=["means", "covariances"], prior="weak", max_iter=1)
     known = rows(150, share)[2]
     kept = started(model)

@@ -46,7 +46,7 @@ def clamped_em(x: Any, start: Any, kind: str, steps: int, weight: Any, known: An
 
 
 @every_kind
-def test_iterations_are_those_of_the_definitions(kind: str) -> None:
+def test_iterations_are_those_of_the_definitions(kind: Any) -> None:
     x, _, known = rows(120, 0.3)
     weight = np.random.default_rng(1).choice([0.0, 1.0, 2.0], size=len(x))
     model, start = from_start(kind, K, 2, x, block_size=17 * 16)
@@ -69,7 +69,7 @@ def test_what_is_watched_never_falls(problem: Problem, acceleration: Any) -> Non
 
 
 @every_kind
-def test_all_labels_give_the_classes_own_moments(kind: str) -> None:
+def test_all_labels_give_the_classes_own_moments(kind: Any) -> None:
     x, labels, _ = rows()
     for n_init, seed in ((1, 0), (2, 1)):
         model = GaussianMixture(K, covariance_type=kind, reg_covar=0.0, n_init=n_init, random_state=seed)
@@ -131,7 +131,7 @@ def test_all_kinds_of_input_give_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_values_may_be_missing_beside_labels(kind: str) -> None:
+def test_values_may_be_missing_beside_labels(kind: Any) -> None:
     x, _, known = rows(3000)
     x[np.random.default_rng(3).random(x.shape) < 0.2] = np.nan
     for estimator in EITHER:
