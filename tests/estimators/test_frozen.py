@@ -80,7 +80,7 @@ def test_other_weights_share_what_is_left() -> None:
 
 
 @given(problem=problems)
-@settings(max_examples=15)
+@settings(max_examples=5)
 def test_what_is_watched_never_falls(problem: Problem) -> None:
     k, kind = problem.settings["n_components"], problem.settings["covariance_type"]
     for prior in (None, NormalInverseWishart(problem.x[0], 3.0, weight_concentration=5.0)):
