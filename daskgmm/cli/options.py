@@ -165,7 +165,8 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         given["--covariance-type"], rest["n_components"] = types, ",".join(map(str, rest["n_components"]))
     # A search has no option of that name.
     for parameter in ((BATCH | ONLINE | SEARCH).keys() & rest.keys()) - {"feature_dim"}:
-        value = rest.pop(parameter)
+        if (value := rest.pop(parameter)) is False:  # a flag that is not given
+            continue
         if isinstance(value, dict):  # what is frozen
             value = ",".join(name for name, numbers in value.items() if numbers)
         value = ",".join(value) if parameter == "variables" and not isinstance(value, str) else value

@@ -129,7 +129,7 @@ def frozen_parts(model: Any) -> dict[str, tuple[int, ...]] | None:
     ValueError
         If there are no such parameters or components, or values that they may keep.
     """
-    given, k = model.frozen, model.n_components
+    given, k = getattr(model, "frozen", None), model.n_components  # a search has none
     if given is None:
         return None
     names = (given,) if isinstance(given, str) else tuple(given)

@@ -500,3 +500,16 @@ def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
         result = run("info", place)
         assert (result.exit_code, result.stdout) == (4, "")
         assert message in result.stderr
+
+
+def test_a_checkpoint_tells_what_is_known_frozen_and_beside(write: Any, run: Any, tmp_path: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    data, labels = write("x", x), write("known", np.arange(60) % 3 - 1)
+    means = str(tmp_path / "means.npy")
+    np.save(means, [[0.0, 0.0], [1.0, 1.0]])
+    place, out = str(tmp_path / "c"), str(tmp_path / "m.npz")
+    how = ("-k", 2, "--seed", 0, "--background", "--frozen", "means", "--means-init", means, "--tol", 1)
+    run("fit", data, "--out", out, *how, "--known", labels, "--checkpoint", place)
+    (line,) = [line for line in run("info", place).stdout.splitlines() if line.startswith("goes on with")]
+    for words in ("--background", "--frozen means", "--means-init PATH", "--known PATH"):
+        assert words in line
