@@ -468,7 +468,7 @@ def test_info_tells_all_that_a_checkpoint_compares(
     assert found is not None
     told = re.sub(r"\s+", " ", run("info", place, *["--json"] * as_json).stdout)
     for name, value in found[0].items():
-        if value is None or name in ("estimator", "omit_nan", "decode_cf"):
+        if value in (None, False) or name in ("estimator", "omit_nan", "decode_cf"):
             continue
         option = "--seed" if name == "random_state" else f"--{name.replace('_', '-')}"
         assert option in told or name in told, name
