@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from daskgmm import display
 from daskgmm.errors import CollapseError, DataError
+from daskgmm.estimators.expectation import Expectation
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.outlook import check
@@ -20,6 +21,7 @@ except PackageNotFoundError:  # a checkout that is not installed
 __all__ = [
     "CollapseError",
     "DataError",
+    "Expectation",
     "GaussianMixture",
     "GaussianMixtureSearch",
     "MiniBatchGaussianMixture",

@@ -30,6 +30,7 @@ STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance
 @click.option("--out", required=True, metavar="OUT", help="File to write the model to: .npz.")
 @options.estimator
 @options.weights
+@options.known
 @options.store
 @options.overwrite
 @options.json_output
@@ -40,6 +41,7 @@ def fit(
     data: str,
     out: str,
     weights: str | None,
+    known: str | None,
     array: str | None,
     variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
@@ -55,7 +57,7 @@ def fit(
     """Fit a mixture to the rows of DATA, and save it to OUT.
 
     DATA is the path or URL of an array of shape (n, d): a Zarr array, zipped or not, a .npy, Parquet or
-    netCDF file, or a dataset in an HDF5 file, file.h5::/name. So are weights and starts; labels,
+    netCDF file, or a dataset in an HDF5 file, file.h5::/name. So are weights, labels and starts; labels,
     responsibilities and weights are read in step with the rows, never whole.
     """
     given = {
@@ -63,13 +65,14 @@ def fit(
     }
     _check(given, warm_start, online)
     place = within(data, array)
-    read = [place, weights, *(given.get(name) for name in (*ROWWISE, *SMALL))]
+    read = [place, weights, known, *(given.get(name) for name in (*ROWWISE, *SMALL))]
     places = inputs.Places.of(storage, variables, *read)
     output.refuse_overlaps([out, given.get("checkpoint")], read, places.storage)
     with output.model_file(out, overwrite) as write:
         x = places.rows(place)
         given |= _starts(given, places, x)
-        weight = places.rowwise(weights, x.shape[:1])
+        beside = {"sample_weight": weights, "known": known}
+        beside = {name: places.rowwise(value, x.shape[:1]) for name, value in beside.items()}
         model = _estimator({**given, **places.settings}, warm_start, online, x.shape)
         began = perf_counter()
         with (
@@ -77,7 +80,7 @@ def fit(
             display.fitting(verbose, verbose_interval) as ledger,
             resumable(model, out),
         ):
-            model.fit(place, sample_weight=weight)
+            model.fit(place, **beside)
         seconds = perf_counter() - began
         # A warm start, a checkpoint and places of starts are of this command, not of the model.
         own = dict.fromkeys(name for name in ("checkpoint", *ROWWISE) if name in model.get_params())
@@ -151,7 +154,7 @@ def _estimator(
     if warm_start is None:
         model = kind(**given)
     else:
-        cold = dict.fromkeys((*SMALL, "checkpoint"))  # the start of the fit before
+        cold = dict.fromkeys((*SMALL, "frozen", "checkpoint"))  # the start of the fit before
         model = _as(kind, inputs.load_fitted(warm_start))
         model.set_params(**(cold | given), warm_start=True)
     try:
@@ -184,6 +187,7 @@ def _result(model: inputs.Model, out: str, n_rows: int, seconds: float) -> dict[
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
         "log_likelihood": float(model.lower_bound_),
+        **({"background_weight": model.background_weight_} if model.background else {}),
         **output.learnt(model),
         "seconds": round(seconds, 3),
     }

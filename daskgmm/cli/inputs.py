@@ -16,6 +16,7 @@ from daskgmm.compute.sources.base import Asked, Source
 from daskgmm.compute.sources.paths import signed
 from daskgmm.errors import DataError, ModelFileError
 from daskgmm.estimators.checks import check_standing
+from daskgmm.estimators.expectation import Expectation
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.persistence import load
@@ -100,11 +101,14 @@ def is_url(place: str) -> bool:
 def load_model(place: str) -> Model:
     """Read a saved model, of either kind; one that waits for its start may be learnt on, and shown."""
     try:
-        return cast(Model, load(place))
+        found = load(place)
     except OSError as error:
         raise _unreadable(place, error) from error
     except ModelFileError as error:
         raise _no_model(place, str(error)) from error
+    if isinstance(found, Expectation):
+        raise DataError(f"{place} holds an Expectation, not a model: GaussianMixture.maximise takes it.")
+    return cast(Model, found)
 
 
 def load_fitted(place: str) -> Model:

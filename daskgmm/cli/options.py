@@ -37,7 +37,11 @@ NONE = "none"  # what stands for None where that is not the default
 READING = ("block_size", "nan_policy", "missing_chunks")  # and decode_cf, whose option is a flag
 DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
 # What a checkpoint says of arrays that go with the rows, and their options.
-OF_ROWS = {"sample_weight's dtype": "weights", **{f"{title}'s dtype": title for title in ROWWISE}}
+OF_ROWS = {
+    "sample_weight's dtype": "weights",
+    "known's dtype": "known",
+    **{f"{title}'s dtype": title for title in ROWWISE},
+}
 
 
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -99,6 +103,10 @@ def _parameter(name: str, default: str = "", kinds: Mapping[str, Any] = KINDS) -
             shown.setdefault(str(found.default), f"{title.lower() if shown else ''}{found.default}")
     help, value = " ".join(told.values()), default or "; ".join(shown.values())
     how = _kind(known[0][1].metadata["allowed"])
+    if known[0][1].metadata["allowed"] == ["boolean"]:
+        how = {"is_flag": True, "default": None}
+    if name == "frozen":
+        how = {"callback": names, "metavar": "NAME,NAME,..."}
     if name == "block_size":
         how = {"callback": _bytes, "metavar": "BYTES"}
     return click.option(
@@ -157,7 +165,10 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         given["--covariance-type"], rest["n_components"] = types, ",".join(map(str, rest["n_components"]))
     # A search has no option of that name.
     for parameter in ((BATCH | ONLINE | SEARCH).keys() & rest.keys()) - {"feature_dim"}:
-        value = rest.pop(parameter)
+        if (value := rest.pop(parameter)) is False:  # a flag that is not given
+            continue
+        if isinstance(value, dict):  # what is frozen
+            value = ",".join(name for name, numbers in value.items() if numbers)
         value = ",".join(value) if parameter == "variables" and not isinstance(value, str) else value
         given[option(parameter)] = f"sha256 {value}" if parameter in DIGESTS else value
     if nan := rest.pop("omit_nan", False):
@@ -182,6 +193,11 @@ data = click.argument("data", metavar="DATA")
 model = click.argument("model", metavar="MODEL")
 weights = click.option(
     "--weights", metavar="PATH", help="Weight of each row: an array of shape (n,), of any kind that DATA may be."
+)
+known = click.option(
+    "--known",
+    metavar="PATH",
+    help="Component of each row whose component is known, -1 of others: integers of shape (n,), likewise.",
 )
 json_output = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an OUT that is there.")

@@ -39,6 +39,7 @@ def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span
     "over for good.  [default: from the row after the last one learnt to the end]",
 )
 @options.weights
+@options.known
 @options.store
 @options.reading
 @options.overwrite
@@ -51,6 +52,7 @@ def update(
     out: str,
     rows: Span,
     weights: str | None,
+    known: str | None,
     array: str | None,
     variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
@@ -67,17 +69,17 @@ def update(
     While it waits for the rows of its start, those of DATA join them.
     """
     place = within(data, array)
-    places = inputs.Places.of(storage, variables, data, weights)
-    output.refuse_overlaps([out], [place, weights], places.storage)
+    places = inputs.Places.of(storage, variables, data, weights, known)
+    output.refuse_overlaps([out], [place, weights, known], places.storage)
     with output.model_file(out, overwrite) as write:
         learner = _learner(model, settings, places)
         shape = places.rows(place).shape
         first, last = _pending(rows, learner.next_row_, int(shape[0]), data)
         began, spent = perf_counter(), {}
         if first < last:
-            weight = places.rowwise(weights, shape[:1])
+            weight, labels = (places.rowwise(one, shape[:1]) for one in (weights, known))
             with cluster.running(**where), display.fitting(verbose, 1) as ledger:
-                learner.extend(place, weight, slice(first, last))
+                learner.extend(place, weight, slice(first, last), known=labels)
             spent = {"accounting": ledger.to_dict()}
         write(learner)
     result = {

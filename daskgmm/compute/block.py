@@ -32,6 +32,12 @@ class Block:
         arrays = (self.x, self.weight, *self.columns.values())
         return sum(values.nbytes for values in arrays if values is not None)
 
+    def take(self, rows: Any) -> "Block":
+        """Some of its rows, with what goes with them; the numbers that rows have are then unknown."""
+        weight = None if self.weight is None else self.weight[rows]
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return replace(self, x=self.x[rows], first_row=None, weight=weight, columns=columns)
+
     def where(self, mask: ArrayLike) -> str:
         """Say which block and rows a mask over the rows picks, for an error message."""
         picked = np.flatnonzero(mask)

@@ -126,8 +126,19 @@ class Labels(Column):
             raise DataError(f"{self.title} must be integers, got dtype {source.dtype}.")
 
 
+class Known(Labels):
+    """The component of each row, or −1 where it is not known; so where a value is missing."""
+
+    def values(self, found: Array, block: Block) -> Array:
+        labels = np.nan_to_num(super().values(found, block), nan=-1).astype(np.int64)
+        if (bad := (labels < -1) & (True if block.weight is None else block.weight > 0)).any():
+            raise DataError(f"{self.title} must be components, or -1 where none is known: {block.where(bad)}.")
+        return labels
+
+
 COLUMNS: dict[str, Column] = {
     "weight": Weights("sample_weight"),
+    "known": Known("known"),
     "labels": Labels("labels_init", once=True),
     "responsibilities": Column("responsibilities_init", ndim=2, once=True),
 }

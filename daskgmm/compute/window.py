@@ -3,7 +3,7 @@
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import add
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
-from daskgmm.compute.cost import FREE, Cost
+from daskgmm.compute.cost import FREE
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.sources.base import MOST_BLOCKS
@@ -55,16 +55,13 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class Hand:
-    """Rows of some blocks in random order, with their weights: what one task of a mini-batch draws from."""
+    """Rows of some blocks in random order, as one block: what one task of a mini-batch draws from."""
 
-    x: Array
-    weight: Array | None
-    cost: Cost = FREE  # of the blocks
-    partial: bool = False
+    block: Block
 
     def __sizeof__(self) -> int:
         """Bytes of the rows: what Dask weighs before it moves a hand to another worker."""
-        return int(self.x.nbytes + (0 if self.weight is None else self.weight.nbytes))
+        return int(self.block.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,8 +169,9 @@ def _deal(chosen: Selection, seed: int, *blocks: Block) -> Hand:
     if any(block.weight is not None for block in blocks):
         weights = [np.ones(len(block.x)) if block.weight is None else block.weight for block in blocks]
         weight = np.concatenate(weights)[order]
+    columns = {name: np.concatenate([b.columns[name] for b in blocks])[order] for name in blocks[0].columns}
     cost = reduce(add, (block.cost for block in blocks))
-    return Hand(x.take(order, axis=0), weight, cost, blocks[0].partial)
+    return Hand(Block(x.take(order, axis=0), 0, None, weight, columns, blocks[0].partial, cost=cost))
 
 
 def _shuffled(n: int, random: np.random.Generator) -> Array:
@@ -192,14 +190,13 @@ def _shuffled(n: int, random: np.random.Generator) -> Array:
 
 def _whole(index: int, hand: Hand) -> Block:
     """A hand as one block, at what the blocks cost that it is of."""
-    return Block(hand.x, index, None, hand.weight, cost=hand.cost)
+    return replace(hand.block, index=index)
 
 
 def _share(first: int, last: int, total: int, index: int, hand: Hand) -> Block:
     """A hand's share of rows ``first`` to ``last`` of ``total`` in all hands, as one block."""
-    share = slice(len(hand.x) * first // total, len(hand.x) * last // total)
-    weight = None if hand.weight is None else hand.weight[share]
-    return Block(hand.x[share], index, None, weight, partial=hand.partial)
+    n = len(hand.block.x)
+    return replace(hand.block.take(slice(n * first // total, n * last // total)), index=index, cost=FREE)
 
 
 def _count(block: Block) -> int:

@@ -63,6 +63,10 @@ class BaseMixture(Parameters, Scikit):
     _unseeded: Unseeded
 
     weights_ = Attribute(lambda f: f.mixture.weights, "Mixing proportions, (k,).")
+    background_weight_ = Attribute(
+        lambda f: f.mixture.background_weight,
+        "Proportion of the background, which ``weights_`` leave of 1; 0 where there is none.",
+    )
     means_ = Attribute(lambda f: f.mixture.means, "Component means, (k, d).")
     covariances_ = Attribute(
         lambda f: shown(f, f.mixture.covariance.values),
@@ -185,7 +189,8 @@ class BaseMixture(Parameters, Scikit):
             NumPy for input in memory; a lazy Dask array with the input's row chunks for chunked input, which
             computes nothing yet; for xarray a DataArray with the rows' dimensions and coordinates. With
             ``nan_policy="omit"``, −1 for rows with NaN, with
-            "missing" for rows without any value; so for places that a MultiIndex of rows lacks.
+            "missing" for rows without any value; so for places that a MultiIndex of rows lacks. With a
+            ``background``, −1 for rows that are likelier of that than of each component.
         """
         if dtype is not np.int64:
             self._check_fitted()
@@ -194,7 +199,10 @@ class BaseMixture(Parameters, Scikit):
 
     @query
     def predict_proba(self, X: Any) -> Any:
-        """Posterior probability of each component, (n, k) float64; lazy where `predict` is."""
+        """Posterior probability of each component, (n, k) float64; lazy where `predict` is.
+
+        Rows sum to 1, less the probability of the ``background``, if there is one.
+        """
         return self._answer(X, "responsibilities", np.float64, np.nan, wide=True)
 
     @query

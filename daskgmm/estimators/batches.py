@@ -11,10 +11,13 @@ from daskgmm.errors import ClusterLostError, DataError
 M = TypeVar("M", bound=Any)
 STATE = ("_fitted", "_unseeded")
 END = object()
+WHAT = {"sample_weight": "weights", "known": "labels"}  # goes with the rows of a batch
 
 
-def fit_batches(model: M, batches: Iterator[Any], sample_weight: Any) -> M:
+def fit_batches(model: M, batches: Iterator[Any], **beside: Any) -> M:
     """``model``, once it has learnt all batches, from the beginning unless ``warm_start``; one is held at a time.
+
+    With what goes with their rows, by the names of `partial_fit`.
 
     Whoever predicts meanwhile sees the last fit. `DataError` leaves that; an interrupt leaves what was learnt.
     """
@@ -27,7 +30,7 @@ def fit_batches(model: M, batches: Iterator[Any], sample_weight: Any) -> M:
     if not model.warm_start:
         _take(learner, {})
     try:
-        _learn(learner, batches, _weights(sample_weight))
+        _learn(learner, batches, {name: _of_batches(name, value) for name, value in beside.items()})
     except (KeyboardInterrupt, ClusterLostError):
         if "_fitted" in vars(learner):
             _take(model, vars(learner))
@@ -43,32 +46,32 @@ def fit_batches(model: M, batches: Iterator[Any], sample_weight: Any) -> M:
     return model
 
 
-def _learn(learner: Any, batches: Iterator[Any], weights: Iterator[Any]) -> None:
-    """Learn each batch with its weights."""
+def _learn(learner: Any, batches: Iterator[Any], beside: dict[str, Iterator[Any]]) -> None:
+    """Learn each batch with what goes with it."""
     for number in count():  # `enumerate` would hold a batch while the next is made
         if (batch := next(batches, END)) is END:
             break
-        if (weight := next(weights, END)) is END:
-            raise DataError("sample_weight ended before X: give weights for each batch.")
+        more = {name: next(values, END) for name, values in beside.items()}
+        if ended := [name for name, value in more.items() if value is END]:
+            raise DataError(f"{ended[0]} ended before X: give {WHAT[ended[0]]} for each batch.")
         try:
-            learner.partial_fit(batch, sample_weight=weight)
+            learner.partial_fit(batch, **more)
         except ValueError as error:
-            kind, more = (type(error), error.args[1:]) if isinstance(error, DataError) else (DataError, ())
-            raise kind(f"Batch {number} of X, counted from 0: {error}", *more) from error
-        del batch, weight  # before the next is made
-    if not isinstance(weights, repeat) and next(weights, END) is not END:
-        raise DataError("X ended before sample_weight: give weights for each batch.")
+            kind, told = (type(error), error.args[1:]) if isinstance(error, DataError) else (DataError, ())
+            raise kind(f"Batch {number} of X, counted from 0: {error}", *told) from error
+        del batch, more  # before the next is made
+    for name, values in beside.items():
+        if not isinstance(values, repeat) and next(values, END) is not END:
+            raise DataError(f"X ended before {name}: give {WHAT[name]} for each batch.")
 
 
-def _weights(sample_weight: Any) -> Iterator[Any]:
-    """Weights for each batch."""
-    if isinstance(sample_weight, Iterator):
-        return sample_weight
-    if sample_weight is None or isinstance(sample_weight, (int, float)):
-        return repeat(sample_weight)
-    raise DataError(
-        "X is an iterator of batches: sample_weight has to be an iterator, too, with weights for each."
-    )
+def _of_batches(name: str, value: Any) -> Iterator[Any]:
+    """What goes with the rows of each batch."""
+    if isinstance(value, Iterator):
+        return value
+    if value is None or isinstance(value, (int, float)):
+        return repeat(value)
+    raise DataError(f"X is an iterator of batches: {name} has to be an iterator, too, with {WHAT[name]} for each.")
 
 
 def _take(model: Any, state: dict[str, Any]) -> None:

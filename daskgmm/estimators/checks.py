@@ -12,12 +12,13 @@ from daskgmm.compute.rows import Rows
 from daskgmm.compute.sources.plain import plain
 from daskgmm.errors import CollapseError, DataError, warn
 from daskgmm.estimators.fitted import Fitted, Unseeded
-from daskgmm.estimators.parameters import ROWWISE
+from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.fit.online import Passes
 from daskgmm.fit.recipe import Start
 from daskgmm.fit.search import Candidate
 from daskgmm.fit.state import State
 from daskgmm.model.covariance import Covariance
+from daskgmm.model.frozen import PARTS
 from daskgmm.model.mixture import Mixture, sums_to_one
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
@@ -33,6 +34,7 @@ def check_settings(model: Any, d: int | None) -> None:
         The second for a start.
     """
     model._validate_params()
+    frozen_parts(model)
     if d is not None:
         read_start(model, d)
         read_prior(model, d)
@@ -117,6 +119,42 @@ def read_start(model: Any, d: int) -> Start:
         None if model.means_init is None else _array(model.means_init, (k, d), "means"),
         None if model.precisions_init is None else _covariance(model.precisions_init, k, d, kind, "precisions"),
     )
+
+
+def frozen_parts(model: Any) -> dict[str, tuple[int, ...]] | None:
+    """The components of which an estimator's ``frozen`` names weights, means and covariances.
+
+    Raises
+    ------
+    ValueError
+        If there are no such parameters or components, or values that they may keep.
+    """
+    given, k = getattr(model, "frozen", None), model.n_components  # a search has none
+    if given is None:
+        return None
+    names = (given,) if isinstance(given, str) else tuple(given)
+    inits = dict(zip(PARTS, SMALL, strict=True))
+    found: dict[str, tuple[int, ...]] = dict.fromkeys(PARTS, ())
+    for name in names:
+        if name not in PARTS:
+            raise ValueError(f"frozen names parameters out of {', '.join(PARTS)}, got {name!r}.")
+        numbers = given[name] if isinstance(given, Mapping) else range(k)
+        listed = feature_numbers(numbers, (), k) if np.size(numbers) else []
+        if listed is None:
+            raise ValueError(f"frozen names components 0 ... {k - 1}, got {numbers!r} of {name}.")
+        if listed and getattr(model, inits[name]) is None:
+            raise ValueError(f"frozen names {name}, and {inits[name]} is None: give the values that are to stay.")
+        found[name] = tuple(sorted({*listed}))
+    shared = STRUCTURES[model.covariance_type].shared
+    if shared and 0 < len(found["covariances"]) < k:
+        raise ValueError("frozen names covariances of some components, and all share one: name all or none.")
+    return found if any(found.values()) else None
+
+
+def read_frozen(model: Any) -> dict[str, Array] | None:
+    """The same as masks (k,)."""
+    parts, k = frozen_parts(model), np.arange(model.n_components)
+    return None if parts is None else {name: np.isin(k, numbers) for name, numbers in parts.items()}
 
 
 def read_prior(model: Any, d: int) -> NormalInverseWishart | None:

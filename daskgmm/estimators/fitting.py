@@ -28,6 +28,8 @@ from daskgmm.estimators.checks import (
     check_mixture,
     check_names,
     check_standing,
+    frozen_parts,
+    read_frozen,
     read_prior,
     read_start,
 )
@@ -41,6 +43,7 @@ from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, Verbose
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
+from daskgmm.model.background import Contaminated
 from daskgmm.model.kernels.compiling import while_compiling
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.structure import STRUCTURES
@@ -133,6 +136,8 @@ class Watched(BaseMixture):
         if "warm_start" in settings:
             begun = None if last is None else values.digest((last.mixture, last.lower_bound, last.online))
             settings["warm_start"] = begun
+        if settings.get("frozen") is not None:
+            settings["frozen"] = frozen_parts(self)
         if isinstance(settings["prior"], NormalInverseWishart):
             settings["prior"] = values.digest(settings["prior"])
         plain = {
@@ -148,7 +153,7 @@ class Fitting(Watched, PartedMixture, Single):
 
     @with_callbacks
     @one_at_a_time
-    def fit(self, X: Data | Batches, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Data | Batches, y: Any = None, sample_weight: Any = None, known: Any = None) -> Self:
         """Fit to stored rows: one pass for the survey, unless a run goes on, then up to ``max_iter``.
 
         Parameters
@@ -159,6 +164,13 @@ class Fitting(Watched, PartedMixture, Single):
         y : ignored
         sample_weight : (n,), optional
             Weights >= 0; a row of weight 2 counts as two rows. An iterator of them for an iterator of batches.
+        known : (n,) of integers, optional
+            Component of each row whose component is known, −1 (or a missing value) for others; of any kind that
+            weights may be, and an iterator like them. Such a row belongs to its component alone, and the
+            log-likelihood that EM increases has log(weight·N) of that for it. Components are numbered as the
+            labels: those that have labelled rows start at the means of these, the others at rows without label,
+            each drawn far from the centres before it (k-means++). There are no moves, and of ``init_params`` only
+            "subsample" has a say. Queries know no labels.
 
         Returns
         -------
@@ -187,9 +199,9 @@ class Fitting(Watched, PartedMixture, Single):
         """
         self._validate_params()
         if isinstance(X, Iterator) and hasattr(self, "partial_fit"):
-            return fit_batches(self, X, sample_weight)
+            return fit_batches(self, X, sample_weight=sample_weight, known=known)
         last = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
-        rows = self._stored(X, sample_weight, last)
+        rows = self._stored(X, last, weight=sample_weight, known=known)
         if last is not None:
             check_names(last.feature_names, rows.feature_names, type(self).__name__)
             check_decoding(last.decoded, self, rows)
@@ -204,14 +216,14 @@ class Fitting(Watched, PartedMixture, Single):
     _algorithm: ClassVar[Callable[..., Iterator[State]]]  # of a recipe, an engine, rows and a state
 
     @abstractmethod
-    def _stored(self, X: Any, sample_weight: Any, last: Fitted | None) -> Rows:
-        """The rows of a fit; ``last`` is what it goes on from, here and below."""
+    def _stored(self, X: Any, last: Fitted | None, **columns: Any) -> Rows:
+        """The rows of a fit, with what goes with them; ``last`` is what it goes on from, here and below."""
 
     def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
         """The settings, for rows of d features: what has the same name in a recipe, and more."""
         same = {f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)}
         structure, start = STRUCTURES[self.covariance_type], read_start(self, d)
-        more["prior"] = read_prior(self, d)
+        more |= {"prior": read_prior(self, d), "frozen": read_frozen(self)}
         return kind(structure=structure, k=self.n_components, start=start, **{**same, **more})
 
     @abstractmethod
@@ -221,6 +233,8 @@ class Fitting(Watched, PartedMixture, Single):
     def _check_shape(self, rows: Rows, what: str) -> None:
         """The last fit can only go on with components and features as they were."""
         last = self._fitted.mixture
+        if self.background and not isinstance(last, Contaminated):
+            raise DataError(f"{what} needs the background of the last fit, and that had none: fit anew.")
         wanted = (self.n_components, rows.n_features, STRUCTURES[self.covariance_type])
         found = (*last.means.shape, last.covariance.structure)
         if wanted != found:

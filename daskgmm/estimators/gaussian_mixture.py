@@ -1,7 +1,7 @@
 """GaussianMixture: batch EM with scikit-learn's interface."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -9,9 +9,12 @@ import numpy as np
 from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 from sklearn.utils._param_validation import StrOptions
 
-from daskgmm._typing import InitParams
+from daskgmm._typing import Data, InitParams
+from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
-from daskgmm.estimators.checks import check_mixture
+from daskgmm.errors import DataError
+from daskgmm.estimators.checks import check_mixture, check_names
+from daskgmm.estimators.expectation import Expectation
 from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Fitting
 from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
@@ -19,8 +22,12 @@ from daskgmm.fit.accelerated import BEST, METHODS, Accelerated
 from daskgmm.fit.batch import batch
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import AUTO, EM, Run, best
+from daskgmm.fit.score import unfit
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import implied
+from daskgmm.fit.tasks import Expect
+from daskgmm.model.frozen import Frozen
+from daskgmm.model.statistics import Statistics
 
 
 @estimator
@@ -137,26 +144,86 @@ class GaussianMixture(Fitting):
         method = self.acceleration
         if method == "auto":
             method = None if self.tol == 0 else BEST
+        if self.frozen is not None or self.background:  # of a point that is extrapolated, nothing stays to the bit
+            method = None
         run = EM if method is None else partial(Accelerated, method=method)
         return super()._recipe(d, kind, run=run, **more)
 
-    def _stored(self, X: Any, sample_weight: Any, last: Fitted | None) -> Rows:
+    def _stored(self, X: Any, last: Fitted | None, **columns: Any) -> Rows:
         starts = {"labels": self.labels_init, "responsibilities": self.responsibilities_init}
         if last is not None:
             starts = {}
         elif all(value is not None for value in starts.values()):
             raise ValueError("Give labels_init or responsibilities_init, not both.")
-        return self._rows(X, weight=sample_weight, **starts)
+        return self._rows(X, **columns, **starts)
 
     def _begun(self, rows: Rows, recipe: Recipe, last: Fitted | None) -> tuple[Run, ...]:
         if last is None:
             return ()
         self._check_shape(rows, "warm_start")
-        update = recipe.on(implied(last.mixture).pooled()).update(recipe.reg_covar)
-        return (recipe.run(last.mixture, update, self.tol, self.max_iter, previous=last.lower_bound),)
+        update = recipe.on(implied(last.mixture).pooled()).m_step()
+        begun = last.mixture if self.background else last.mixture.members
+        if isinstance(update, Frozen):
+            begun = update.put(recipe.start.onto(begun), begun)
+        return (recipe.run(begun, update, self.tol, self.max_iter, previous=last.lower_bound),)
 
     def _found(self, state: State, rows: Rows) -> Fitted:
         return Fitted.of(best(state.runs), state.n_passes, rows)
+
+    def expectation(self, X: Data, sample_weight: Any = None, known: Any = None) -> Expectation:
+        """The E-step over rows, in one pass: what `maximise` makes parameters of, as a value to keep.
+
+        Parameters
+        ----------
+        X : any input of ``fit``, of shape (n, d)
+        sample_weight : (n,), optional
+        known : (n,) of integers, optional
+            As in `fit`.
+        """
+        rows = self._query_rows(X, weight=sample_weight, known=known)
+        found: Statistics = engine_for(rows).reduce(rows, Expect(self._fitted.mixture))
+        if (error := unfit(found.total_weight)) is not None:
+            raise error
+        return Expectation(found, self._fitted.feature_names)
+
+    def maximise(self, expectation: Expectation) -> Self:
+        """Take over the parameters that maximise the likelihood expected: one M-step. Reads no rows.
+
+        It is exact at fixed responsibilities: each row counts for the components as the model saw it that its
+        `expectation` came from. Where that is this model, as it stands, this is the EM iteration over all rows, to
+        rounding. Else the rows are shared out as parameters were then. To add days, or take days away, and to put
+        a new expectation of a day in the place of its old one, is incremental EM (Neal & Hinton 1998).
+
+        Parameters
+        ----------
+        expectation : Expectation
+            Of this model, or of one with the same components, covariances and features; a sum or difference.
+
+        Returns
+        -------
+        self
+            ``lower_bound_`` is what the expectations found, each under its model.
+
+        Raises
+        ------
+        DataError
+            If it is of a model of another shape, or of fewer rows than components.
+        CollapseError
+            If a covariance is not positive definite.
+        """
+        self._check_fitted()
+        last, s = self._fitted, expectation.statistics
+        if not s.matches(last.mixture.means, last.mixture.covariance.structure):
+            raise DataError("The expectation is of a model with other components, covariances or features.")
+        check_names(last.feature_names, expectation.feature_names, type(self).__name__)
+        update = self._recipe(last.n_features).on(s.pooled()).m_step()
+        run = EM(last.mixture, update, 0.0, 1).advance(s)
+        if run.failure is not None:
+            raise run.failure
+        told: dict[str, Any] = {"n_iter": last.n_iter + 1, "converged": False, "remaining": None}
+        told |= {"lower_bound": run.lower_bound, "lower_bounds": (*last.lower_bounds, run.lower_bound)}
+        self._fitted = replace(last, mixture=run.mixture, rated=run.rated, **told)
+        return self
 
     @classmethod
     def from_sklearn(cls, model: SklearnGaussianMixture) -> Self:
@@ -179,6 +246,8 @@ class GaussianMixture(Fitting):
     def to_sklearn(self) -> SklearnGaussianMixture:
         """A fitted scikit-learn ``GaussianMixture`` with the same settings and parameters."""
         last = self.mixture_
+        if last.background_weight:
+            raise ValueError("scikit-learn's mixture has no background.")
         theirs = SklearnGaussianMixture()
         shared = theirs.get_params()
         settings = {name: value for name, value in self.get_params().items() if name in shared}

@@ -204,9 +204,9 @@ class MiniBatchGaussianMixture(Fitting):
 
     _algorithm = staticmethod(online)
 
-    def _stored(self, X: Any, sample_weight: Any, last: Fitted | None = None) -> Rows:
+    def _stored(self, X: Any, last: Fitted | None = None, **columns: Any) -> Rows:
         """In blocks of which many fit in a window."""
-        return finer(self._rows(X, weight=sample_weight), WINDOW_BLOCKS * parse_bytes(self.block_size))
+        return finer(self._rows(X, **columns), WINDOW_BLOCKS * parse_bytes(self.block_size))
 
     def _recipe(self, d: int, kind: type[Recipe] = OnlineRecipe, **more: Any) -> Any:
         size = self.batch_size or 2 * self.n_components * (d + 1)
@@ -238,7 +238,7 @@ class MiniBatchGaussianMixture(Fitting):
         return told
 
     @one_at_a_time
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, known: Any = None) -> Self:
         """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.
 
         Rows are learnt in the order in which they come: shuffle what is sorted, or `fit` it. Before the seeding,
@@ -251,8 +251,8 @@ class MiniBatchGaussianMixture(Fitting):
         X : (b, d)
             Rows, of any number and kind that `fit` reads; chunked rows are one batch, too.
         y : ignored
-        sample_weight : (b,), optional
-            Weights >= 0; a row of weight 2 counts as two rows.
+        sample_weight, known : (b,), optional
+            As in `fit`. Once there was a label, no component is placed anew.
 
         Returns
         -------
@@ -272,7 +272,7 @@ class MiniBatchGaussianMixture(Fitting):
         """
         self._validate_params()
         fitted, unseeded = vars(self).get("_fitted"), vars(self).get("_unseeded")
-        rows = self._rows(X, weight=sample_weight, few_rows=True)
+        rows = self._rows(X, weight=sample_weight, known=known, few_rows=True)
         self._check_features(rows)
         recipe = self._recipe(rows.n_features)
         random = check_random_state(self.random_state)
@@ -295,7 +295,7 @@ class MiniBatchGaussianMixture(Fitting):
         return self
 
     @one_at_a_time
-    def extend(self, X: Any, sample_weight: Any = None, rows: slice = slice(None)) -> Self:
+    def extend(self, X: Any, sample_weight: Any = None, rows: slice = slice(None), *, known: Any = None) -> Self:
         """Learn from rows that were added to a store, each once, in the mini-batches of `fit`.
 
         Where rows wait for the start of the model, the first rows join them until they can seed it, as in
@@ -305,7 +305,7 @@ class MiniBatchGaussianMixture(Fitting):
         ----------
         X : (n, d)
             All rows, those before included.
-        sample_weight : (n,), optional
+        sample_weight, known : (n,), optional
         rows : slice
             Numbers of the rows to learn from, not below ``next_row_``, which is the start where none is given.
             Rows before them, and rows that weigh nothing, count as learnt, too.
@@ -323,7 +323,7 @@ class MiniBatchGaussianMixture(Fitting):
         self._validate_params()
         if "_unseeded" not in vars(self):
             self._check_fitted()
-        held = self._stored(X, sample_weight)
+        held = self._stored(X, weight=sample_weight, known=known)
         self._check_features(held)
         recipe, learnt = replace(self._recipe(held.n_features), max_iter=1), self.next_row_
         if held.n_rows is None:

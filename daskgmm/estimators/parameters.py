@@ -113,6 +113,22 @@ class Single:
     warm_start: bool = parameter(
         False, ["boolean"], "Whether `fit` goes on from the last fit's parameters, without a survey."
     )
+    frozen: Any = parameter(
+        None,
+        ["array-like", dict, str, None],
+        """What is not learnt but stays as ``weights_init``, ``means_init`` and ``precisions_init`` give it: names
+        out of "weights", "means" and "covariances", or a mapping of these to numbers of components. The fit
+        maximises over the rest: other weights share what is left, and a covariance is that about a mean that
+        stays. There are no moves and no acceleration, and no component is placed anew.""",
+    )
+    background: bool = parameter(
+        False,
+        ["boolean"],
+        """Whether there is a uniform density beside the components, in the box of the least and largest values of
+        each feature, of which ``background_weight_`` is the share; of a stream, the box of the rows that seed it.
+        The start leaves it 5 %, and "auto" is "subsample", as noise misleads k-means. There is no acceleration,
+        and no component is placed anew.""",
+    )
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

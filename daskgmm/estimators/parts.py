@@ -25,7 +25,7 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.model.parts import Parts
 
 # Settings that belong to the rows of a fit, not to a part of the mixture.
-OF_THE_FIT = (*SMALL, *ROWWISE, "prior", "checkpoint", "warm_start", "variables", "feature_dim")
+OF_THE_FIT = (*SMALL, *ROWWISE, "prior", "frozen", "checkpoint", "warm_start", "variables", "feature_dim")
 
 
 class Divergence(NamedTuple):

@@ -8,20 +8,22 @@ import numpy as np
 
 from daskgmm.errors import DataError, ModelFileError
 from daskgmm.estimators import format1
-from daskgmm.estimators.checks import check_saved
+from daskgmm.estimators.checks import check_saved, frozen_parts
+from daskgmm.estimators.expectation import Expectation
 from daskgmm.estimators.fitted import Fitted, Unseeded
 from daskgmm.estimators.parameters import ESTIMATORS, SMALL
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.store import files
 from daskgmm.store.places import Place, locate
 
-VERSION = 2
+VERSION = files.MODEL_VERSION
 
 
 def save(model: Any, state: Fitted | Unseeded, path: Place) -> None:
     """Write a file that `load` takes; `ValueError` for settings that were changed, and are not of that fit."""
     check_saved(model, state)
     settings = {name: value for name, value in model.get_params(deep=False).items() if _is_plain(value)}
+    settings["frozen"] = frozen_parts(model)
     starts = {name: getattr(model, name, None) for name in SMALL}
     settings |= {name: np.asarray(start, np.float64) for name, start in starts.items() if start is not None}
     header = {"format": files.MODEL, "version": VERSION, "estimator": type(model).__name__}
@@ -29,7 +31,7 @@ def save(model: Any, state: Fitted | Unseeded, path: Place) -> None:
 
 
 def load(path: Place, kind: type[Any] | None = None) -> Any:
-    """Read a model that ``save`` wrote, of this class or of any of ours, bit for bit.
+    """Read a model that ``save`` wrote, of this class or of any of ours, bit for bit; or an `Expectation`.
 
     Parameters
     ----------
@@ -44,8 +46,10 @@ def load(path: Place, kind: type[Any] | None = None) -> Any:
         A ``ValueError``: it is no such model, or damaged, or of a version that this one does not read.
     """
     found, settings, state = read(path)
+    if isinstance(state, Expectation) and kind is None:
+        return state
     known = ESTIMATORS if kind is None else {kind.__name__: kind}
-    if found not in known:
+    if found not in known or isinstance(state, Expectation):
         raise ModelFileError(f"{os.fspath(path)} holds a {found}, not a {' or '.join(known)}.")
     try:
         model = known[found](**settings)
@@ -56,7 +60,7 @@ def load(path: Place, kind: type[Any] | None = None) -> Any:
     return model
 
 
-def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
+def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded | Expectation]:
     """Name of the estimator in a file, its settings and its state; errors are those of `load`."""
     locate(path, refusal=ModelFileError)
     try:
@@ -65,9 +69,11 @@ def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
             header, arrays = format1.translated(header, arrays)
         value = files.value_of(header, arrays, dict[str, Any])
         found, settings, state = header["estimator"], value["settings"], value["fitted"]
-        if not (isinstance(found, str) and isinstance(settings, dict) and isinstance(state, (Fitted, Unseeded))):
+        kinds = Expectation if found == Expectation.__name__ else (Fitted, Unseeded)
+        if not (isinstance(found, str) and isinstance(settings, dict) and isinstance(state, kinds)):
             raise TypeError(f"{type(state)} is not what a fit leaves.")
-        if not all(_is_plain(v) or (name in SMALL and isinstance(v, np.ndarray)) for name, v in settings.items()):
+        special = {**dict.fromkeys(SMALL, np.ndarray), "frozen": dict}
+        if not all(_is_plain(v) or isinstance(v, special.get(name, ())) for name, v in settings.items()):
             raise TypeError("Settings are plain, or starts.")
         return found, settings, state
     except (DataError, OSError, MemoryError):

@@ -17,7 +17,7 @@ from daskgmm.fit.run import Run, too_few
 from daskgmm.fit.score import unfit
 from daskgmm.fit.starts import MORE_BYTES, MORE_ROWS, seed
 from daskgmm.fit.state import GENERATORS, State
-from daskgmm.fit.survey import Survey, Threshold
+from daskgmm.fit.survey import Survey, Threshold, check_box
 from daskgmm.fit.sweep import groups, sweep
 from daskgmm.fit.tasks import Examine
 
@@ -92,15 +92,17 @@ def sample_rows(recipe: Recipe, d: int) -> int:
 
 def seeded(recipe: Recipe, survey: Survey, random: np.random.RandomState, _: int = 0) -> list[Run]:
     """The runs of a fit, at their starts."""
-    recipe = recipe.on(survey.overall, start=survey.start is None)
-    update = recipe.update(recipe.reg_covar)
+    recipe = recipe.on(survey.overall, survey.start is None, survey.box)
+    update = recipe.m_step()
     return [recipe.run(mixture, update, recipe.tol, recipe.max_iter) for mixture in seed(recipe, survey, random)]
 
 
 def survey(recipe: Recipe, engine: Engine, rows: Rows, sample_seed: int, size: int) -> Survey:
     """The first pass, which draws a sample of ``size`` rows."""
     lenient = rows.omit_nan or rows.missing_nan
-    found = engine.reduce(rows, Examine(recipe.structure, recipe.k, sample_seed, Threshold(size), lenient))
+    found = engine.reduce(
+        rows, Examine(recipe.structure, recipe.k, sample_seed, Threshold(size), lenient, recipe.background)
+    )
     rows.check_unchanged()
     n_rows = found.overall.n_rows
     if n_rows < recipe.k:
@@ -111,6 +113,7 @@ def survey(recipe: Recipe, engine: Engine, rows: Rows, sample_seed: int, size: i
         found = found.whole(recipe.structure, recipe.k)
         if found.empty:
             warn(f"{found.empty} row(s) of X have no value at all, and count as nothing.")
+    check_box(found.box)
     if found.start is not None and not found.start.weight.any():
         raise DataError("No row that weighs anything has a label or responsibilities to start from.")
     return found

@@ -53,10 +53,10 @@ class Move:
         return self.split.component, *self.removal.components
 
 
-def points_as_rows(x: Array, weight: Array | None) -> Rows:
+def points_as_rows(x: Array, weight: Array | None, known: Array | None = None) -> Rows:
     """Rows of a sample, or first rows of a stream, in blocks that threads share; what is NaN there is missing."""
     nan_policy = "missing" if misses(x) else "raise"
-    return as_rows(x, weight=weight, block_size=8 * BLOCK_ROWS * x.shape[1], nan_policy=nan_policy)
+    return as_rows(x, weight=weight, known=known, block_size=8 * BLOCK_ROWS * x.shape[1], nan_policy=nan_policy)
 
 
 def improved(run: EM, x: Array, weight: Array | None, rounds: int, random: np.random.RandomState) -> EM:
@@ -144,7 +144,7 @@ def moved(mixture: Mixture, moves: Sequence[Move]) -> Mixture:
             changes[first] = Pairs.of(mixture, mixture.weights, np.array([first]), np.array([last])).pair(0)
         changes |= halved(mixture, move.split.component, move.split.halves, last)
     after = put(mixture, changes)
-    return replace(after, weights=after.weights / after.weights.sum())
+    return replace(after, weights=after.weights / (after.weights.sum() / (1 - mixture.background_weight)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from daskgmm.fit.state import GENERATORS, State
 from daskgmm.fit.stepwise import BAD_SCALE, Stepwise
 from daskgmm.fit.survey import RowSample, Survey
 from daskgmm.fit.sweep import sweep
-from daskgmm.fit.tasks import Expect, Learn
+from daskgmm.fit.tasks import Expect, Learn, expectation
 from daskgmm.model.blas import one_thread
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.missing import Incomplete
@@ -196,7 +196,7 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
     UserWarning
         If components start as copies.
     """
-    recipe = recipe.on(found.overall, start=True)
+    recipe = recipe.on(found.overall, True, found.box)
     mixture, ground = polished(recipe, found, random)
     distinct = len(np.unique(mixture.means, axis=0))
     if distinct < recipe.k:
@@ -212,9 +212,9 @@ def begin(recipe: OnlineRecipe, found: Survey, random: np.random.RandomState) ->
     count = overall.total_weight / unit if whole else float(len(ground.x))
     if not 0 < 1 / count < np.inf:
         raise DataError(BAD_SCALE)
-    x = ground.x if ground.stored is None else ground.stored
-    statistics = Incomplete(mixture).expectation(x, ground.weight)
-    return Stepwise.begin(mixture, statistics, count, recipe.reg_covar, recipe.rule, unit, recipe.known)
+    statistics = expectation(mixture, ground.block)
+    run = Stepwise.begin(mixture, statistics, count, recipe.m_step(), recipe.rule, unit)
+    return replace(run, labelled=found.labelled is not None)
 
 
 def visit(

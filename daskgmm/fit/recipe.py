@@ -1,14 +1,18 @@
 """The settings of a fit as one value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self
 
+import numpy as np
+
 from daskgmm._typing import Array
 from daskgmm.fit.run import EM, Run
 from daskgmm.fit.stepwise import StepRule
+from daskgmm.model.background import SHARE, Background, Contaminated
 from daskgmm.model.covariance import Covariance
+from daskgmm.model.frozen import Frozen
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
@@ -56,20 +60,39 @@ class Recipe:
     update: Callable[[float], Update] = Regularised  # the M-step, on samples too, made of ``reg_covar``
     prior: NormalInverseWishart | None = None  # what is known beforehand; what it leaves open, rows have to tell
     known: MAP | None = None  # that prior, once the moments of the rows are known
+    frozen: Mapping[str, Array] | None = None  # masks (k,) of `Frozen`: what stays as ``start`` has it
+    background: bool = False  # whether there is one beside the components
+    box: Array | None = None  # (2, d) in which that is uniform, once the rows have told
     run: Callable[..., Run] = EM  # what passes advance: of a mixture, the update, ``tol`` and ``max_iter``
     # Converged once the mean log-likelihood changes by less, or as "auto" says; online, that of held-out rows.
     tol: float | str = 1e-3
     max_iter: int = 100  # iterations; online, passes
 
-    def on(self, overall: Statistics, start: bool = False) -> Self:
-        """The recipe for rows of these moments: under a prior, with what that takes from them.
+    def m_step(self, update: Update | None = None) -> Update:
+        """The M-step of each run, or this one, with what wraps it."""
+        update = self.update(self.reg_covar) if update is None else update
+        update = Background(update) if self.background else update
+        return update if self.frozen is None else Frozen(update, **self.frozen)
+
+    def begun(self, mixture: Mixture) -> Mixture:
+        """A start with the given parts in place of its own, beside a background where there is to be one."""
+        mixture = self.start.onto(mixture)
+        if self.box is None:
+            return mixture
+        low, high = self.box
+        return Contaminated(mixture.weights * (1 - SHARE), mixture.means, mixture.covariance, low, high)
+
+    def on(self, overall: Statistics, start: bool = False, box: Array | None = None) -> Self:
+        """The recipe for rows of these moments, in a ``box``: under a prior, with what that takes from them.
 
         ``start`` says whether a fit may begin where the prior places each component.
         """
         if self.prior is None:
-            return self
+            return replace(self, box=box) if self.background else self
         known = self.prior.on(self.structure, self.k, overall, self.reg_covar)
         begun = self.start
+        if self.frozen is not None and begun.means is not None:  # a mean that stays needs no prior
+            known = replace(known, means=np.where(self.frozen["means"][:, None], begun.means, known.means))
         if (
             start
             and known.placed
@@ -78,7 +101,7 @@ class Recipe:
         ):
             mode = known.mode
             begun = Start(mode.weights, mode.means, mode.covariance)
-        return replace(self, known=known, start=begun, update=partial(self._under, known))
+        return replace(self, known=known, start=begun, box=box, update=partial(self._under, known))
 
     @staticmethod
     def _under(known: MAP, reg_covar: float) -> Update:

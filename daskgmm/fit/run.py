@@ -15,7 +15,7 @@ from daskgmm.fit.tasks import Expect
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.update import MAP, Update
+from daskgmm.model.update import Update
 from daskgmm.store.values import LATER, storable
 
 ROUNDING = 1e-14  # of a bound: less is no gain
@@ -128,8 +128,7 @@ class EM(Run):
         """Raise `ValueError` unless it may stand so."""
         require(self.tol == AUTO or at_least(0, float(self.tol)), "tol is too small.")
         require(at_least(0, self.max_iter - self.n_iter, self.n_rows), "max_iter is too small.")
-        prior = getattr(self.update, "prior", self.update)
-        require(not isinstance(prior, MAP) or prior.fits(self.mixture), "The prior is not that of the mixture.")
+        require(self.update.fits(self.mixture), "The prior is not that of the mixture.")
         require(all(map(isfinite, self.trace)) and self.previous < inf, "The trace holds no numbers.")
 
     @property

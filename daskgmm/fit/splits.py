@@ -216,11 +216,9 @@ class Halves:
 
     def where(self, better: Array, other: "Halves") -> "Halves":
         """These of components that are better so, (c,), the other's of the rest."""
-        covariance, structure = self.covariance, self.covariance.structure
-        if not structure.shared:
-            beside = np.repeat(better, 2)[structure.form.beside]
-            pairs = [(getattr(covariance, name), getattr(other.covariance, name)) for name in ("values", "factor")]
-            covariance = type(covariance)(structure, *(np.where(beside, a, b) for a, b in pairs))
+        covariance = self.covariance
+        if not covariance.structure.shared:
+            covariance = covariance.where(np.repeat(better, 2), other.covariance)
         share = np.where(better[:, None], self.share, other.share)
         return Halves(share, np.where(better[:, None, None], self.means, other.means), covariance)
 

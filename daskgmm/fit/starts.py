@@ -4,7 +4,7 @@ To add a way to start, write a function from `Ground` and random numbers to a mi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -13,6 +13,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import pairwise_distances_argmin
 
 from daskgmm._typing import Array
+from daskgmm.compute.block import Block
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit.accelerated import Accelerated
@@ -57,24 +58,33 @@ class Ground:
     x: Array
     weight: Array | None
     stored: Array | None = None  # the same points as they are, where values are missing that ``x`` completes
+    known: Array | None = None  # their components, −1 where not known
 
     @classmethod
     def of(cls, recipe: Recipe, survey: Survey, sample: RowSample) -> "Ground":
         """With what points miss completed, from the moments of those that have it."""
-        x, weight = sample.points()
+        (x, weight), known = sample.points(), sample.labels
         if not misses(x):
-            return cls(recipe, survey, x, weight)
-        return cls(recipe, survey, completed(x, weight, survey.overall.means[0]), weight, x)
+            return cls(recipe, survey, x, weight, known=known)
+        return cls(recipe, survey, completed(x, weight, survey.overall.means[0]), weight, x, known)
+
+    @property
+    def block(self) -> Block:
+        """The points as one block."""
+        x, partial = (self.x, False) if self.stored is None else (self.stored, True)
+        known = {} if self.known is None else {"known": self.known}
+        return Block(x, weight=self.weight, columns=known, partial=partial)
 
     @property
     def rows(self) -> Rows:
         """The points as EM takes them."""
-        return points_as_rows(self.x if self.stored is None else self.stored, self.weight)
+        return points_as_rows(self.x if self.stored is None else self.stored, self.weight, self.known)
 
     @property
     def movable(self) -> bool:
-        """Whether moves may be made: not from means that the user gave, nor on rows that are not whole."""
-        return self.recipe.start.means is None and self.stored is None
+        """Whether moves may be made: not where components are given or labelled, nor where values are missing."""
+        recipe, whole = self.recipe, self.stored is None and self.survey.labelled is None
+        return whole and recipe.start.means is None and recipe.frozen is None
 
     @property
     def origin(self) -> Array:
@@ -95,14 +105,14 @@ def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[
     thread counts.
     """
     if (whole := recipe.start.whole) is not None:
-        return [whole]
+        return [recipe.begun(whole)]
     method, sample = recipe.init_params, survey.sample
-    if method == "auto":  # scikit-learn's own where all rows are in the sample
+    if method == "auto":  # scikit-learn's own where all rows are in the sample; noise misleads it
         size = min(sample_size(recipe.k, survey.overall.means.shape[1]), sample.size)
-        method = "kmeans" if survey.overall.n_rows <= size else "subsample"
+        method = "kmeans" if survey.overall.n_rows <= size and not recipe.background else "subsample"
     with one_thread():
         if survey.start is not None:
-            return [recipe.start.onto(updated(recipe, survey, survey.start))]
+            return [recipe.begun(updated(recipe, survey, survey.start))]
         if method == "subsample":
             return _subsampled(recipe, survey, random)
         return _found(Ground.of(recipe, survey, sample), (method,), recipe.n_init, random)[0]
@@ -148,7 +158,7 @@ def _chain(
 ) -> EM:
     """The better of starts of these kinds, and moves from there on; where these gain, the best of ``most``."""
     recipe, rows = ground.recipe, ground.rows
-    update, tries = recipe.update(recipe.reg_covar), list[EM]()
+    update, tries = recipe.m_step(), list[EM]()
     for _ in range(most):
         found = _found(ground, kinds, len(kinds), random)
         heats = [[EM(mixture, update, tol, TRIAL_ITER) for mixture in heat] for heat in found]
@@ -176,7 +186,8 @@ def _further(run: EM, ground: Ground, random: np.random.RandomState) -> EM:
 
 def _settled(run: EM, rows: Rows) -> EM:
     """Where accelerated EM leads on these rows, which is further than EM comes in as many passes."""
-    begun = Accelerated(run.mixture, run.update, run.tol, SAMPLE_ITER, previous=run.lower_bound)
+    kind = Accelerated if run.update is run.update.inner else EM  # what stays must not be extrapolated
+    begun = kind(run.mixture, run.update, run.tol, SAMPLE_ITER, previous=run.lower_bound)
     (after,) = Rung(rows, SAMPLE_ITER).climb([begun])
     return after if after.rank > run.rank else run
 
@@ -189,18 +200,45 @@ def _found(
     One around means that are given.
     """
     found: dict[str, list[Mixture]] = {}
-    failure, start = None, ground.recipe.start
-    for i in range(count if start.means is None else 1):
+    failure = None
+    for i in range(count if ground.recipe.start.means is None else 1):
         kind = kinds[i % len(kinds)]
         try:
-            own = STARTS[kind](ground, random) if start.means is None else around(ground, start.means)
+            own = _start(ground, kind, random)
         except CollapseError as error:  # the other starts may do better
             failure = error
         else:
-            found.setdefault(kind, []).append(start.onto(own))
+            found.setdefault(kind, []).append(ground.recipe.begun(own))
     if failure is not None and not found:
         raise failure
     return list(found.values())
+
+
+def _start(ground: Ground, kind: str, random: np.random.RandomState) -> Mixture:
+    """One of this kind, unless the user gave means, or labels of some rows."""
+    if (means := ground.recipe.start.means) is not None:
+        return around(ground, means)
+    if ground.survey.labelled is not None:
+        return beside_known(ground, ground.survey.labelled, random)
+    return STARTS[kind](ground, random)
+
+
+def beside_known(ground: Ground, labelled: Array, random: np.random.RandomState) -> Mixture:
+    """Around the means of rows whose component is known; the other centres far from those and each other.
+
+    k-means++ that has its first centres (Arthur & Vassilvitskii 2007), on rows of which no component is known.
+    """
+    assert ground.survey.known is not None
+    x, centres = ground.x, ground.survey.known.means
+    free = np.ones(len(x)) if ground.weight is None else ground.weight
+    free = free if ground.known is None else np.where(ground.known < 0, free, 0.0)
+    near = np.min([np.square(x - centre).sum(axis=1) for centre in centres[labelled]], axis=0)
+    for j in np.flatnonzero(~labelled):
+        chance = next((c for c in (free * near, free) if c.any()), np.ones(len(x)))
+        centres[j] = x[random.choice(len(x), p=chance / chance.sum())]
+        near = np.minimum(near, np.square(x - centres[j]).sum(axis=1))
+    found = around(ground, centres)
+    return replace(found, means=np.where(labelled[:, None], centres, found.means))
 
 
 def kmeans(ground: Ground, random: np.random.RandomState) -> Mixture:
@@ -255,6 +293,8 @@ def around(ground: Ground, centres: Array) -> Mixture:
     recipe, x, weight = ground.recipe, ground.x, ground.weight
     k = len(centres)
     labels = pairwise_distances_argmin(x - ground.origin, centres - ground.origin)
+    if ground.known is not None:
+        labels = np.where(ground.known < 0, labels, ground.known)
     found = moments(recipe.structure, x, weight, labels, k)
     within = moments(recipe.structure, x - found.means[labels], weight)
     if recipe.known is not None:

@@ -15,7 +15,7 @@ from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Learn
 from daskgmm.model.checks import at_least, positive, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.update import MAP, Steady
+from daskgmm.model.update import Steady, Update
 from daskgmm.store.values import LATER, storable
 
 BAD_SCALE = "Sample weights are too small or too large for float64. Scale them."
@@ -128,7 +128,7 @@ class Stepwise(Run):
     average: Statistics  # of those over the later part of the rows: what `published` is the M-step of
     spread: Spread
     clock: float  # weight of all rows so far, those of the start included: what step sizes depend on
-    update: Steady  # the M-step; its prior has the covariances that each component began with
+    update: Update  # the M-step, `Steady` or around it; its prior has the covariances that components began with
     rule: StepRule
     n_rows: float = 0  # of positive weight, learnt from, the start's left out
     n_batches: int = 0  # learnt from
@@ -143,6 +143,7 @@ class Stepwise(Run):
     # Clock when they were looked at last, to see whether a component serves elsewhere.
     looked: float = field(default=0.0, metadata=LATER)
     watch: Watch | None = field(default=None, metadata=LATER)
+    labelled: bool = field(default=False, metadata=LATER)  # whether components were known of some rows
     done: ClassVar[bool] = False  # a stream has no end
 
     def check(self) -> None:
@@ -153,13 +154,8 @@ class Stepwise(Run):
             and self.average.matches(self.mixture.means, structure),
             "The statistics are not those of the mixture.",
         )
-        anchor = self.update.anchor
-        require(
-            anchor is None or (anchor.structure is structure and anchor.values.shape == structure.held(k, d)),
-            "The prior is not that of the mixture.",
-        )
-        prior = self.update.prior
-        require(prior is None or prior.fits(self.mixture), "The prior is not that of the mixture.")
+        require(isinstance(self.update.inner, Steady), "The M-step is not that of a stream.")
+        require(self.update.fits(self.mixture), "The prior is not that of the mixture.")
         require(positive(self.clock, self.unit), "The start weighs nothing.")
         require(at_least(0, self.n_rows, self.n_batches), "Counts are below 0.")
         require(self.bound < inf and at_least(-1, *self.after), "The last batch cannot be.")
@@ -173,14 +169,13 @@ class Stepwise(Run):
         mixture: Mixture,
         statistics: Statistics,
         rows: float,
-        reg_covar: float,
+        update: Update,
         rule: StepRule,
         unit: float,
-        prior: MAP | None = None,
     ) -> Self:
         """Start from statistics that count as ``rows`` rows, each of which weighs ``unit``."""
         s = replace(statistics.scaled(1 / statistics.total_weight), n_rows=0)
-        update = Steady(reg_covar, mixture.covariance, prior)
+        update = anchored(update, mixture)
         mixture = update(mixture, replace(s, n_rows=rows))
         spread = Spread(1 / rows, 1 / rows, 1 / rows)
         return cls(mixture, s, s, spread, rows, update, rule, bound=s.log_likelihood, unit=unit)
@@ -190,6 +185,13 @@ class Stepwise(Run):
         """Start from the statistics that rows of this mixture would have; it is a fixed point of their M-step."""
         s, spread = implied(mixture), Spread(1 / rows, 1 / rows, 1 / rows)
         return cls(mixture, s, s, spread, rows, Steady(reg_covar, mixture.covariance), rule)
+
+    @property
+    def steady(self) -> Steady:
+        """Its M-step, without what is around it."""
+        steady = self.update.inner
+        assert isinstance(steady, Steady)
+        return steady
 
     @property
     def task(self) -> Learn:
@@ -220,14 +222,14 @@ class Stepwise(Run):
     def advance(self, found: Any) -> "Stepwise":
         """One step: blend the statistics, update the parameters, and at times place a component anew.
 
-        ``found`` are the statistics of ``mixture`` on new rows, and a sample of those.
+        ``found`` are the statistics of ``mixture`` on new rows, a sample of those, and how many are labelled.
 
         Raises
         ------
         DataError
             If a sum or parameter is no number.
         """
-        batch, sample = found
+        batch, sample, *labelled = found
         weight = batch.total_weight
         if not np.isfinite(batch.log_likelihood):
             raise DataError(f"{TOO_LARGE}. Scale the data.")
@@ -255,6 +257,7 @@ class Stepwise(Run):
             reseeded=(),
             after=BEGINNING,
             recent=sample if self.recent is None else self.recent.weighing(1 - fresh) + sample,
+            labelled=self.labelled or any(labelled),
         )
         mixture = self.update(self.mixture, replace(s, n_rows=1 / after.spread.now))
         if not all(np.isfinite(a).all() for a in (s.shift, s.scatter, mixture.means, mixture.covariance.factor)):
@@ -266,11 +269,14 @@ class Stepwise(Run):
         """With a component placed anew, if it is time to look at recent rows and one does more good elsewhere."""
         recent, rule = self.recent, self.rule
         assert recent is not None
+        steady = self.update
+        if self.labelled or not isinstance(steady, Steady):  # a component that stands for something stays so
+            return self
         wait = self.looked * LOOK if rule.half_life is None else rule.half_life
         if len(recent.x) < recent.size or self.clock - self.looked < max(wait, recent.size):
             return self
         after = replace(self, looked=self.clock)
-        if (moved := placed_anew(self.published, self.effective_rows, recent.x, self.update.reg_covar)) is None:
+        if (moved := placed_anew(self.published, self.effective_rows, recent.x, steady.reg_covar)) is None:
             return after
         mixture, component = moved
         s = replace(implied(mixture), log_likelihood=self.statistics.log_likelihood)
@@ -282,8 +288,13 @@ class Stepwise(Run):
             average=s,
             spread=Spread(now, now, now),
             reseeded=(component,),
-            update=replace(self.update, anchor=mixture.covariance),
+            update=anchored(steady, mixture),
         )
+
+
+def anchored(update: Update, mixture: Mixture) -> Update:
+    """An M-step of a stream whose components begin as those of this mixture."""
+    return update.around(lambda steady: replace(steady, anchor=mixture.covariance))  # type: ignore[type-var]
 
 
 def blend(old: Statistics, new: Statistics, share: float, near: Mixture) -> Statistics:
@@ -294,7 +305,7 @@ def blend(old: Statistics, new: Statistics, share: float, near: Mixture) -> Stat
 
 def implied(mixture: Mixture) -> Statistics:
     """Statistics of total weight 1 whose M-step is ``mixture``."""
-    share = mixture.weights / mixture.weights.sum()
+    share = mixture.weights / (mixture.weights.sum() + mixture.background_weight)
     shift = np.zeros_like(mixture.means)
     scatter = mixture.covariance.structure.spread(mixture.covariance.values, share)
     return Statistics(mixture.covariance.structure, mixture.means, share, shift, scatter, 0.0, 1.0, 0)

@@ -1,7 +1,7 @@
 """Online EM over a stream: the first rows wait until they can seed the model, later batches advance it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,11 +17,12 @@ from daskgmm.fit.online import begin, step
 from daskgmm.fit.recent import ROWS_PER_COMPONENT
 from daskgmm.fit.recipe import OnlineRecipe
 from daskgmm.fit.stepwise import BAD_SCALE, Stepwise
-from daskgmm.fit.survey import TINY, First, Survey, Threshold
+from daskgmm.fit.survey import TINY, First, Survey, Threshold, check_box, joined, labels_of
 from daskgmm.fit.tasks import BEGINNING, TOO_LARGE, Examine, TakeFirst
 from daskgmm.model.checks import at_least, holds, require
 from daskgmm.model.missing import misses
-from daskgmm.store.values import storable
+from daskgmm.model.update import Steady
+from daskgmm.store.values import LATER, storable
 
 
 @storable
@@ -32,6 +33,7 @@ class Waiting:
     x: Array  # (m, d) float64
     weight: Array  # (m,)
     n_batches: int = 0  # that they came in
+    known: Array | None = field(default=None, metadata=LATER)  # (m,) their components, −1 where not known
 
     def check(self) -> None:
         """Raise `ValueError` unless these are rows that may wait."""
@@ -39,6 +41,7 @@ class Waiting:
         require(d > 0 and holds(np.nan_to_num(self.x, nan=0.0, posinf=np.inf), (m, d)), "The rows are no numbers.")
         require(holds(self.weight, (m,), TINY), "The rows weigh nothing.")
         require(at_least(min(m, 1), self.n_batches), "The rows came in no batch.")
+        require(labels_of(self.known, m), "The rows have no labels.")
         _check(self)
 
     @classmethod
@@ -49,13 +52,17 @@ class Waiting:
     def joined(self, first: First) -> "Waiting":
         """With those of one batch more."""
         x, weight = np.concatenate([self.x, first.x]), np.concatenate([self.weight, first.weight])
-        return Waiting(x, weight, self.n_batches + 1)
+        known = joined(self.known, first.known, len(self.x), len(first.x))
+        return Waiting(x, weight, self.n_batches + 1, known)
 
     def survey(self, recipe: OnlineRecipe) -> Survey:
         """The survey of these rows, all of which are in its sample."""
         weight = None if (self.weight == 1).all() else self.weight
-        block = Block(self.x, weight=weight, partial=misses(self.x))
-        found = Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)))(block)
+        known = {} if self.known is None else {"known": self.known}
+        block = Block(self.x, weight=weight, columns=known, partial=misses(self.x))
+        examine = Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)), boxed=recipe.background)
+        found = examine(block)
+        check_box(found.box)
         return found.whole(recipe.structure, recipe.k) if block.partial else found
 
 
@@ -66,20 +73,21 @@ def start_rows(recipe: OnlineRecipe) -> int:
 
 def given(recipe: OnlineRecipe, rows: int) -> Stepwise | None:
     """A run from a start that is given in full, and counts as ``init_size`` or so many rows."""
-    if (whole := recipe.start.whole) is None:
+    if (whole := recipe.start.whole) is None or recipe.background:  # whose box rows have to tell
         return None
     rows = recipe.init_size or rows
     run = Stepwise.implied(whole, rows, recipe.reg_covar, recipe.rule)
     known = recipe.on(run.statistics.scaled(rows).pooled()).known
-    return replace(run, update=replace(run.update, prior=known))
+    return replace(run, update=recipe.m_step(Steady(recipe.reg_covar, whole.covariance, known)))
 
 
 def resumed(recipe: OnlineRecipe, run: Stepwise) -> Stepwise:
     """A run that goes on with these settings; under the prior that it began with, if it had one."""
     known = None
     if recipe.prior is not None:
-        known = run.update.prior or recipe.on(run.statistics.scaled(run.effective_rows).pooled()).known
-    return replace(run, rule=recipe.rule, update=replace(run.update, reg_covar=recipe.reg_covar, prior=known))
+        known = run.steady.prior or recipe.on(run.statistics.scaled(run.effective_rows).pooled()).known
+    update = recipe.m_step(replace(run.steady, reg_covar=recipe.reg_covar, prior=known))
+    return replace(run, rule=recipe.rule, update=update)
 
 
 def learn(
@@ -122,7 +130,7 @@ def seeded(
     """
     if (run := given(recipe, ROWS_PER_COMPONENT * recipe.k)) is not None:
         if len(waiting.x):  # the start was given since they came
-            before = points_as_rows(waiting.x, waiting.weight)
+            before = points_as_rows(waiting.x, waiting.weight, waiting.known)
             run = step(engine_for(before), before, run, before)
         return run
     size = start_rows(recipe)

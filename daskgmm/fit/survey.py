@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class RowSample:
     position: Array  # (m,) its number
     rows: Array  # (m, d) as stored
     weight: Array  # (m,) the rows' own
+    known: Array | None = field(default=None, metadata=LATER)  # (m,) their components, −1 where not known
 
     def check(self) -> None:
         """Raise `ValueError` unless these are rows of a sample."""
@@ -45,6 +47,7 @@ class RowSample:
         require(keys.shape == (m,) and keys.dtype == np.float64 and bool((keys >= 0).all()), "Keys are below 0.")
         require(position.shape == (m,) and position.dtype == np.int64, "The rows have no numbers.")
         require(bool((position >= 0).all()) and len(np.unique(position)) == m, "The rows have no numbers.")
+        require(labels_of(self.known, m), "The rows have no labels.")
 
     @classmethod
     def of(cls, block: Block, seed: int, threshold: "Threshold") -> "RowSample":
@@ -57,8 +60,9 @@ class RowSample:
         kept = keys <= threshold.bound
         rows, keys = rows[kept], keys[kept]
         own = np.ones(len(rows)) if weight is None else weight[rows]
+        known = block.columns["known"][rows] if "known" in block.columns else None
         position = rows + first_number(block)
-        return cls(threshold.size, keys, position, block.x[rows], own).first(threshold.size)
+        return cls(threshold.size, keys, position, block.x[rows], own, known).first(threshold.size)
 
     def __add__(self, other: "RowSample") -> "RowSample":
         keys = np.concatenate([self.keys, other.keys])
@@ -71,6 +75,7 @@ class RowSample:
             np.concatenate([ours.position, theirs.position]),
             np.concatenate([ours.rows, theirs.rows]),
             np.concatenate([ours.weight, theirs.weight]),
+            joined(ours.known, theirs.known, len(ours.keys), len(theirs.keys)),
         ).first(self.size)
 
     def first(self, size: int, bound: float = np.inf) -> "RowSample":
@@ -81,7 +86,12 @@ class RowSample:
             kept = kept[np.sort(np.argpartition(self.keys[kept], size)[: size + 1])]
         if len(kept) == len(self.keys):
             return replace(self, size=size)
-        return RowSample(size, self.keys[kept], self.position[kept], self.rows[kept], self.weight[kept])
+        return self._taken(size, kept)
+
+    def _taken(self, size: int, kept: Array) -> "RowSample":
+        """Some of the rows."""
+        known = None if self.known is None else self.known[kept]
+        return RowSample(size, self.keys[kept], self.position[kept], self.rows[kept], self.weight[kept], known)
 
     @property
     def chosen(self) -> Array:
@@ -104,8 +114,12 @@ class RowSample:
 
     def _part(self, rows: Array, threshold: Array) -> "RowSample":
         mask = rows | threshold
-        size = int(mask.sum() - threshold.sum())
-        return RowSample(size, self.keys[mask], self.position[mask], self.rows[mask], self.weight[mask])
+        return self._taken(int(mask.sum() - threshold.sum()), mask)
+
+    @property
+    def labels(self) -> Array | None:
+        """Components of the rows in the order of the data, −1 where not known; None where there is no label."""
+        return None if self.known is None or (self.known < 0).all() else self.known[self.chosen]
 
     def points(self) -> tuple[Array, Array | None]:
         """Rows (m, d) float64 in the order of the data, and weights (m,) that stand for all rows.
@@ -158,6 +172,9 @@ class Survey:
     sample: RowSample
     start: Statistics | None  # under the labels or responsibilities that the user gave
     empty: int = field(default=0, metadata=LATER)  # rows without any value, where values may be missing
+    # Of the rows whose component is known, as that component's.
+    known: Statistics | None = field(default=None, metadata=LATER)
+    box: Array | None = field(default=None, metadata=LATER)  # (2, d) least and largest values, if asked for
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""
@@ -168,6 +185,14 @@ class Survey:
             start is None or (start.reference.shape[1] == d and start.structure is structure),
             "The start is not that of the sample.",
         )
+        known = self.known
+        require(known is None or known.reference.shape[1] == d, "The labels are not those of the sample.")
+        require(self.box is None or holds(self.box, (2, d)), "The box is not that of the sample.")
+
+    @property
+    def labelled(self) -> Array | None:
+        """Which components have known rows, (k,); None where none has."""
+        return None if self.known is None or not self.known.weight.any() else self.known.weight > 0
 
     def under(self, structure: Structure, size: int) -> "Survey":
         """What a survey of the same rows finds under another structure, with a smaller sample."""
@@ -186,14 +211,38 @@ class Survey:
             raise DataError(f"No row has a value of feature(s) {', '.join(map(str, none[:5]))}: leave them out.")
         overall = gathered(self.overall, structure, 1)
         start = None if self.start is None else gathered(self.start, structure, k, overall)
-        return replace(self, overall=overall, start=start)
+        known = self.known
+        if known is not None:
+            known = gathered(known, structure, k, overall) if known.weight.any() else None
+        return replace(self, overall=overall, start=start, known=known)
 
     def __add__(self, other: "Survey") -> "Survey":
-        start = None
-        if self.start is not None and other.start is not None:
-            start = self.start + other.start
+        start, known = (
+            None if ours is None or theirs is None else ours + theirs
+            for ours, theirs in ((self.start, other.start), (self.known, other.known))
+        )
         empty = self.empty + other.empty
-        return Survey(self.overall + other.overall, self.sample + other.sample, start, empty)
+        box = None
+        if self.box is not None and other.box is not None:
+            box = np.stack([np.minimum(self.box[0], other.box[0]), np.maximum(self.box[1], other.box[1])])
+        return Survey(self.overall + other.overall, self.sample + other.sample, start, empty, known, box)
+
+
+def box_of(block: Block) -> Array:
+    """Least and largest values (2, d) in rows that weigh something, of those that are not missing."""
+    x = block.x if block.x.dtype.kind in "iuf" else block.x.astype(np.uint8)
+    limits: Any = np.finfo(x.dtype) if x.dtype.kind == "f" else np.iinfo(x.dtype)
+    seen: Any = True if block.weight is None else block.weight[:, None] > 0
+    low = np.fmin.reduce(x, axis=0, initial=limits.max, where=seen)
+    return np.stack([low, np.fmax.reduce(x, axis=0, initial=limits.min, where=seen)]).astype(np.float64)
+
+
+def check_box(box: Array | None) -> None:
+    """Refuse a box in which nothing can be uniform."""
+    if box is not None and len(flat := np.flatnonzero(~(box[1] > box[0]))):
+        raise DataError(
+            f"Feature(s) {', '.join(map(str, flat[:5]))} do not vary: a background has no box. Leave them out."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +253,7 @@ class First:
     x: Array  # (m, d) float64
     weight: Array  # (m,)
     places: Array  # (m, 2) block of each row, and its place there
+    known: Array | None = None  # (m,) components, −1 where not known
 
     @classmethod
     def of(cls, block: Block, size: int) -> "First":
@@ -211,7 +261,8 @@ class First:
         weight = np.ones(len(block.x)) if block.weight is None else block.weight
         first = np.flatnonzero(weight)[:size]
         places = np.column_stack([np.full(len(first), block.index), first])
-        return cls(size, np.asarray(block.x[first], np.float64), weight[first], places)
+        known = block.columns["known"][first] if "known" in block.columns else None
+        return cls(size, np.asarray(block.x[first], np.float64), weight[first], places, known)
 
     def __add__(self, other: "First") -> "First":
         room = max(0, self.size - len(self.x))
@@ -220,7 +271,21 @@ class First:
             np.concatenate([self.x, other.x[:room]]),
             np.concatenate([self.weight, other.weight[:room]]),
             np.concatenate([self.places, other.places[:room]]),
+            joined(self.known, other.known, len(self.x), min(room, len(other.x))),
         )
+
+
+def joined(first: Array | None, then: Array | None, n: int, m: int) -> Array | None:
+    """Labels of n rows and those of the first m that come after, where either has some."""
+    if first is None and then is None:
+        return None
+    both = (np.full(size, -1) if labels is None else labels for labels, size in ((first, n), (then, m)))
+    return np.concatenate([labels[:size] for labels, size in zip(both, (n, m), strict=True)])
+
+
+def labels_of(known: Array | None, m: int) -> bool:
+    """Whether these may be the labels of m rows."""
+    return known is None or (known.shape == (m,) and known.dtype == np.int64 and bool((known >= -1).all()))
 
 
 def _keys(block: Block, first: int, last: int, seed: int, threshold: Threshold) -> tuple[Array, Array]:

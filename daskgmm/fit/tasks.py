@@ -1,5 +1,6 @@
 """All that tasks do to a block. Rows of zero weight are never looked at; what is no number is told here."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -13,8 +14,9 @@ from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
 from daskgmm.fit.recent import Recent
 from daskgmm.fit.score import Score
-from daskgmm.fit.survey import First, RowSample, Survey, Threshold
+from daskgmm.fit.survey import First, RowSample, Survey, Threshold, box_of
 from daskgmm.model.available import available
+from daskgmm.model.kernels import WHOLE
 from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
@@ -55,6 +57,44 @@ def facing(mixture: Any, block: Block) -> Any:
     return Incomplete(mixture) if block.partial and isinstance(mixture, Mixture) else mixture
 
 
+def expectation(mixture: Mixture, block: Block) -> Statistics:
+    """The E-step over a block. A row whose component is known belongs to that alone.
+
+    It adds log(weight·N) of its component to the log-likelihood: what EM then increases (McLachlan & Peel 2000,
+    section 2.19).
+    """
+    if "known" not in block.columns:
+        found: Statistics = facing(mixture, block).expectation(block.x, block.weight)
+        return found
+    labels, columns = block.columns["known"], {n: v for n, v in block.columns.items() if n != "known"}
+    block, known = replace(block, columns=columns), labels >= 0
+    if not known.any():
+        return expectation(mixture, block)
+    weight = np.ones(len(labels)) if block.weight is None else block.weight
+    check_known(labels, weight, mixture.n_components, block)
+    parts = dict[int, Statistics]()
+    for j, rows in _by_label(np.where(known & (weight > 0), labels, -1)):
+        own = expectation(mixture.alone(j), block.take(rows))
+        parts[j] = parts[j] + own if j in parts else own
+    rest = expectation(mixture, replace(block, weight=np.where(known, 0.0, weight)))
+    return rest + Statistics.gathered(parts, mixture.means) if parts else rest
+
+
+def _by_label(labels: Array) -> Iterator[tuple[int, Array]]:
+    """Labels from 0 on, each with the numbers of its rows, no more at once than a kernel reads as they lie."""
+    order = np.argsort(labels, kind="stable")
+    for j in np.unique(labels[labels >= 0]).tolist():
+        first, last = np.searchsorted(labels, [j, j + 1], sorter=order)
+        for begin in range(first, last, WHOLE):
+            yield j, order[begin : min(last, begin + WHOLE)]
+
+
+def check_known(labels: Array, weight: Array, k: int, block: Block) -> None:
+    """Refuse components that a mixture of k does not have, of rows that weigh something."""
+    if (bad := (labels >= k) & (weight > 0)).any():
+        raise DataError(f"known must lie in 0 ... {k - 1}, or be -1: {block.where(bad)} has others.")
+
+
 def refuse(block: Block) -> NoReturn:
     """Raise the `DataError` that says why sums over the block are no numbers."""
     x: Array = block.x
@@ -80,7 +120,7 @@ class Expect:
     mixture: Mixture
 
     def __call__(self, block: Block) -> Statistics:
-        found: Statistics = facing(self.mixture, block).expectation(block.x, block.weight)
+        found = expectation(self.mixture, block)
         if not np.isfinite(found.log_likelihood):
             refuse(block)
         return found
@@ -88,7 +128,7 @@ class Expect:
 
 @dataclass(frozen=True, eq=False)
 class Learn:
-    """Maps a block of a mini-batch to the statistics of its rows, and a sample of them.
+    """Maps a block of a mini-batch to the statistics of its rows, a sample of them, and how many labels it has.
 
     Rows up to and with a place, the numbers of a block and of a row in it, are left out. What is no number comes
     out as none: the blocks of a mini-batch are not those that a user knows.
@@ -102,12 +142,12 @@ class Learn:
     def __call__(self, block: Block) -> Bundle:
         number, row = self.after
         first = 0 if block.index > number else len(block.x) if block.index < number else row + 1
-        x, weight = block.x[first:], None if block.weight is None else block.weight[first:]
-        asked = facing(self.mixture, block)
-        recent = Recent.of(x, weight, self.size, self.seed, block.index + 1)
+        block = block.take(slice(first, None)) if first else block
+        recent = Recent.of(block.x, block.weight, self.size, self.seed, block.index + 1)
         if block.partial:
-            recent = replace(recent, x=asked.impute(recent.x)[0])
-        return Bundle((asked.expectation(x, weight), recent))
+            recent = replace(recent, x=facing(self.mixture, block).impute(recent.x)[0])
+        labelled = [int((block.columns["known"] >= 0).sum())] if "known" in block.columns else []
+        return Bundle((expectation(self.mixture, block), recent, *labelled))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +159,7 @@ class Examine:
     seed: int  # of the sample
     threshold: Threshold  # of the sample, with its size
     omit_nan: bool = False  # whether a row that a given start misses is left out of it
+    boxed: bool = False  # whether to look for the box that rows lie in
 
     def __call__(self, block: Block) -> Survey:
         add_up = available if block.partial else partial(moments, self.structure)
@@ -135,8 +176,14 @@ class Examine:
             if name == "labels":
                 values = np.nan_to_num(values).astype(np.intp, copy=False)
             start = add_up(block.x, held.weight, values, self.k)
+        known = None
+        if (labels := block.columns.get("known")) is not None:
+            weight = np.where(labels >= 0, 1.0 if block.weight is None else block.weight, 0.0)
+            check_known(labels, weight, self.k, block)
+            known = add_up(block.x, weight, labels, self.k)
+        box = box_of(block) if self.boxed else None
         empty = np.isnan(np.fmin.reduce(block.x, axis=1)).sum() if block.partial else 0
-        return Survey(overall, RowSample.of(block, self.seed, self.threshold), start, int(empty))
+        return Survey(overall, RowSample.of(block, self.seed, self.threshold), start, int(empty), known, box)
 
 
 def _without_missing(block: Block, name: str) -> Block:

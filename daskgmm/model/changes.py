@@ -1,6 +1,6 @@
 """A mixture with other components: some changed, two merged into one, or one in two."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def put(mixture: Mixture, changes: Changes) -> Mixture:
     for component, (weight, mean, value) in changes.items():
         weights[component], means[component] = weight, mean
         values[0 if structure.shared else component] = value
-    return Mixture(weights, means, structure.form.of(structure, values, np.inf))
+    return replace(mixture, weights=weights, means=means, covariance=structure.form.of(structure, values, np.inf))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Covariances of the components of one mixture, with the Cholesky factors of their precisions."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -93,6 +93,15 @@ class Covariance(ABC):
         if self.structure.shared:
             return self
         return type(self)(self.structure, self.values[components], self.factor[components])
+
+    def where(self, chosen: Array, other: Self) -> Self:
+        """These of components that are chosen (k,), the other ones of the rest; one that all share if all are."""
+        if self.structure.shared:
+            return self if chosen.all() else other
+        names = [f.name for f in fields(self) if f.name != "structure"]
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        beside = {name: chosen.reshape(-1, *(1,) * (a.ndim - 1)) for name, (a, _) in pairs.items()}
+        return replace(self, **{name: np.where(beside[name], *pair) for name, pair in pairs.items()})
 
     @abstractmethod
     def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:

@@ -13,6 +13,7 @@ from scipy.special import entr
 
 from daskgmm._typing import Array
 from daskgmm.model import kernels
+from daskgmm.model.background import Contaminated, uncertainty
 from daskgmm.model.blas import one_thread
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.parts import Parts
@@ -101,15 +102,17 @@ class Incomplete:
 
     def _of_nothing(self, n: int, question: str) -> Array:
         """Answers for n rows without any value."""
-        weights = self.mixture.weights
-        answers = {"labels": np.argmax(weights), "responsibilities": weights}
+        weights, outside = self.mixture.weights, self.mixture.background_weight
+        label = -1 if outside > weights.max() else np.argmax(weights)
+        answers = {"labels": label, "responsibilities": weights}
         value = np.asarray(answers.get(question, 0.0))
         return np.tile(value, (n, *(1,) * value.ndim))
 
     def entropies(self, x: Array) -> Array:
         """Entropy of each row's responsibilities, (n,), in nats."""
         parts = (x[first : first + kernels.PIECE] for first in range(0, len(x), kernels.PIECE))
-        found = (entr(self.answer(part, "responsibilities")[0]).sum(axis=1) for part in parts)
+        of = uncertainty if isinstance(self.mixture, Contaminated) else lambda resp: entr(resp).sum(axis=1)
+        found = (of(self.answer(part, "responsibilities")[0]) for part in parts)
         return np.concatenate([np.empty(0), *found])
 
     def impute(self, x: Array, random: np.random.Generator | None = None) -> tuple[Array, bool]:
@@ -133,9 +136,9 @@ class Incomplete:
                 sound &= finite
         empty = np.flatnonzero(np.isnan(out).all(axis=1))
         if random is None:
-            out[empty] = self.mixture.weights @ self.mixture.means
+            out[empty] = self.mixture.members.weights @ self.mixture.means
         elif len(empty):
-            out[empty] = random.permutation(self.mixture.sample(len(empty), random)[0])
+            out[empty] = random.permutation(self.mixture.members.sample(len(empty), random)[0])
         return out, sound
 
 

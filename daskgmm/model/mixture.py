@@ -12,6 +12,7 @@ from daskgmm.model.blas import one_thread
 from daskgmm.model.checks import holds, require
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.statistics import Statistics
+from daskgmm.model.structure import TINY
 
 ANSWERS = ("labels", "score_samples", "responsibilities")  # what a mixture says of each row
 
@@ -46,6 +47,20 @@ class Mixture:
         require(holds(self.weights, (k,), 0.0) and sums_to_one(self.weights), "Weights are no proportions (k,).")
         structure = self.covariance.structure
         require(self.covariance.values.shape == structure.held(k, d), "Covariances are not those of the means.")
+
+    @property
+    def background_weight(self) -> float:
+        """Proportion of rows that belong to no component."""
+        return 0.0
+
+    @property
+    def members(self) -> "Mixture":
+        """The mixture of the rows that belong to components."""
+        return self
+
+    def seen(self, features: Array, covariance: Covariance) -> "Mixture":
+        """What it is of some features, which have this covariance."""
+        return Mixture(self.weights, self.means[:, features], covariance)
 
     @property
     def n_components(self) -> int:
@@ -84,6 +99,11 @@ class Mixture:
                 break  # else some row is out of float32's range
         reference = model.means[:, : self.means.shape[1]].astype(np.float64)
         return Statistics.of(reference, self.covariance.structure, sums, x, weight)
+
+    def alone(self, component: int) -> "Mixture":
+        """One component with its weight, so that its log-density of a row is log(weight·N)."""
+        weight = np.maximum(self.weights[component], TINY)[None]  # of an empty one, too
+        return Mixture(weight, self.means[component][None], self.covariance.take(np.array([component])))
 
     def entropy(self, found: Statistics) -> float:
         """Σ w·H of the responsibilities of the E-step that found these statistics, in nats.

@@ -34,13 +34,13 @@ class Parts:
         seen = np.asarray(seen, np.intp)
         unseen = np.delete(np.arange(mixture.n_features), seen) if unseen is None else np.asarray(unseen, np.intp)
         covariance, gain, rest = mixture.covariance.parted(seen, unseen)
-        marginal = Mixture(mixture.weights, mixture.means[:, seen], covariance)
+        marginal = mixture.seen(seen, covariance)
         return cls(mixture.means, seen, unseen, marginal, mixture.means[:, unseen], gain, rest)
 
     def conditional(self, x: Array) -> Mixture:
         """The mixture of the others where what is seen has the values ``x`` (o,)."""
         means = np.concatenate([self.expected(x[None], j) for j in range(len(self.means))])
-        return Mixture(self.marginal.responsibilities(x[None])[0], means, self.rest)
+        return Mixture(self.marginal.members.responsibilities(x[None])[0], means, self.rest)
 
     def expected(self, x: Array, component: int) -> Array:
         """Means (n, m) of the others in one component, for rows ``x`` (n, o) of what is seen."""
@@ -57,7 +57,7 @@ class Parts:
 
     def draw(self, x: Array, random: np.random.Generator) -> tuple[Array, bool]:
         """The others (n, m), drawn given rows ``x`` (n, o), and whether these rows are all finite."""
-        resp, finite = self.marginal.answer(x, "responsibilities")
+        resp, finite = self.marginal.members.answer(x, "responsibilities")
         chosen = (resp.cumsum(axis=1) < random.random(len(x))[:, None]).sum(axis=1).clip(max=len(self.means) - 1)
         if not finite:
             return np.zeros((len(x), self.means.shape[1])), False
@@ -72,7 +72,7 @@ class Parts:
 
         The law of total variance: what components leave open, and by how much they differ.
         """
-        resp, finite = self.marginal.answer(x, "responsibilities")
+        resp, finite = self.marginal.members.answer(x, "responsibilities")
         x, (k, m) = np.asarray(x, np.float64), self.means.shape
         mean, variance = np.zeros((len(x), m)), np.zeros((len(x), m))
         if not finite:  # whoever asks will refuse the rows

@@ -1,5 +1,6 @@
 """Sufficient statistics of k components: a mergeable value."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daskgmm._typing import Array
+from daskgmm.errors import DataError
 from daskgmm.model.checks import at_least, holds, positive, require
 from daskgmm.model.structure import Structure
 
@@ -97,6 +99,23 @@ class Statistics:
             a.unseen + b.unseen,
         )
 
+    def __sub__(self, other: "Statistics") -> "Statistics":
+        """Statistics of the rows without those of ``other``, which were among them: ``(a + b) - b`` equals ``a``.
+
+        Of a component of which rounding alone is left, there is nothing. `DataError` where they were not, or were
+        all there are.
+        """
+        left = self + replace(other.scaled(-1.0), n_rows=-other.n_rows)
+        rounding = 64 * np.finfo(np.float64).eps * np.maximum(self.weight, self.total_weight)
+        if (left.weight < -rounding).any() or not left.total_weight > rounding.max() or left.n_rows < 1:
+            raise DataError("The rows that are to be taken away are not a part of these.")
+        gone = left.weight <= rounding
+        shift = np.where(gone[:, None], 0.0, left.shift)
+        scatter = left.scatter
+        if not self.structure.shared:
+            scatter = np.where(gone[self.structure.form.beside], 0.0, scatter)
+        return replace(left, weight=np.where(gone, 0.0, left.weight), shift=shift, scatter=scatter)
+
     def lifted(self, parts: "Parts") -> "Statistics":
         """What is expected of all features in rows of which these statistics know some, given those.
 
@@ -110,6 +129,19 @@ class Statistics:
         scatter, m = self.structure.lifted(s.scatter, s.weight, parts), len(parts.unseen)
         left = float((s.weight * (parts.rest.half_log_det(m) - 0.5 * m * (np.log(2 * np.pi) + 1))).sum())
         return replace(s, reference=parts.whole, shift=shift, scatter=scatter, unseen=s.unseen + left)
+
+    @classmethod
+    def gathered(cls, parts: Mapping[int, "Statistics"], means: Array) -> "Statistics":
+        """Statistics of components with ``means`` (k, d), out of those of some by number: others are empty."""
+        first, *_ = parts.values()
+        structure, reference = first.structure, means.copy()
+        weight, shift, scatter = np.zeros(len(means)), np.zeros_like(means), np.zeros(structure.held(*means.shape))
+        for j, s in parts.items():
+            reference[j], weight[j], shift[j] = s.reference[0], s.weight[0], s.shift[0]
+            scatter[0 if structure.shared else j] += s.scatter[0]
+        totals = ("log_likelihood", "total_weight", "n_rows", "unseen")
+        sums = (sum(getattr(s, name) for s in parts.values()) for name in totals)
+        return cls(structure, reference, weight, shift, scatter, *sums)
 
     def pooled(self) -> "Statistics":
         """The same rows as one component, about their mean."""

@@ -29,6 +29,23 @@ class Update(ABC):
         """Log-density of the parameters under a prior, up to a constant: what is watched has it, too."""
         return 0.0
 
+    def fits(self, mixture: Mixture) -> bool:
+        """Whether it is an M-step of such a mixture."""
+        return True
+
+    def counted(self, statistics: Statistics) -> float:
+        """What the proportions count, in all components together: the rows' weight and a prior's."""
+        return float(statistics.weight.sum())
+
+    @property
+    def inner(self) -> "Update":
+        """What it wraps, if it does, else itself."""
+        return self
+
+    def around(self, change: Callable[["Update"], "Update"]) -> "Update":
+        """The same with a change of what it wraps, or of itself."""
+        return change(self)
+
 
 def strict(error: CollapseError) -> bool:
     """Excuses no collapse."""
@@ -120,8 +137,10 @@ class MAP(Update):
         require(at_least(0, self.reg_covar), "reg_covar is below 0.")
 
     def fits(self, mixture: Mixture) -> bool:
-        """Whether it is a prior of such a mixture."""
         return self.means.shape == mixture.means.shape and self.structure is mixture.covariance.structure
+
+    def counted(self, statistics: Statistics) -> float:
+        return super().counted(statistics) + float(self.extra.sum())
 
     def joined(self, s: Statistics) -> tuple[Statistics, Array, Array]:
         """Statistics with the rows of the prior, and what covariances and weights count (k,)."""
@@ -214,6 +233,18 @@ class Steady(Update):
 
     def penalty(self, mixture: Mixture) -> float:
         return 0.0 if self.prior is None else self.prior.penalty(mixture)
+
+    def counted(self, statistics: Statistics) -> float:
+        if self.prior is None:
+            return super().counted(statistics)
+        scale = statistics.n_rows / statistics.total_weight
+        return self.prior.counted(statistics.scaled(scale)) / scale
+
+    def fits(self, mixture: Mixture) -> bool:
+        structure, anchor = mixture.covariance.structure, self.anchor
+        held = structure.held(*mixture.means.shape)
+        alike = anchor is None or (anchor.structure is structure and anchor.values.shape == held)
+        return alike and (self.prior is None or self.prior.fits(mixture))
 
     def excuse(self, error: CollapseError) -> bool:
         """Excuses every collapse, with a warning."""

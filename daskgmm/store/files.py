@@ -31,6 +31,7 @@ from daskgmm.store.values import json_digest, pack, restored
 Header: TypeAlias = dict[str, Any]
 
 MODEL, CHECKPOINT = "daskgmm", "daskgmm checkpoint"  # formats, as headers name them
+MODEL_VERSION = 2
 
 # Of a header, and of the list of members: both become up to ten times as much in memory.
 MOST_BYTES = 2**24

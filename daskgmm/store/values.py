@@ -18,7 +18,9 @@ import numpy as np
 from daskgmm import errors
 from daskgmm._typing import Array
 from daskgmm.compute.block import array_digest
+from daskgmm.model.background import Background, Contaminated
 from daskgmm.model.covariance import Covariance
+from daskgmm.model.frozen import Frozen
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
@@ -41,7 +43,8 @@ def storable(kind: type[C]) -> type[C]:
 
 
 # A class of a class of these is for what is only tried.
-for _kind in (Mixture, Statistics, NormalInverseWishart, *Covariance.__subclasses__(), *Update.__subclasses__()):
+_updates: set[type[Any]] = {*Update.__subclasses__(), Frozen, Background}
+for _kind in (Mixture, Contaminated, Statistics, NormalInverseWishart, *Covariance.__subclasses__(), *_updates):
     storable(_kind)
 
 
@@ -74,10 +77,15 @@ def pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
         return {"error": type(value).__name__, "args": list(value.args)}
     if is_dataclass(value) and type(value) in TYPES.values():
         held = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
-        left_out = {f.name for f in fields(value) if f.metadata == LATER and held[f.name] == f.default}
+        left_out = {f.name for f in fields(value) if f.metadata == LATER and _same(held[f.name], f.default)}
         parts = {key: pack(held[key], arrays, f"{name}.{key}") for key in held if key not in left_out}
         return {"value": type(value).__name__, "parts": parts}
     raise TypeError(f"{type(value).__name__} cannot be written.")
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a value is the default of its field; no array is."""
+    return not isinstance(value, np.ndarray) and bool(value == default)
 
 
 def unpack(packed: Any, arrays: Mapping[str, Array], kind: Any = Any) -> Any:

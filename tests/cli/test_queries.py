@@ -468,7 +468,7 @@ def test_info_tells_all_that_a_checkpoint_compares(
     assert found is not None
     told = re.sub(r"\s+", " ", run("info", place, *["--json"] * as_json).stdout)
     for name, value in found[0].items():
-        if value is None or name in ("estimator", "omit_nan", "decode_cf"):
+        if value in (None, False) or name in ("estimator", "omit_nan", "decode_cf"):
             continue
         option = "--seed" if name == "random_state" else f"--{name.replace('_', '-')}"
         assert option in told or name in told, name
@@ -500,3 +500,16 @@ def test_info_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
         result = run("info", place)
         assert (result.exit_code, result.stdout) == (4, "")
         assert message in result.stderr
+
+
+def test_a_checkpoint_tells_what_is_known_frozen_and_beside(write: Any, run: Any, tmp_path: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    data, labels = write("x", x), write("known", np.arange(60) % 3 - 1)
+    means = str(tmp_path / "means.npy")
+    np.save(means, [[0.0, 0.0], [1.0, 1.0]])
+    place, out = str(tmp_path / "c"), str(tmp_path / "m.npz")
+    how = ("-k", 2, "--seed", 0, "--background", "--frozen", "means", "--means-init", means, "--tol", 1)
+    run("fit", data, "--out", out, *how, "--known", labels, "--checkpoint", place)
+    (line,) = [line for line in run("info", place).stdout.splitlines() if line.startswith("goes on with")]
+    for words in ("--background", "--frozen means", "--means-init PATH", "--known PATH"):
+        assert words in line

@@ -36,7 +36,7 @@ def test_the_interface_that_others_build_on() -> None:
         "n_components covariance_type batch_size learning_decay learning_offset half_life init_size max_iter tol "
         "prior reg_covar init_params weights_init means_init precisions_init random_state warm_start block_size "
         "nan_policy missing_chunks decode_cf feature_dim variables storage_options checkpoint verbose "
-        "verbose_interval"
+        "verbose_interval frozen background"
     )
     defaults = MiniBatchGaussianMixture().get_params()
     assert list(defaults) == sorted(names.split())
@@ -100,7 +100,7 @@ def test_weights_are_routed() -> None:
         pipeline.fit(X, sample_weight=WEIGHT)
         scaled = pipeline[:-1].transform(X)
         routed = MiniBatchGaussianMixture().set_partial_fit_request(sample_weight=True)
-        assert routed.get_metadata_routing().partial_fit.requests == {"sample_weight": True}
+        assert routed.get_metadata_routing().partial_fit.requests == {"sample_weight": True, "known": None}
     weighted = MiniBatchGaussianMixture(3, random_state=0).fit(scaled, sample_weight=WEIGHT)
     np.testing.assert_array_equal(pipeline[-1].means_, weighted.means_)
     assert not np.allclose(weighted.means_, MiniBatchGaussianMixture(3, random_state=0).fit(scaled).means_)

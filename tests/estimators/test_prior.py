@@ -86,14 +86,14 @@ def test_streams_take_the_prior_in_place_of_their_own(kind: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.partial_fit(np.random.default_rng(0).normal(size=(40, 2)))
-        first = model.online_.update.prior
+        first = model.online_.steady.prior
         for _ in range(20):
             model.partial_fit(equal)
     assert first is not None
-    assert model.online_.update.prior is first
+    assert model.online_.steady.prior is first
     model.mixture_.check()
     again = model.set_params(prior=None).partial_fit(equal)
-    assert again.online_.update.prior is None
+    assert again.online_.steady.prior is None
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

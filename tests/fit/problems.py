@@ -35,12 +35,12 @@ class Problem:
             "block_size": 64 * 8 * d,
         }
 
-    def fitted(self, x: Any = None, weight: Any = None, **settings: Any) -> EM:
+    def fitted(self, x: Any = None, weight: Any = None, known: Any = None, **settings: Any) -> EM:
         """The run of a fit, which may have collapsed before its last iteration."""
         heard = Heard()
         with watching(heard), suppress(CollapseError):
             model = GaussianMixture(**(self.settings | settings))
-            model.fit(self.x if x is None else x, sample_weight=weight)
+            model.fit(self.x if x is None else x, sample_weight=weight, known=known)
         (run,) = heard.states[-1].runs
         assert isinstance(run, EM)
         return run

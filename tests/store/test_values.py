@@ -92,6 +92,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
                 GaussianMixture(3, covariance_type=kind, random_state=0, max_iter=2, tol=0.0, prior=prior).fit(X)
         GaussianMixture(3, random_state=0, max_iter=4, tol=0.0, acceleration="lbfgs").fit(X)
         GaussianMixtureSearch([1, 2], criterion="held_out", random_state=0, tol=0.0, max_iter=2).fit(X)
+        rigid = GaussianMixture(2, frozen="weights", weights_init=[0.4, 0.6], background=True, random_state=0)
+        rigid.set_params(max_iter=2, tol=0.0).fit(X, known=np.arange(600) % 3 - 1)
     stream = MiniBatchGaussianMixture(2, batch_size=50, random_state=0, max_iter=2, tol=0.0)
     started = MiniBatchGaussianMixture.from_parameters([0.5, 0.5], [[0.0, 0], [4, 4]], [[1.0, 1], [1, 1]], "diag")
     few = MiniBatchGaussianMixture(3, random_state=0)
@@ -105,7 +107,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
         states.append(read(path)[-1])
     failed = EM(draw_mixture("full"), Regularised(), 0.0, 9, (1.0,), failure=CollapseError("component 1", 1))
     found: dict[str, list[Any]] = {}
-    for part in parts_of((*states, failed, NormalInverseWishart(mean=[1.0, 2.0]))):
+    for part in parts_of((*states, failed, NormalInverseWishart(mean=[1.0, 2.0]), rigid.expectation(X))):
         if is_dataclass(part):
             found.setdefault(type(part).__name__, []).append(part)
     return found

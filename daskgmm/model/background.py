@@ -1,0 +1,158 @@
+"""A mixture beside a uniform background: rows that belong to no component."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import entr, expit
+
+from daskgmm._typing import Array
+from daskgmm.model import kernels
+from daskgmm.model.checks import holds, require
+from daskgmm.model.covariance import Covariance
+from daskgmm.model.mixture import ANSWERS, Mixture
+from daskgmm.model.statistics import Statistics
+from daskgmm.model.update import Update
+
+SHARE = 0.05  # that a start leaves to the background
+
+
+@dataclass(frozen=True, eq=False)
+class Contaminated(Mixture):
+    """A mixture of Gaussians and of a uniform density in a box, which has what ``weights`` leave of 1.
+
+    The density of the background is the same wherever a row lies: one far outside of the box belongs to it, not to
+    the nearest component. Statistics leave the background's share out of all sums but the total weight.
+    """
+
+    low: Array  # (d,) of the box
+    high: Array  # (d,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for values in (self.low, self.high):
+            values.setflags(write=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def check(self) -> None:
+        k, d = self.means.shape
+        require(holds(self.low, (d,)) and holds(self.high, (d,)), "The box has no corners.")
+        require(bool((self.high > self.low).all()), "The box is empty.")
+        require(
+            holds(self.weights, (k,), 0.0) and 0 < self.weights.sum() < 1 + 1e-6, "Weights are no proportions."
+        )
+        self.members.check()
+
+    @property
+    def members(self) -> Mixture:
+        members: dict[str, Mixture] = vars(self).setdefault("_members", {})
+        if not members:
+            members["of"] = Mixture(self.weights / self.weights.sum(), self.means, self.covariance)
+        return members["of"]
+
+    @property
+    def background_weight(self) -> float:
+        return max(0.0, 1.0 - float(self.weights.sum()))
+
+    @property
+    def level(self) -> float:
+        """log(weight·density) of the background."""
+        with np.errstate(divide="ignore"):
+            return float(np.log(self.background_weight) - np.log(self.high - self.low).sum())
+
+    @property
+    def n_parameters(self) -> int:
+        return super().n_parameters + 1
+
+    def seen(self, features: Array, covariance: Covariance) -> "Contaminated":
+        means, low, high = self.means[:, features], self.low[features], self.high[features]
+        return Contaminated(self.weights, means, covariance, low, high)
+
+    def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
+        """E-step: a row counts for the components with what the background leaves of it."""
+        density, sound = super().answer(x, "score_samples")
+        weight = np.ones(len(x)) if weight is None else weight
+        counted = weight > 0
+        if not sound:  # what is infinite is no background
+            density = np.where(np.isfinite(x).all(axis=1), density, np.nan)
+        found = super().expectation(x, np.where(counted, weight * expit(density - self.level), 0.0))
+        log_likelihood = np.where(counted, weight * np.logaddexp(density, self.level), 0.0).sum()
+        totals = float(log_likelihood), float(weight.sum()), int(np.count_nonzero(weight))
+        return replace(found, log_likelihood=totals[0], total_weight=totals[1], n_rows=totals[2])
+
+    def answer(self, x: Array, question: str) -> tuple[Array, bool]:
+        """Labels are −1 where the background is likelier than each component; responsibilities leave its share."""
+        if question not in ANSWERS:
+            return super().answer(x, question)
+        parts = [
+            self._answered(x[i : i + kernels.PIECE], question) for i in range(0, max(1, len(x)), kernels.PIECE)
+        ]
+        return np.concatenate([values for values, _ in parts]), all(sound for _, sound in parts)
+
+    def _answered(self, x: Array, question: str) -> tuple[Array, bool]:
+        several = question != "score_samples"
+        (labels, density, resp), sound = self._answers(x, [question == "labels", True, several])
+        if not several:
+            return np.logaddexp(density, self.level), sound
+        resp = resp * expit(density - self.level)[:, None]
+        if question == "responsibilities":
+            return resp, sound
+        return np.where(expit(self.level - density) > resp.max(axis=1), -1, labels), sound
+
+    def entropies(self, x: Array) -> Array:
+        parts = (
+            self.answer(x[i : i + kernels.PIECE], "responsibilities")[0] for i in range(0, len(x), kernels.PIECE)
+        )
+        return np.concatenate([np.empty(0), *(uncertainty(resp) for resp in parts)])
+
+    def entropy(self, found: Statistics) -> float:
+        outside = found.total_weight - found.weight.sum()
+        return max(0.0, super().entropy(found) - (outside * self.level if outside > 0 else 0.0))
+
+    def sample(self, n: int, random: np.random.RandomState | np.random.Generator) -> tuple[Array, Array]:
+        """As of a mixture; rows of the background come last, as −1."""
+        outside = int(random.binomial(n, self.background_weight))
+        rows, labels = self.members.sample(n - outside, random)
+        box = random.uniform(self.low, self.high, size=(outside, self.n_features))
+        return np.concatenate([rows, box]), np.concatenate([labels, np.full(outside, -1)])
+
+
+def uncertainty(resp: Array) -> Array:
+    """Entropy (n,) of responsibilities (n, k), and of what they leave of 1."""
+    found: Array = entr(resp).sum(axis=1) + entr(np.clip(1 - resp.sum(axis=1), 0.0, 1.0))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Background(Update):
+    """Another M-step, of a mixture beside a background, whose weight is the share of the rows that it has."""
+
+    update: Update
+
+    def fits(self, mixture: Mixture) -> bool:
+        return isinstance(mixture, Contaminated) and self.update.fits(mixture)
+
+    @property
+    def inner(self) -> Update:
+        return self.update.inner
+
+    def around(self, change: Callable[[Update], Update]) -> Update:
+        return replace(self, update=self.update.around(change))
+
+    def penalty(self, mixture: Mixture) -> float:
+        return self.update.penalty(mixture)
+
+    def counted(self, statistics: Statistics) -> float:
+        return self.update.counted(statistics)
+
+    def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
+        assert isinstance(mixture, Contaminated)
+        if not statistics.weight.any():  # the background has all rows
+            return mixture
+        found, within = self.update(mixture, statistics), self.counted(statistics)
+        outside = max(0.0, statistics.total_weight - statistics.weight.sum())
+        weights = found.weights / found.weights.sum() * (within / (within + outside))
+        return Contaminated(weights, found.means, found.covariance, mixture.low, mixture.high)
