@@ -112,11 +112,12 @@ def start_shapes(k: int, d: int, covariance_type: str) -> dict[str, tuple[int, .
 def read_start(model: Any, d: int) -> Start:
     """The start in an estimator's ``weights_init``, ``means_init`` and ``precisions_init``."""
     k, kind = model.n_components, model.covariance_type
-    return Start(
-        None if model.weights_init is None else _weights(model.weights_init, k),
-        None if model.means_init is None else _array(model.means_init, (k, d), "means"),
-        None if model.precisions_init is None else _covariance(model.precisions_init, k, d, kind, "precisions"),
-    )
+    weights = None if model.weights_init is None else _weights(model.weights_init, k)
+    means = None if model.means_init is None else _array(model.means_init, (k, d), "means")
+    if model.precisions_init is None:
+        return Start(weights, means)
+    given = _covariance(model.precisions_init, k, d, kind, "precisions")
+    return Start(weights, means, given.structure.imposed(given, np.ones(k) if weights is None else weights))
 
 
 def read_prior(model: Any, d: int) -> NormalInverseWishart | None:
@@ -144,7 +145,7 @@ def check_saved(model: Any, state: Fitted | Unseeded) -> None:
         if isinstance(value := getattr(model, name, None), (bool, int, float)):
             raise ValueError(f"{name} must have a value for each row, got {value!r}.")
     if isinstance(state, Fitted):
-        settings, mixture = (model.n_components, model.covariance_type), state.mixture
+        settings, mixture = (model.n_components, STRUCTURES[model.covariance_type].name), state.mixture
         found = (mixture.n_components, mixture.covariance.structure.name)
         if settings != found:
             raise ValueError(
@@ -186,6 +187,11 @@ def check_mixture(weights: Any, means: Any, covariances: Any, covariance_type: s
     means = check_array(plain(means), dtype=np.float64, input_name="means", copy=True)
     k, d = means.shape
     covariance = _covariance(covariances, k, d, covariance_type, "covariances")
+    if not covariance.structure.holds(covariance.values):
+        other = covariance.structure.plain.name
+        raise ValueError(
+            f"The covariances do not have in common what {covariance_type!r} says: give covariance_type={other!r}."
+        )
     return Mixture(_weights(weights, k), means, covariance)
 
 

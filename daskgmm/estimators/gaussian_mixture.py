@@ -177,7 +177,10 @@ class GaussianMixture(Fitting):
         return own
 
     def to_sklearn(self) -> SklearnGaussianMixture:
-        """A fitted scikit-learn ``GaussianMixture`` with the same settings and parameters."""
+        """A fitted scikit-learn ``GaussianMixture`` with the same settings and parameters.
+
+        A covariance type that it does not have becomes "full", "diag" or "spherical".
+        """
         last = self.mixture_
         theirs = SklearnGaussianMixture()
         shared = theirs.get_params()
@@ -187,7 +190,8 @@ class GaussianMixture(Fitting):
         if settings["tol"] == AUTO:
             settings["tol"] = shared["tol"]
         settings["n_components"] = last.n_components
-        settings["covariance_type"] = last.covariance.structure.name
+        structure, plain = last.covariance.structure, last.covariance.structure.plain
+        settings["covariance_type"] = plain.name
         theirs.set_params(**settings)
         fitted = (
             "weights_ means_ covariances_ precisions_ precisions_cholesky_ "
@@ -195,6 +199,12 @@ class GaussianMixture(Fitting):
         )
         for name in fitted.split():
             setattr(theirs, name, copy.copy(getattr(self, name)))
+        if structure.shared != plain.shared:  # one for all, where they have one for each
+            held = {"covariances_": "values", "precisions_": "precisions", "precisions_cholesky_": "factor"}
+            k, d = last.means.shape
+            for name, own in held.items():
+                values = np.broadcast_to(getattr(last.covariance, own), plain.held(k, d))
+                setattr(theirs, name, plain.shown(values.copy(), k, d))
         if hasattr(self, "feature_names_in_"):
             theirs.feature_names_in_ = np.array(self.feature_names_in_)
         return theirs

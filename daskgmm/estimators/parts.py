@@ -23,6 +23,7 @@ from daskgmm.model.blas import one_thread
 from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.parts import Parts
+from daskgmm.model.structure import STRUCTURES
 
 # Settings that belong to the rows of a fit, not to a part of the mixture.
 OF_THE_FIT = (*SMALL, *ROWWISE, "prior", "checkpoint", "warm_start", "variables", "feature_dim")
@@ -79,6 +80,8 @@ class PartedMixture(BaseMixture):
 
     def marginal(self, features: Any) -> Self:
         """The mixture of some features alone: a fitted estimator of the same class and settings.
+
+        Its ``covariance_type`` is "full" or "diag" where components do not keep what they have in common.
 
         Parameters
         ----------
@@ -275,6 +278,8 @@ class PartedMixture(BaseMixture):
     def _of(self, mixture: Mixture, features: Array) -> Self:
         """A fitted estimator of some features, with the settings of this one."""
         settings = {name: value for name, value in self.get_params(deep=False).items() if name not in OF_THE_FIT}
+        if STRUCTURES[settings["covariance_type"]] is not mixture.covariance.structure:
+            settings["covariance_type"] = mixture.covariance.structure.name
         model = type(self)(**settings)
         names = getattr(self, "feature_names_in_", None)
         model._fitted = model._from_mixture(mixture, None if names is None else tuple(names[features]))

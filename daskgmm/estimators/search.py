@@ -179,10 +179,11 @@ class GaussianMixtureSearch(Watched):
     def _types(self) -> list[str]:
         """The covariance types, checked."""
         types = [self.covariance_types] if isinstance(self.covariance_types, str) else list(self.covariance_types)
-        if not types or not {*types} <= STRUCTURES.keys() or len({*types}) < len(types):
+        known = [STRUCTURES[name].name for name in types if name in STRUCTURES]
+        if not types or not len(types) == len(known) == len({*known}):
             told = f"covariance_types must be different ones of {list(STRUCTURES)}, got {self.covariance_types!r}."
             raise ValueError(told)
-        return [str(name) for name in types]
+        return known
 
     def _alone(self, k: int, covariance_type: Any) -> GaussianMixture:
         """A candidate by itself."""

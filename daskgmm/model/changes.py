@@ -18,6 +18,7 @@ def put(mixture: Mixture, changes: Changes) -> Mixture:
     for component, (weight, mean, value) in changes.items():
         weights[component], means[component] = weight, mean
         values[0 if structure.shared else component] = value
+    values = structure.constrained(values, weights)
     return Mixture(weights, means, structure.form.of(structure, values, np.inf))
 
 

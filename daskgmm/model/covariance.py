@@ -31,6 +31,7 @@ class Covariance(ABC):
     unit: ClassVar[Any]  # of d features: what is added to values to add 1 to all variances
     completed: ClassVar[Any]  # a scatter: with what the kernels leave out of it
     diagonals: ClassVar[Any]  # of values: (s, d), or (s, 1) where all features have the same
+    log_dets: ClassVar[Any]  # of values: log-determinants (s,), not finite where there is none
     condensed: ClassVar[Any]  # of matrices (s, d, d): what values of this form keep of them
 
     @staticmethod
@@ -82,6 +83,7 @@ class Covariance(ABC):
         with np.errstate(all="ignore"):
             sound = self.is_valid(self.values) and self.has_its_factor
         require(sound, "The factors are not those of the covariances.")
+        require(self.structure.holds(self.values), "The covariances have not in common what their structure says.")
 
     @property
     @abstractmethod

@@ -28,6 +28,7 @@ class Matrices(Covariance):
     width = staticmethod(layouts.width)
     unit = staticmethod(np.eye)
     diagonals = staticmethod(partial(np.diagonal, axis1=1, axis2=2))
+    log_dets = staticmethod(lambda values: np.linalg.slogdet(values)[1])
     condensed = staticmethod(np.asarray)
 
     @staticmethod
@@ -120,8 +121,9 @@ class Matrices(Covariance):
         lower = lower_factors(self.values[:, order[:, None], order])
         own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
         corner, gain = lower[:, o:, o:], lower[:, o:, :o] @ np.swapaxes(own, 1, 2)
-        marginal = type(self)(self.structure, self.values[:, seen[:, None], seen], own)
-        return marginal, gain, type(self)(self.structure, corner @ np.swapaxes(corner, 1, 2), rest)
+        structure = self.structure.of_parts
+        marginal = type(self)(structure, self.values[:, seen[:, None], seen], own)
+        return marginal, gain, type(self)(structure, corner @ np.swapaxes(corner, 1, 2), rest)
 
     @property
     def coordinates(self) -> Array:

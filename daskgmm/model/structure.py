@@ -1,11 +1,14 @@
-"""What the covariances of k components have in common: full, tied, diagonal, spherical.
+"""What the covariances of k components have in common: full, tied, diagonal, and those of mclust.
 
 A structure says in which shape scatter is added up, how it moves to other points, and which covariances maximise
 the likelihood: its M-step. To add one, write what differs from `Structure` and enter it in `STRUCTURES`.
+
+With Σ_k = λ_k·D_k·A_k·D_k' and det A_k = 1, a component has a volume λ, a shape A and an orientation D. Each is
+equal or varies; orientations may be those of the features (Banfield & Raftery 1993; Celeux & Govaert 1995).
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -20,11 +23,15 @@ if TYPE_CHECKING:
     from daskgmm.model.statistics import Statistics
 
 TINY = float(np.finfo(np.float64).tiny)
+SETTLED, STEPS = 1e-13, 200  # relative change of volumes that ends the search for them, and its steps at most
 
 
 @dataclass(frozen=True)
 class Structure:
     """Covariances of one form, each component's own or one that all share."""
+
+    # Whether a component may be flat by itself, as others tell its shape.
+    lent: ClassVar[bool] = False
 
     name: str  # as ``covariance_type``
     form: type[Matrices] | type[Axes]
@@ -32,8 +39,9 @@ class Structure:
     isotropic: bool = False  # whether all features have the same variance; scatter is then the mean over them
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
-        """Of covariances and precisions as scikit-learn has them: (k, d, d), (d, d), (k, d) or (k,)."""
-        return (() if self.shared else (k,)) + (() if self.isotropic else (d,) * self.form.axes)
+        """Of covariances and precisions in scikit-learn's way: (k, d, d), (d, d), (k, d), (d,), (k,) or (1,)."""
+        own = () if self.isotropic else (d,) * self.form.axes
+        return own or (1,) if self.shared else (k, *own)
 
     def stored(self, values: Array, k: int, d: int) -> Array:
         """Values of that `shape` as they are held: (s, d, d), (s, d) or (s, 1), s = 1 where shared, else k."""
@@ -50,6 +58,37 @@ class Structure:
     def n_parameters(self, k: int, d: int) -> int:
         """Number of free parameters in the covariances."""
         return (1 if self.shared else k) * (1 if self.isotropic else self.form.n_parameters(d))
+
+    @property
+    def plain(self) -> "Structure":
+        """That of scikit-learn which such covariances have, too; one along the axes is each component's own."""
+        shared = self.shared and self.form is Matrices
+        return next(s for s in PLAIN if (s.form, s.shared, s.isotropic) == (self.form, shared, self.isotropic))
+
+    @property
+    def of_parts(self) -> "Structure":
+        """That of marginal and conditional distributions."""
+        return self
+
+    def constrained(self, values: Array, weight: Array) -> Array:
+        """Of covariances that fit the rows of each component, which weigh (k,), the likeliest of this structure.
+
+        They maximise −Σ_k w_k·(log det Σ_k + tr Σ_k⁻¹·S_k) given ``values`` S.
+        """
+        return values
+
+    def imposed(self, covariance: Covariance, weight: Array) -> Covariance:
+        """Covariances of that form, so constrained; the same where nothing is."""
+        values = self.constrained(covariance.values, weight)
+        return covariance if values is covariance.values else self.form.of(self, values, np.inf)
+
+    def holds(self, values: Array) -> bool:
+        """Whether covariances are of this structure, as far as a user's may be rounded."""
+        if (found := self.constrained(values, np.ones(len(values)))) is values:
+            return True
+        unit = np.sqrt(np.abs(self.form.diagonals(values)))
+        unit = unit[:, :, None] * unit[:, None] if self.form.axes == 2 else unit**2
+        return bool(np.all(np.abs(found - values) <= 1e-6 * unit))
 
     def move(self, weight: Array, shift: Array, delta: Array) -> Array:
         """What to add to a scatter to take it about ``reference + delta``: w·δδ' − s·δ' − δ·s'."""
@@ -111,22 +150,118 @@ class Structure:
         # No 0/0 for empty components: it would spread NaN.
         values = np.divide(s.scatter, weight, out=np.zeros_like(s.scatter), where=weight > 0)
         values = values + ridge * form.unit(values.shape[-1])
-        values = np.where(weight > TINY, values, previous)
+        own = np.where(weight > TINY, values, previous)
+        values = self.constrained(own, np.where(alive, s.weight, 0.0))
         if ridge == 0:  # else they are at least that: rows are exact about a mean that they are near, however far
             # Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding.
-            sunk = ~(form.diagonals(values) > (4 * EPS * s.reference) ** 2) & alive[:, None]
+            seen = form.diagonals(values if self.lent else own)
+            sunk = ~(seen > (4 * EPS * s.reference) ** 2) & alive[:, None]
             if sunk.any():
                 raise collapsed(*np.argwhere(sunk)[0].tolist())
         return form.of(self, values, ridge)
 
 
+PLAIN = FULL, TIED, DIAGONAL, SPHERICAL = (
+    Structure("full", Matrices),
+    Structure("tied", Matrices, shared=True),
+    Structure("diag", Axes),
+    Structure("spherical", Axes, isotropic=True),
+)
+
+
+class EqualVolume(Structure):
+    """Σ_k = λ·C_k with det C_k = 1: mclust's EVI and EVV."""
+
+    def n_parameters(self, k: int, d: int) -> int:
+        return 1 + k * (self.form.n_parameters(d) - 1)
+
+    @property
+    def of_parts(self) -> Structure:
+        return self.plain
+
+    def constrained(self, values: Array, weight: Array) -> Array:
+        """C_k is that of S_k, and λ the mean of the volumes (Celeux & Govaert 1995, [λB_k] and [λC_k])."""
+        with np.errstate(all="ignore"):
+            logs = self.form.log_dets(values) / values.shape[1]
+            sound = np.isfinite(logs)  # others are no covariances, and stay
+            top = logs.max(initial=-np.inf, where=sound)
+            volume = top + np.log(_average(np.where(sound, np.exp(logs - top), 0.0), weight))
+            return np.asarray(values * np.where(sound, np.exp(volume - logs), 1.0)[self.form.beside])
+
+
+class EqualShape(Structure):
+    """Σ_k = λ_k·C: mclust's VEI and VEE."""
+
+    lent = True
+
+    def n_parameters(self, k: int, d: int) -> int:
+        return k + self.form.n_parameters(d) - 1
+
+    def constrained(self, values: Array, weight: Array) -> Array:
+        """C and the volumes in turn, each the best for the other, to the end (Celeux & Govaert 1995, [λ_kC])."""
+        d, form = values.shape[1], self.form
+        volume, shape = form.diagonals(values).mean(axis=1), values[:1]
+        for _ in range(STEPS):
+            share = np.divide(weight, volume, out=np.zeros_like(volume), where=volume > 0)
+            shape, before = _average(values, share)[None], volume
+            volume = self.trace(form.of(self, shape, np.inf), values, d) / d
+            if np.all(np.abs(volume - before) <= SETTLED * volume):
+                break
+        return np.asarray(volume[form.beside] * shape)
+
+
+@dataclass(frozen=True)
+class Turned(Structure):
+    """Σ_k = D_k·B_k·D_k', each with an orientation of its own: mclust's EEV and VEV."""
+
+    lent = True
+    along: Structure = DIAGONAL  # what the variances B_k have in common
+
+    def n_parameters(self, k: int, d: int) -> int:
+        return self.along.n_parameters(k, d) + k * d * (d - 1) // 2
+
+    @property
+    def of_parts(self) -> Structure:
+        return self.plain
+
+    def constrained(self, values: Array, weight: Array) -> Array:
+        """D_k are the eigenvectors of S_k, by size of its eigenvalues (Celeux & Govaert 1995, [λ_kD_kAD_k'])."""
+        if not np.isfinite(values).all():
+            return values
+        found, axes = np.linalg.eigh(values)
+        found = np.maximum(found, 0.0)
+        shared = self.along.shared
+        found = _average(found, weight)[None] if shared else self.along.constrained(found, weight)
+        return self.form.completed(axes * found[:, None] @ np.swapaxes(axes, 1, 2))
+
+
+def _average(values: Array, weight: Array) -> Array:
+    """The mean of components that weigh (k,); of all alike, if nothing weighs."""
+    return np.asarray(np.average(values, axis=0, weights=weight if weight.any() else None))
+
+
+_TIED_DIAGONAL = Structure("tied_diag", Axes, shared=True)
+_TIED_SPHERICAL = Structure("tied_spherical", Axes, shared=True, isotropic=True)
+# What mclust calls those that have a name here.
+_CODES = {
+    "EII": _TIED_SPHERICAL,
+    "VII": SPHERICAL,
+    "EEI": _TIED_DIAGONAL,
+    "VVI": DIAGONAL,
+    "EEE": TIED,
+    "VVV": FULL,
+}
 STRUCTURES = {
     structure.name: structure
     for structure in (
-        Structure("full", Matrices),
-        Structure("tied", Matrices, shared=True),
-        Structure("diag", Axes),
-        Structure("spherical", Axes, isotropic=True),
+        *PLAIN,
+        _TIED_DIAGONAL,
+        _TIED_SPHERICAL,
+        EqualVolume("EVI", Axes),
+        EqualVolume("EVV", Matrices),
+        EqualShape("VEI", Axes),
+        EqualShape("VEE", Matrices),
+        Turned("EEV", Matrices, along=_TIED_DIAGONAL),
+        Turned("VEV", Matrices, along=EqualShape("VEI", Axes)),
     )
-}
-FULL, TIED, DIAGONAL, SPHERICAL = STRUCTURES.values()
+} | _CODES

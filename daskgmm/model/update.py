@@ -155,6 +155,7 @@ class MAP(Update):
         share = self.extra if self.extra.any() else np.ones(k)
         with one_thread():
             values = self.scatter / self.count[self.structure.form.beside]
+            values = self.structure.constrained(values, self.count)
             return Mixture(share / share.sum(), self.means, self.structure.form.of(self.structure, values, np.inf))
 
 
