@@ -117,7 +117,8 @@ def read_start(model: Any, d: int) -> Start:
     if model.precisions_init is None:
         return Start(weights, means)
     given = _covariance(model.precisions_init, k, d, kind, "precisions")
-    return Start(weights, means, given.structure.imposed(given, np.ones(k) if weights is None else weights))
+    imposed = STRUCTURES[kind].imposed(given, np.ones(k) if weights is None else weights)
+    return Start(weights, means, imposed)
 
 
 def read_prior(model: Any, d: int) -> NormalInverseWishart | None:
@@ -186,13 +187,17 @@ def check_mixture(weights: Any, means: Any, covariances: Any, covariance_type: s
         raise ValueError(f"covariance_type must be one of {set(STRUCTURES)}, got {covariance_type!r}.")
     means = check_array(plain(means), dtype=np.float64, input_name="means", copy=True)
     k, d = means.shape
-    covariance = _covariance(covariances, k, d, covariance_type, "covariances")
-    if not covariance.structure.holds(covariance.values):
-        other = covariance.structure.plain.name
+    covariance, structure = (
+        _covariance(covariances, k, d, covariance_type, "covariances"),
+        STRUCTURES[covariance_type],
+    )
+    if not structure.holds(covariance.values):
+        other = structure.plain.name
         raise ValueError(
             f"The covariances do not have in common what {covariance_type!r} says: give covariance_type={other!r}."
         )
-    return Mixture(_weights(weights, k), means, covariance)
+    weights = _weights(weights, k)
+    return Mixture(weights, means, structure.imposed(covariance, weights))
 
 
 def _array(value: Any, shape: tuple[int, ...], name: str) -> Array:
@@ -220,7 +225,7 @@ def _weights(value: Any, k: int) -> Array:
 
 
 def _covariance(value: Any, k: int, d: int, covariance_type: str, name: str) -> Covariance:
-    structure = STRUCTURES[covariance_type]
+    structure = STRUCTURES[covariance_type].loose
     form = structure.form
     values = structure.stored(_array(value, structure.shape(k, d), name), k, d)
     wrong = f"'{covariance_type} {name}' should be {form.valid}"

@@ -245,14 +245,16 @@ class Fitting(Watched, PartedMixture, Single):
         weights : (k,) >= 0, summing to 1
         means : (k, d)
         covariances : in the shape of ``covariances_`` for ``covariance_type``
-        covariance_type : {"full", "tied", "diag", "spherical"}
+        covariance_type : str
+            As the estimator's.
         feature_names : (d,) of str, optional
             As ``feature_names_in_``.
 
         Raises
         ------
         ValueError
-            If shapes differ, weights do not sum to 1, or a covariance is not symmetric and positive definite.
+            If shapes differ, weights do not sum to 1, a covariance is not symmetric and positive definite, or
+            covariances do not have in common what their type says.
         """
         mixture = check_mixture(weights, means, covariances, covariance_type)
         settings: dict[str, Any] = {"n_components": mixture.n_components, "covariance_type": covariance_type}

@@ -294,7 +294,8 @@ def _timed(block: Block, structure: Structure, k: int) -> float | None:
     variances = np.where(variances > 0, variances, 1.0)
     values = np.broadcast_to(structure.form.unit(held[-1]) * variances, held).copy()
     means = x[np.linspace(0, len(x) - 1, k).astype(int)].astype(np.float64)
-    expect = Expect(Mixture(np.full(k, 1 / k), means, structure.form.of(structure, values, np.inf)))
+    weights = np.full(k, 1 / k)
+    expect = Expect(Mixture(weights, means, structure.covariance(values, weights)))
     weight = block.weight
     expect(replace(block, x=block.x[:WARM], weight=None if weight is None else weight[:WARM]))  # compiles
     began = perf_counter()

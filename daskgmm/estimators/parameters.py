@@ -99,7 +99,11 @@ class Single:
     n_components: int = parameter(1, [at_least(1)], "Number of components, k.")
     _: KW_ONLY
     covariance_type: CovarianceType = parameter(
-        "full", [StrOptions(set(STRUCTURES))], "What the covariances of the components have in common."
+        "full",
+        [StrOptions(set(STRUCTURES))],
+        """What the covariances of the components have in common. "full" (nothing), "tied" (all), "diag" (along the
+        features) and "spherical" are scikit-learn's; of "tied_diag" and "tied_spherical" all share one. mclust's
+        codes say of volume, shape and orientation whether they are equal (E), vary (V), or are not there (I).""",
     )
     weights_init: Any = parameter(None, ["array-like", None], "Proportions (k,) to start from.")
     means_init: Any = parameter(
@@ -122,8 +126,9 @@ class Parameters:
     reg_covar: float = parameter(
         1e-6,
         [real(0)],
-        """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
-        may, slightly: the update is then not the exact maximiser. A feature that hardly varies needs some.""",
+        """Added to the diagonal of every covariance, before components are made to agree. With 0 an EM step never
+        lowers the likelihood; with more it may, slightly: the update is then not the exact maximiser. A feature
+        that hardly varies needs some.""",
     )
     prior: Literal["weak"] | NormalInverseWishart | None = parameter(
         None,

@@ -81,7 +81,7 @@ class PartedMixture(BaseMixture):
     def marginal(self, features: Any) -> Self:
         """The mixture of some features alone: a fitted estimator of the same class and settings.
 
-        Its ``covariance_type`` is "full" or "diag" where components do not keep what they have in common.
+        Its ``covariance_type`` is "full" or "diag" where components have something, but not all, in common.
 
         Parameters
         ----------

@@ -90,7 +90,7 @@ class Axes(Covariance):
         """Of some features; where all have the same variance, that stays."""
         if self.structure.isotropic:
             return self
-        return type(self)(self.structure.of_parts, self.values[:, features], self.factor[:, features])
+        return type(self)(self.structure.loose, self.values[:, features], self.factor[:, features])
 
     @property
     def coordinates(self) -> Array:

@@ -97,7 +97,7 @@ class Covariance(ABC):
         return type(self)(self.structure, self.values[components], self.factor[components])
 
     @abstractmethod
-    def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
+    def parted(self, seen: Array, unseen: Array) -> "tuple[Covariance, Array, Covariance]":
         """What the covariances say of two groups of features, numbered (o,) and (m,), that have none in common.
 
         The covariances of those that are seen; the gain (s, m, o), by which the mean of the others follows what is
@@ -105,12 +105,13 @@ class Covariance(ABC):
         difference of covariances.
         """
 
-    def between(self, component: int) -> Self:
+    def between(self, component: int) -> "Covariance":
         """The averages of one component's covariance and those of each that comes after it."""
+        structure = self.structure.loose
         if self.structure.shared:
             return self
         mean = 0.5 * self.values[component] + 0.5 * self.values[component + 1 :]
-        return self.of(self.structure, mean, np.inf)
+        return structure.form.of(structure, mean, np.inf)
 
     @property
     def deviations(self) -> Array:

@@ -121,7 +121,7 @@ class Matrices(Covariance):
         lower = lower_factors(self.values[:, order[:, None], order])
         own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
         corner, gain = lower[:, o:, o:], lower[:, o:, :o] @ np.swapaxes(own, 1, 2)
-        structure = self.structure.of_parts
+        structure = self.structure.loose
         marginal = type(self)(structure, self.values[:, seen[:, None], seen], own)
         return marginal, gain, type(self)(structure, corner @ np.swapaxes(corner, 1, 2), rest)
 

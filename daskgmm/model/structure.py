@@ -66,8 +66,8 @@ class Structure:
         return next(s for s in PLAIN if (s.form, s.shared, s.isotropic) == (self.form, shared, self.isotropic))
 
     @property
-    def of_parts(self) -> "Structure":
-        """That of marginal and conditional distributions."""
+    def loose(self) -> "Structure":
+        """The same without what relates components to each other: that of marginals, and of what is only tried."""
         return self
 
     def constrained(self, values: Array, weight: Array) -> Array:
@@ -77,10 +77,20 @@ class Structure:
         """
         return values
 
-    def imposed(self, covariance: Covariance, weight: Array) -> Covariance:
-        """Covariances of that form, so constrained; the same where nothing is."""
-        values = self.constrained(covariance.values, weight)
-        return covariance if values is covariance.values else self.form.of(self, values, np.inf)
+    def covariance(
+        self, values: Array, weight: Array, ridge: float = np.inf, near: Covariance | None = None
+    ) -> Covariance:
+        """Those as a covariance, with factors; ``ridge`` as in `Covariance.of`.
+
+        What is found step by step begins at those that are ``near``.
+        """
+        return self.form.of(self, self.constrained(values, weight), ridge)
+
+    def imposed(self, covariance: Covariance, weight: Array, near: Covariance | None = None) -> Covariance:
+        """The likeliest of this structure for a covariance of `loose`; the same where nothing is constrained."""
+        if covariance.structure is self:
+            return covariance
+        return self.covariance(covariance.values, weight, np.inf, near)
 
     def holds(self, values: Array) -> bool:
         """Whether covariances are of this structure, as far as a user's may be rounded."""
@@ -130,13 +140,13 @@ class Structure:
         scatter: Array = values * (weight.sum() if self.shared else weight[self.form.beside])
         return scatter
 
-    def fit(self, statistics: "Statistics", previous: Array, ridge: float) -> Covariance:
+    def fit(self, statistics: "Statistics", previous: Array | Covariance, ridge: float) -> Covariance:
         """The covariances that maximise the likelihood, with ``ridge`` added to their diagonals: the M-step.
 
         Parameters
         ----------
         statistics : about the means that the components are to have.
-        previous : values for components without weight, as they are held.
+        previous : for components without weight: a covariance, or values as they are held.
 
         Raises
         ------
@@ -145,20 +155,27 @@ class Structure:
             resolves at its mean.
         """
         s, form = statistics, self.form
+        near, kept = (previous, previous.values) if isinstance(previous, Covariance) else (None, previous)
         alive = s.weight > TINY
         weight = (s.weight.sum(keepdims=True) if self.shared else s.weight)[form.beside]
         # No 0/0 for empty components: it would spread NaN.
         values = np.divide(s.scatter, weight, out=np.zeros_like(s.scatter), where=weight > 0)
         values = values + ridge * form.unit(values.shape[-1])
-        own = np.where(weight > TINY, values, previous)
-        values = self.constrained(own, np.where(alive, s.weight, 0.0))
-        if ridge == 0:  # else they are at least that: rows are exact about a mean that they are near, however far
-            # Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding.
-            seen = form.diagonals(values if self.lent else own)
-            sunk = ~(seen > (4 * EPS * s.reference) ** 2) & alive[:, None]
-            if sunk.any():
-                raise collapsed(*np.argwhere(sunk)[0].tolist())
-        return form.of(self, values, ridge)
+        values = np.where(weight > TINY, values, kept)
+        if not self.lent:
+            self._check_sunk(values, s, ridge)
+        found = self.covariance(values, np.where(alive, s.weight, 0.0), ridge, near)
+        if self.lent:
+            self._check_sunk(found.values, s, ridge)
+        return found
+
+    def _check_sunk(self, values: Array, s: "Statistics", ridge: float) -> None:
+        """Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding."""
+        if ridge > 0:  # they are at least that: rows are exact about a mean that they are near, however far
+            return
+        sunk = ~(self.form.diagonals(values) > (4 * EPS * s.reference) ** 2) & (s.weight > TINY)[:, None]
+        if sunk.any():
+            raise collapsed(*np.argwhere(sunk)[0].tolist())
 
 
 PLAIN = FULL, TIED, DIAGONAL, SPHERICAL = (
@@ -176,7 +193,7 @@ class EqualVolume(Structure):
         return 1 + k * (self.form.n_parameters(d) - 1)
 
     @property
-    def of_parts(self) -> Structure:
+    def loose(self) -> Structure:
         return self.plain
 
     def constrained(self, values: Array, weight: Array) -> Array:
@@ -193,6 +210,10 @@ class EqualShape(Structure):
     """Σ_k = λ_k·C: mclust's VEI and VEE."""
 
     lent = True
+
+    @property
+    def loose(self) -> Structure:
+        return self.plain
 
     def n_parameters(self, k: int, d: int) -> int:
         return k + self.form.n_parameters(d) - 1
@@ -221,7 +242,7 @@ class Turned(Structure):
         return self.along.n_parameters(k, d) + k * d * (d - 1) // 2
 
     @property
-    def of_parts(self) -> Structure:
+    def loose(self) -> Structure:
         return self.plain
 
     def constrained(self, values: Array, weight: Array) -> Array:
