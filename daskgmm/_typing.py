@@ -24,6 +24,6 @@ Batches: TypeAlias = Iterator[Any]
 
 CovarianceType: TypeAlias = (
     Literal["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"]
-    | Literal["EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVV", "EEV", "VEV", "VVV"]
+    | Literal["EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVV", "EEV", "VEV", "VVV", "factors"]
 )
 InitParams: TypeAlias = Literal["auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"]

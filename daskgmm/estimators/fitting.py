@@ -30,6 +30,7 @@ from daskgmm.estimators.checks import (
     check_standing,
     read_prior,
     read_start,
+    read_structure,
 )
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL, Single
@@ -43,7 +44,6 @@ from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 from daskgmm.model.kernels.compiling import while_compiling
 from daskgmm.model.prior import NormalInverseWishart
-from daskgmm.model.structure import STRUCTURES
 from daskgmm.store import checkpoint, values
 
 # Of watching or of reading; what they change in the rows is in their layout.
@@ -125,6 +125,8 @@ class Watched(BaseMixture):
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
         """What makes this fit differ from another of the same rows: settings that change the result."""
         settings = {name: value for name, value in self.get_params().items() if name not in ELSEWHERE}
+        if settings["n_factors"] is None:  # as in older files
+            del settings["n_factors"]
         for name in settings.keys() & set(SMALL):
             settings[name] = None if settings[name] is None else array_digest(settings[name])
         # Other sources of random numbers are known by their state, which the checkpoint holds.
@@ -210,7 +212,7 @@ class Fitting(Watched, PartedMixture, Single):
     def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
         """The settings, for rows of d features: what has the same name in a recipe, and more."""
         same = {f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)}
-        structure, start = STRUCTURES[self.covariance_type], read_start(self, d)
+        structure, start = read_structure(self, d), read_start(self, d)
         more["prior"] = read_prior(self, d)
         return kind(structure=structure, k=self.n_components, start=start, **{**same, **more})
 
@@ -221,12 +223,12 @@ class Fitting(Watched, PartedMixture, Single):
     def _check_shape(self, rows: Rows, what: str) -> None:
         """The last fit can only go on with components and features as they were."""
         last = self._fitted.mixture
-        wanted = (self.n_components, rows.n_features, STRUCTURES[self.covariance_type])
+        wanted = (self.n_components, rows.n_features, read_structure(self))
         found = (*last.means.shape, last.covariance.structure)
         if wanted != found:
             raise DataError(
                 f"{what} needs the shape of the last fit: (n_components, n_features, covariance_type) were "
-                f"{(*found[:2], found[2].name)}, now {(*wanted[:2], wanted[2].name)}."
+                f"{(*found[:2], found[2].key)}, now {(*wanted[:2], wanted[2].key)}."
             )
 
     @classmethod
@@ -237,6 +239,7 @@ class Fitting(Watched, PartedMixture, Single):
         covariances: Any,
         covariance_type: str = "full",
         feature_names: Any = None,
+        n_factors: int | None = None,
     ) -> Self:
         """A fitted estimator with these parameters; the online one counts them as the first 50·k rows of a stream.
 
@@ -249,6 +252,8 @@ class Fitting(Watched, PartedMixture, Single):
             As the estimator's.
         feature_names : (d,) of str, optional
             As ``feature_names_in_``.
+        n_factors : int, optional
+            As the estimator's.
 
         Raises
         ------
@@ -256,8 +261,9 @@ class Fitting(Watched, PartedMixture, Single):
             If shapes differ, weights do not sum to 1, a covariance is not symmetric and positive definite, or
             covariances do not have in common what their type says.
         """
-        mixture = check_mixture(weights, means, covariances, covariance_type)
+        mixture = check_mixture(weights, means, covariances, covariance_type, n_factors)
         settings: dict[str, Any] = {"n_components": mixture.n_components, "covariance_type": covariance_type}
+        settings["n_factors"] = n_factors
         model = cls(**settings)
         names = None if feature_names is None else tuple(feature_names)
         if names is not None and len(names) != mixture.n_features:

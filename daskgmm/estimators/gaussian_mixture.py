@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import StrOptions
 
 from daskgmm._typing import InitParams
 from daskgmm.compute.rows import Rows
-from daskgmm.estimators.checks import check_mixture
+from daskgmm.estimators.checks import check_mixture, read_structure
 from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Fitting
 from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
@@ -114,7 +114,7 @@ class GaussianMixture(Fitting):
         """How to find the next point to look at, at one pass each. None: by the EM step. "lbfgs" extrapolates
         from the last points, with the EM step in place of a gradient, and falls back on it where points are
         worse; ``lower_bounds_`` lists those that were not. "squarem" extrapolates every other step. "auto" is
-        "lbfgs", and None with ``tol=0``, which asks for a number of iterations of EM.""",
+        "lbfgs", and None with ``tol=0``, which asks for a number of iterations of EM, and with "factors".""",
     )
 
     bic_ = Attribute(
@@ -136,7 +136,7 @@ class GaussianMixture(Fitting):
     def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
         method = self.acceleration
         if method == "auto":
-            method = None if self.tol == 0 else BEST
+            method = BEST if self.tol != 0 and read_structure(self).extrapolated else None
         run = EM if method is None else partial(Accelerated, method=method)
         return super()._recipe(d, kind, run=run, **more)
 

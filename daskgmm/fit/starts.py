@@ -176,7 +176,8 @@ def _further(run: EM, ground: Ground, random: np.random.RandomState) -> EM:
 
 def _settled(run: EM, rows: Rows) -> EM:
     """Where accelerated EM leads on these rows, which is further than EM comes in as many passes."""
-    begun = Accelerated(run.mixture, run.update, run.tol, SAMPLE_ITER, previous=run.lower_bound)
+    kind = Accelerated if run.mixture.covariance.structure.extrapolated else EM
+    begun = kind(run.mixture, run.update, run.tol, SAMPLE_ITER, previous=run.lower_bound)
     (after,) = Rung(rows, SAMPLE_ITER).climb([begun])
     return after if after.rank > run.rank else run
 

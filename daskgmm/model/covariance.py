@@ -83,7 +83,12 @@ class Covariance(ABC):
         with np.errstate(all="ignore"):
             sound = self.is_valid(self.values) and self.has_its_factor
         require(sound, "The factors are not those of the covariances.")
-        require(self.structure.holds(self.values), "The covariances have not in common what their structure says.")
+        require(self.is_of_its_structure, "The covariances have not in common what their structure says.")
+
+    @property
+    def is_of_its_structure(self) -> bool:
+        """Whether values are what the structure allows."""
+        return self.structure.holds(self.values)
 
     @property
     @abstractmethod

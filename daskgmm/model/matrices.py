@@ -116,14 +116,14 @@ class Matrices(Covariance):
         whitened: Array = np.einsum("...i,ij->...j", rows, self.factor[min(component, len(self.factor) - 1)])
         return whitened
 
-    def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
+    def parted(self, seen: Array, unseen: Array) -> "tuple[Matrices, Array, Matrices]":
         order, o = np.concatenate([seen, unseen]), len(seen)
         lower = lower_factors(self.values[:, order[:, None], order])
         own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
         corner, gain = lower[:, o:, o:], lower[:, o:, :o] @ np.swapaxes(own, 1, 2)
         structure = self.structure.loose
-        marginal = type(self)(structure, self.values[:, seen[:, None], seen], own)
-        return marginal, gain, type(self)(structure, corner @ np.swapaxes(corner, 1, 2), rest)
+        marginal = Matrices(structure, self.values[:, seen[:, None], seen], own)
+        return marginal, gain, Matrices(structure, corner @ np.swapaxes(corner, 1, 2), rest)
 
     @property
     def coordinates(self) -> Array:

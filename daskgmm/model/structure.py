@@ -8,6 +8,7 @@ equal or varies; orientations may be those of the features (Banfield & Raftery 1
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from daskgmm._typing import Array
 from daskgmm.model.axes import Axes
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.factors import EPS, collapsed
+from daskgmm.model.loadings import Loadings
 from daskgmm.model.matrices import Matrices
 
 if TYPE_CHECKING:
@@ -32,11 +34,21 @@ class Structure:
 
     # Whether a component may be flat by itself, as others tell its shape.
     lent: ClassVar[bool] = False
+    # Whether it pays to look further than the step of EM; not where few parameters make large matrices.
+    extrapolated: ClassVar[bool] = True
+    # How well what a user gives has to fit, in its standard deviations.
+    told: ClassVar[float] = 1e-6
 
     name: str  # as ``covariance_type``
     form: type[Matrices] | type[Axes]
     shared: bool = False  # whether all components have the same covariance
     isotropic: bool = False  # whether all features have the same variance; scatter is then the mean over them
+    n_factors: int = 0  # of each component, where there are any
+
+    @property
+    def key(self) -> str:
+        """What `structure_of` knows it by."""
+        return f"{self.name} {self.n_factors}" if self.n_factors else self.name
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         """Of covariances and precisions in scikit-learn's way: (k, d, d), (d, d), (k, d), (d,), (k,) or (1,)."""
@@ -88,17 +100,17 @@ class Structure:
 
     def imposed(self, covariance: Covariance, weight: Array, near: Covariance | None = None) -> Covariance:
         """The likeliest of this structure for a covariance of `loose`; the same where nothing is constrained."""
-        if covariance.structure is self:
+        if covariance.structure == self:
             return covariance
         return self.covariance(covariance.values, weight, np.inf, near)
 
     def holds(self, values: Array) -> bool:
         """Whether covariances are of this structure, as far as a user's may be rounded."""
-        if (found := self.constrained(values, np.ones(len(values)))) is values:
+        if self.loose is self:
             return True
-        unit = np.sqrt(np.abs(self.form.diagonals(values)))
+        found, unit = self.covariance(values, np.ones(len(values))).values, np.sqrt(self.form.diagonals(values))
         unit = unit[:, :, None] * unit[:, None] if self.form.axes == 2 else unit**2
-        return bool(np.all(np.abs(found - values) <= 1e-6 * unit))
+        return bool(np.all(np.abs(found - values) <= self.told * unit))
 
     def move(self, weight: Array, shift: Array, delta: Array) -> Array:
         """What to add to a scatter to take it about ``reference + delta``: w·δδ' − s·δ' − δ·s'."""
@@ -256,6 +268,30 @@ class Turned(Structure):
         return self.form.completed(axes * found[:, None] @ np.swapaxes(axes, 1, 2))
 
 
+class Factors(Structure):
+    """Σ_k = Λ_kΛ_k' + Ψ_k with few factors and Ψ_k diagonal: mixtures of factor analysers."""
+
+    lent, extrapolated, told = True, False, 1e-3
+
+    @property
+    def plain(self) -> Structure:
+        return FULL
+
+    @property
+    def loose(self) -> Structure:
+        return FULL
+
+    def n_parameters(self, k: int, d: int) -> int:
+        """Without the rotations of the factors, which change no covariance (McLachlan & Peel 2000)."""
+        q = self.n_factors
+        return k * (d * (q + 1) - q * (q - 1) // 2)
+
+    def covariance(
+        self, values: Array, weight: Array, ridge: float = np.inf, near: Covariance | None = None
+    ) -> Covariance:
+        return Loadings.found(self, values, ridge, near)
+
+
 def _average(values: Array, weight: Array) -> Array:
     """The mean of components that weigh (k,); of all alike, if nothing weighs."""
     return np.asarray(np.average(values, axis=0, weights=weight if weight.any() else None))
@@ -286,3 +322,21 @@ STRUCTURES = {
         Turned("VEV", Matrices, along=EqualShape("VEI", Axes)),
     )
 } | _CODES
+FACTORS = "factors"
+NAMES = (*STRUCTURES, FACTORS)
+
+
+@cache
+def _factors(n_factors: int) -> Structure:
+    """The one of so many factors: structures are known by identity."""
+    return Factors(FACTORS, Loadings, n_factors=n_factors)
+
+
+def structure_of(name: str, n_factors: int | None = None) -> Structure:
+    """The structure that a ``covariance_type`` or a key names; `ValueError` if it lacks a number of factors."""
+    name, _, number = name.partition(" ")
+    if name != FACTORS:
+        return STRUCTURES[name]
+    if (many := int(number) if number else n_factors or 0) < 1:
+        raise ValueError("covariance_type='factors' needs n_factors, the number of factors of each component.")
+    return _factors(many)
