@@ -7,6 +7,7 @@ With Σ_k = λ_k·D_k·A_k·D_k' and det A_k = 1, a component has a volume λ, a
 equal or varies; orientations may be those of the features (Banfield & Raftery 1993; Celeux & Govaert 1995).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
@@ -82,21 +83,15 @@ class Structure:
         """The same without what relates components to each other: that of marginals, and of what is only tried."""
         return self
 
-    def constrained(self, values: Array, weight: Array) -> Array:
-        """Of covariances that fit the rows of each component, which weigh (k,), the likeliest of this structure.
-
-        They maximise −Σ_k w_k·(log det Σ_k + tr Σ_k⁻¹·S_k) given ``values`` S.
-        """
-        return values
-
     def covariance(
         self, values: Array, weight: Array, ridge: float = np.inf, near: Covariance | None = None
     ) -> Covariance:
-        """Those as a covariance, with factors; ``ridge`` as in `Covariance.of`.
+        """Of covariances S that fit the rows of components of weights w (k,), the likeliest of this structure.
 
+        It maximises −Σ_k w_k·(log det Σ_k + tr Σ_k⁻¹·S_k) given ``values`` S. ``ridge`` is as in `Covariance.of`.
         What is found step by step begins at those that are ``near``.
         """
-        return self.form.of(self, self.constrained(values, weight), ridge)
+        return self.form.of(self, values, ridge)
 
     def imposed(self, covariance: Covariance, weight: Array, near: Covariance | None = None) -> Covariance:
         """The likeliest of this structure for a covariance of `loose`; the same where nothing is constrained."""
@@ -198,15 +193,28 @@ PLAIN = FULL, TIED, DIAGONAL, SPHERICAL = (
 )
 
 
-class EqualVolume(Structure):
-    """Σ_k = λ·C_k with det C_k = 1: mclust's EVI and EVV."""
-
-    def n_parameters(self, k: int, d: int) -> int:
-        return 1 + k * (self.form.n_parameters(d) - 1)
+class Related(Structure, ABC):
+    """Covariances of components that have something in common, but not all."""
 
     @property
     def loose(self) -> Structure:
         return self.plain
+
+    @abstractmethod
+    def constrained(self, values: Array, weight: Array) -> Array:
+        """The values that `covariance` is to have."""
+
+    def covariance(
+        self, values: Array, weight: Array, ridge: float = np.inf, near: Covariance | None = None
+    ) -> Covariance:
+        return self.form.of(self, self.constrained(values, weight), ridge)
+
+
+class EqualVolume(Related):
+    """Σ_k = λ·C_k with det C_k = 1: mclust's EVI and EVV."""
+
+    def n_parameters(self, k: int, d: int) -> int:
+        return 1 + k * (self.form.n_parameters(d) - 1)
 
     def constrained(self, values: Array, weight: Array) -> Array:
         """C_k is that of S_k, and λ the mean of the volumes (Celeux & Govaert 1995, [λB_k] and [λC_k])."""
@@ -218,14 +226,10 @@ class EqualVolume(Structure):
             return np.asarray(values * np.where(sound, np.exp(volume - logs), 1.0)[self.form.beside])
 
 
-class EqualShape(Structure):
+class EqualShape(Related):
     """Σ_k = λ_k·C: mclust's VEI and VEE."""
 
     lent = True
-
-    @property
-    def loose(self) -> Structure:
-        return self.plain
 
     def n_parameters(self, k: int, d: int) -> int:
         return k + self.form.n_parameters(d) - 1
@@ -244,18 +248,14 @@ class EqualShape(Structure):
 
 
 @dataclass(frozen=True)
-class Turned(Structure):
+class Turned(Related):
     """Σ_k = D_k·B_k·D_k', each with an orientation of its own: mclust's EEV and VEV."""
 
     lent = True
-    along: Structure = DIAGONAL  # what the variances B_k have in common
+    along: EqualShape | None = None  # what the variances B_k have in common; None: all
 
     def n_parameters(self, k: int, d: int) -> int:
-        return self.along.n_parameters(k, d) + k * d * (d - 1) // 2
-
-    @property
-    def loose(self) -> Structure:
-        return self.plain
+        return (d if self.along is None else self.along.n_parameters(k, d)) + k * d * (d - 1) // 2
 
     def constrained(self, values: Array, weight: Array) -> Array:
         """D_k are the eigenvectors of S_k, by size of its eigenvalues (Celeux & Govaert 1995, [λ_kD_kAD_k'])."""
@@ -263,8 +263,7 @@ class Turned(Structure):
             return values
         found, axes = np.linalg.eigh(values)
         found = np.maximum(found, 0.0)
-        shared = self.along.shared
-        found = _average(found, weight)[None] if shared else self.along.constrained(found, weight)
+        found = _average(found, weight)[None] if self.along is None else self.along.constrained(found, weight)
         return self.form.completed(axes * found[:, None] @ np.swapaxes(axes, 1, 2))
 
 
@@ -318,7 +317,7 @@ STRUCTURES = {
         EqualVolume("EVV", Matrices),
         EqualShape("VEI", Axes),
         EqualShape("VEE", Matrices),
-        Turned("EEV", Matrices, along=_TIED_DIAGONAL),
+        Turned("EEV", Matrices),
         Turned("VEV", Matrices, along=EqualShape("VEI", Axes)),
     )
 } | _CODES

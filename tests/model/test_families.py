@@ -198,8 +198,8 @@ def test_what_is_no_number_is_a_collapse(code: str) -> None:
 def mixture_of(code: str, k: int = 3, d: int = 4, seed: int = 0) -> Mixture:
     """A mixture of the family."""
     mixture, structure = draw_mixture("full", k, d, seed), STRUCTURES[code]
-    values = structure.constrained(structure.condensed(mixture.covariance.values), mixture.weights)
-    return Mixture(mixture.weights, mixture.means, structure.form.of(structure, values))
+    values = structure.condensed(mixture.covariance.values)
+    return Mixture(mixture.weights, mixture.means, structure.covariance(values, mixture.weights))
 
 
 @every_relation

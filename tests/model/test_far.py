@@ -11,7 +11,7 @@ from daskgmm import DataError, GaussianMixture
 from daskgmm.model import far
 from daskgmm.model.kernels.compiling import TILE
 from daskgmm.model.mixture import ANSWERS, Mixture
-from daskgmm.model.structure import DIAGONAL, FULL, SPHERICAL, STRUCTURES, TIED, Structure
+from daskgmm.model.structure import DIAGONAL, FULL, SPHERICAL, TIED, Structure
 from tests.structures import EPS, KINDS, draw_mixture, draw_rows
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
