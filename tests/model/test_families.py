@@ -98,7 +98,7 @@ def test_the_letters_say_how_many_parameters_there_are(code: str) -> None:
 
 @every_code
 @given(k=st.integers(1, 4), d=st.integers(1, 5), seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=8)
 def test_the_letters_say_what_components_have_in_common(code: str, k: int, d: int, seed: int) -> None:
     found = fitted(code, *drawn(k, d, seed))
     values = np.linalg.eigvalsh(found)
@@ -116,7 +116,7 @@ def test_the_letters_say_what_components_have_in_common(code: str, k: int, d: in
 
 @every_code
 @given(k=st.integers(1, 4), d=st.integers(1, 5), seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=8)
 def test_no_other_of_the_family_is_better(code: str, k: int, d: int, seed: int) -> None:
     scatter, weight = drawn(k, d, seed)
     best = fitted(code, scatter, weight)
