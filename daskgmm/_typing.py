@@ -22,5 +22,8 @@ Data: TypeAlias = Shaped | str | PathLike[str] | Mapping[Any, Any] | Sequence[An
 Batches: TypeAlias = Iterator[Any]
 """What an online fit goes through once."""
 
-CovarianceType: TypeAlias = Literal["full", "tied", "diag", "spherical"]
+CovarianceType: TypeAlias = (
+    Literal["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"]
+    | Literal["EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVV", "EEV", "VEV", "VVV", "factors"]
+)
 InitParams: TypeAlias = Literal["auto", "kmeans", "k-means++", "random", "random_from_data", "subsample"]

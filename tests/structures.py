@@ -55,22 +55,41 @@ KINDS: dict[Any, Kind] = {
     ),
 }
 
+# Those that no other library of Python has; their tests are in tests/model/test_families.py.
+SHARED_AXES: dict[Any, Kind] = {
+    "tied_diag": Kind(
+        lambda v, k, d: np.broadcast_to(v.reshape(d, 1) * np.eye(d), (k, d, d)),
+        lambda m: np.diagonal(m, axis1=1, axis2=2).sum(axis=0, keepdims=True),
+        lambda k, d: (d,),
+        lambda k, d: d,
+        shared=True,
+    ),
+    "tied_spherical": Kind(
+        lambda v, k, d: np.broadcast_to(v.reshape(1, 1) * np.eye(d), (k, d, d)),
+        lambda m: np.trace(m.sum(axis=0)).reshape(1, 1) / m.shape[-1],
+        lambda k, d: (1,),
+        lambda k, d: 1,
+        shared=True,
+    ),
+}
+EVERY = KINDS | SHARED_AXES
+
 
 def matrices(values: Any, kind: str, k: int, d: int) -> Any:
     """Covariances of any kind as k matrices."""
-    return KINDS[kind].matrices(np.asarray(values), k, d)
+    return EVERY[kind].matrices(np.asarray(values), k, d)
 
 
 def covariances(scatter: Any, weight: Any, kind: str) -> Any:
     """The covariances that maximise the likelihood, in scikit-learn's shape, from k scatter matrices."""
-    this, (k, d) = KINDS[kind], scatter.shape[:2]
+    this, (k, d) = EVERY[kind], scatter.shape[:2]
     over = weight.sum() if this.shared else weight.reshape(-1, *(1,) * (this.pick(scatter).ndim - 1))
     return (this.pick(scatter) / over).reshape(this.shape(k, d))
 
 
 def n_parameters(kind: str, k: int, d: int) -> int:
     """Free parameters of a mixture: covariances, means, and weights that sum to 1."""
-    return KINDS[kind].n_parameters(k, d) + k * d + k - 1
+    return EVERY[kind].n_parameters(k, d) + k * d + k - 1
 
 
 def parameters(mixture: Mixture) -> tuple[Any, Any, Any]:
@@ -128,7 +147,7 @@ def sums(x: Any, share: Any, points: Any) -> tuple[Any, Any, Any]:
 def statistics(x: Any, share: Any, points: Any, kind: str) -> tuple[Any, Any, Any]:
     """The same with the scatter as `Statistics` of this kind have it."""
     weight, shift, scatter = sums(x, share, points)
-    return weight, shift, KINDS[kind].pick(scatter)
+    return weight, shift, EVERY[kind].pick(scatter)
 
 
 def maximise(x: Any, share: Any, kind: str, reg_covar: float = 0.0) -> tuple[Any, Any, Any]:

@@ -171,7 +171,8 @@ def _as(kind: type[inputs.Model], model: inputs.Model) -> inputs.Model:
     if isinstance(model, kind):
         return model
     parts = (model.weights_, model.means_, model.covariances_, model.covariance_type)
-    own: inputs.Model = kind.from_parameters(*parts, feature_names=getattr(model, "feature_names_in_", None))
+    names = getattr(model, "feature_names_in_", None)
+    own: inputs.Model = kind.from_parameters(*parts, feature_names=names, n_factors=model.n_factors)
     own.set_params(**{name: getattr(model, name) for name in SHARED})
     return own
 

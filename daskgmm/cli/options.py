@@ -17,7 +17,7 @@ from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.estimators.search import GaussianMixtureSearch
-from daskgmm.model.structure import STRUCTURES
+from daskgmm.model.structure import NAMES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
@@ -253,7 +253,7 @@ _seed = click.option("--seed", "random_state", type=click.IntRange(0, 2**32 - 1)
 
 outlook = together(
     click.option("-k", "--n-components", type=click.IntRange(1), default=1, show_default=True, help="Components."),
-    *(_parameter(name) for name in ("covariance_type", *READING)),
+    *(_parameter(name) for name in ("covariance_type", "n_factors", *READING)),
     _raw,
 )
 
@@ -279,7 +279,7 @@ search = together(
     click.option(
         "--covariance-type",
         "covariance_types",
-        type=click.Choice(sorted(STRUCTURES)),
+        type=click.Choice(sorted(NAMES)),
         multiple=True,
         callback=lambda ctx, param, types: tuple(dict.fromkeys(types)),
         help="Covariance type to compare; repeatable.  [default: full]",

@@ -14,7 +14,7 @@ from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError, warn
 from daskgmm.estimators.checks import check_decoding, check_names, label_type
-from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, names_of, shown
+from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, loadings, names_of, shown
 from daskgmm.estimators.parameters import Parameters
 from daskgmm.estimators.scikit import Scikit, query
 from daskgmm.estimators.summary import Summary
@@ -70,7 +70,8 @@ class BaseMixture(Parameters, Scikit):
     means_ = Attribute(lambda f: f.mixture.means, "Component means, (k, d).")
     covariances_ = Attribute(
         lambda f: shown(f, f.mixture.covariance.values),
-        "Covariances: full (k, d, d), tied (d, d), diag (k, d), spherical (k,).",
+        """Covariances: full (k, d, d), tied (d, d), diag (k, d), spherical (k,), tied_diag (d,), tied_spherical
+        (1,); of other types (k, d) along the features, else (k, d, d).""",
     )
     precisions_ = Attribute(
         lambda f: shown(f, f.mixture.covariance.precisions),
@@ -79,6 +80,13 @@ class BaseMixture(Parameters, Scikit):
     precisions_cholesky_ = Attribute(
         lambda f: shown(f, f.mixture.covariance.factor),
         "Upper Cholesky factors of the precisions, in the shape of ``covariances_``.",
+    )
+    loadings_ = Attribute(
+        lambda f: loadings(f).loadings,
+        'Of ``covariance_type="factors"``: loadings of the factors, (k, d, n_factors).',
+    )
+    noise_variances_ = Attribute(
+        lambda f: loadings(f).noise, 'Of ``covariance_type="factors"``: what each feature has beside them, (k, d).'
     )
     mixture_ = Attribute(lambda f: f.mixture, "The parameters as one immutable value.")
     converged_ = Attribute(lambda f: f.converged, "Whether the mean log-likelihood came to rest.")

@@ -22,7 +22,7 @@ from daskgmm.model.frozen import PARTS
 from daskgmm.model.mixture import Mixture, sums_to_one
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.structure import FULL, STRUCTURES
+from daskgmm.model.structure import FULL, NAMES, Structure, structure_of
 
 
 def check_settings(model: Any, d: int | None) -> None:
@@ -107,18 +107,27 @@ def start_shapes(k: int, d: int, covariance_type: str) -> dict[str, tuple[int, .
     return {
         "weights_init": (k,),
         "means_init": (k, d),
-        "precisions_init": STRUCTURES[covariance_type].shape(k, d),
+        "precisions_init": structure_of(covariance_type, 1).shape(k, d),
     }
+
+
+def read_structure(model: Any, d: int | None = None) -> Structure:
+    """What an estimator says that covariances have in common; `ValueError` for too many factors of d features."""
+    structure = structure_of(model.covariance_type, model.n_factors)
+    if d is not None and structure.n_factors >= d:
+        raise ValueError(f"n_factors must be below the number of features, {d}, got {structure.n_factors}.")
+    return structure
 
 
 def read_start(model: Any, d: int) -> Start:
     """The start in an estimator's ``weights_init``, ``means_init`` and ``precisions_init``."""
-    k, kind = model.n_components, model.covariance_type
-    return Start(
-        None if model.weights_init is None else _weights(model.weights_init, k),
-        None if model.means_init is None else _array(model.means_init, (k, d), "means"),
-        None if model.precisions_init is None else _covariance(model.precisions_init, k, d, kind, "precisions"),
-    )
+    k, structure = model.n_components, read_structure(model, d)
+    weights = None if model.weights_init is None else _weights(model.weights_init, k)
+    means = None if model.means_init is None else _array(model.means_init, (k, d), "means")
+    if model.precisions_init is None:
+        return Start(weights, means)
+    given = _covariance(model.precisions_init, k, d, structure, "precisions")
+    return Start(weights, means, structure.imposed(given, np.ones(k) if weights is None else weights))
 
 
 def frozen_parts(model: Any) -> dict[str, tuple[int, ...]] | None:
@@ -145,9 +154,13 @@ def frozen_parts(model: Any) -> dict[str, tuple[int, ...]] | None:
         if listed and getattr(model, inits[name]) is None:
             raise ValueError(f"frozen names {name}, and {inits[name]} is None: give the values that are to stay.")
         found[name] = tuple(sorted({*listed}))
-    shared = STRUCTURES[model.covariance_type].shared
-    if shared and 0 < len(found["covariances"]) < k:
-        raise ValueError("frozen names covariances of some components, and all share one: name all or none.")
+    structure = read_structure(model)
+    related = structure.shared or structure.loose is not structure
+    if related and 0 < len(found["covariances"]) < k:
+        raise ValueError(
+            "frozen names covariances of some components, and these have something in common with the others: "
+            "name all or none."
+        )
     return found if any(found.values()) else None
 
 
@@ -162,7 +175,7 @@ def read_prior(model: Any, d: int) -> NormalInverseWishart | None:
     if model.prior is None:
         return None
     prior = model.prior if isinstance(model.prior, NormalInverseWishart) else NormalInverseWishart()
-    structure = STRUCTURES[model.covariance_type]
+    structure = read_structure(model, d)
     unit = structure.form.unit(1 if structure.isotropic else d)[None]
     points = np.zeros((1, d))
     any_rows = Statistics(structure, points, np.ones(1), points, unit, 0.0, 1.0, 1)
@@ -182,8 +195,8 @@ def check_saved(model: Any, state: Fitted | Unseeded) -> None:
         if isinstance(value := getattr(model, name, None), (bool, int, float)):
             raise ValueError(f"{name} must have a value for each row, got {value!r}.")
     if isinstance(state, Fitted):
-        settings, mixture = (model.n_components, model.covariance_type), state.mixture
-        found = (mixture.n_components, mixture.covariance.structure.name)
+        settings, mixture = (model.n_components, read_structure(model).key), state.mixture
+        found = (mixture.n_components, mixture.covariance.structure.key)
         if settings != found:
             raise ValueError(
                 f"(n_components, covariance_type) are {settings}, and were {found} in the fit: fit again, or set "
@@ -195,7 +208,8 @@ def check_standing(identity: Mapping[str, Any], state: State) -> None:
     """Raise `ValueError` where a state is not of the fit that the identity in its checkpoint tells."""
     runs, found, several = state.runs, state.survey, "covariance_types" in identity
     sizes = identity["n_components"] if several else [identity["n_components"]]
-    kinds = [STRUCTURES[t] for t in (identity["covariance_types"] if several else [identity["covariance_type"]])]
+    types = identity["covariance_types"] if several else [identity["covariance_type"]]
+    kinds = [structure_of(name, identity.get("n_factors")) for name in types]
     n, (d,) = identity["rows"], identity["X's columns"]
     named = all(type(k) is int for k in sizes) and isinstance(identity["estimator"], str)
     if not (named and (n is None or type(n) is int)):
@@ -217,14 +231,23 @@ def check_standing(identity: Mapping[str, Any], state: State) -> None:
         raise ValueError("The start has other components.")
 
 
-def check_mixture(weights: Any, means: Any, covariances: Any, covariance_type: str) -> Mixture:
+def check_mixture(
+    weights: Any, means: Any, covariances: Any, covariance_type: str, n_factors: int | None = None
+) -> Mixture:
     """A mixture of given parameters, whose shapes and values must agree."""
-    if covariance_type not in STRUCTURES:
-        raise ValueError(f"covariance_type must be one of {set(STRUCTURES)}, got {covariance_type!r}.")
+    if covariance_type not in NAMES:
+        raise ValueError(f"covariance_type must be one of {set(NAMES)}, got {covariance_type!r}.")
+    structure = structure_of(covariance_type, n_factors)
     means = check_array(plain(means), dtype=np.float64, input_name="means", copy=True)
     k, d = means.shape
-    covariance = _covariance(covariances, k, d, covariance_type, "covariances")
-    return Mixture(_weights(weights, k), means, covariance)
+    covariance = _covariance(covariances, k, d, structure, "covariances")
+    if not structure.holds(covariance.values):
+        other = structure.plain.name
+        raise ValueError(
+            f"The covariances do not have in common what {covariance_type!r} says: give covariance_type={other!r}."
+        )
+    weights = _weights(weights, k)
+    return Mixture(weights, means, structure.imposed(covariance, weights))
 
 
 def _array(value: Any, shape: tuple[int, ...], name: str) -> Array:
@@ -251,11 +274,10 @@ def _weights(value: Any, k: int) -> Array:
     return weights
 
 
-def _covariance(value: Any, k: int, d: int, covariance_type: str, name: str) -> Covariance:
-    structure = STRUCTURES[covariance_type]
-    form = structure.form
+def _covariance(value: Any, k: int, d: int, asked: Structure, name: str) -> Covariance:
+    structure, form = asked.loose, asked.loose.form
     values = structure.stored(_array(value, structure.shape(k, d), name), k, d)
-    wrong = f"'{covariance_type} {name}' should be {form.valid}"
+    wrong = f"'{asked.name} {name}' should be {form.valid}"
     if not form.is_valid(values):
         raise ValueError(wrong)
     try:

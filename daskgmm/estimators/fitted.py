@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import nan
-from typing import Any, Generic, Never, Self, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Never, Self, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from daskgmm.fit.score import Score
 from daskgmm.fit.stepwise import Stepwise
 from daskgmm.fit.stream import Waiting
 from daskgmm.model.checks import at_least, require
+from daskgmm.model.loadings import Loadings
 from daskgmm.model.mixture import Mixture
 from daskgmm.store.values import LATER, storable
 
@@ -150,3 +151,10 @@ def names_of(state: Fitted | Unseeded) -> Array:
 def shown(fitted: Fitted, values: Array) -> Array:
     """Covariances, precisions or factors in scikit-learn's shape."""
     return fitted.mixture.covariance.structure.shown(values, *fitted.mixture.means.shape)
+
+
+def loadings(fitted: Fitted) -> Loadings:
+    """Covariances of few factors; `AttributeError` for others."""
+    if not fitted.mixture.covariance.structure.n_factors:
+        raise AttributeError("The covariances have no factors.")
+    return cast(Loadings, fitted.mixture.covariance)

@@ -32,6 +32,7 @@ from daskgmm.estimators.checks import (
     read_frozen,
     read_prior,
     read_start,
+    read_structure,
 )
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL, Single
@@ -46,7 +47,6 @@ from daskgmm.fit.state import State
 from daskgmm.model.background import Contaminated
 from daskgmm.model.kernels.compiling import while_compiling
 from daskgmm.model.prior import NormalInverseWishart
-from daskgmm.model.structure import STRUCTURES
 from daskgmm.store import checkpoint, values
 
 # Of watching or of reading; what they change in the rows is in their layout.
@@ -128,6 +128,8 @@ class Watched(BaseMixture):
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
         """What makes this fit differ from another of the same rows: settings that change the result."""
         settings = {name: value for name, value in self.get_params().items() if name not in ELSEWHERE}
+        if settings["n_factors"] is None:  # as in older files
+            del settings["n_factors"]
         for name in settings.keys() & set(SMALL):
             settings[name] = None if settings[name] is None else array_digest(settings[name])
         # Other sources of random numbers are known by their state, which the checkpoint holds.
@@ -222,7 +224,7 @@ class Fitting(Watched, PartedMixture, Single):
     def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
         """The settings, for rows of d features: what has the same name in a recipe, and more."""
         same = {f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)}
-        structure, start = STRUCTURES[self.covariance_type], read_start(self, d)
+        structure, start = read_structure(self, d), read_start(self, d)
         more |= {"prior": read_prior(self, d), "frozen": read_frozen(self)}
         return kind(structure=structure, k=self.n_components, start=start, **{**same, **more})
 
@@ -235,12 +237,12 @@ class Fitting(Watched, PartedMixture, Single):
         last = self._fitted.mixture
         if self.background and not isinstance(last, Contaminated):
             raise DataError(f"{what} needs the background of the last fit, and that had none: fit anew.")
-        wanted = (self.n_components, rows.n_features, STRUCTURES[self.covariance_type])
+        wanted = (self.n_components, rows.n_features, read_structure(self))
         found = (*last.means.shape, last.covariance.structure)
         if wanted != found:
             raise DataError(
                 f"{what} needs the shape of the last fit: (n_components, n_features, covariance_type) were "
-                f"{(*found[:2], found[2].name)}, now {(*wanted[:2], wanted[2].name)}."
+                f"{(*found[:2], found[2].key)}, now {(*wanted[:2], wanted[2].key)}."
             )
 
     @classmethod
@@ -251,6 +253,7 @@ class Fitting(Watched, PartedMixture, Single):
         covariances: Any,
         covariance_type: str = "full",
         feature_names: Any = None,
+        n_factors: int | None = None,
     ) -> Self:
         """A fitted estimator with these parameters; the online one counts them as the first 50·k rows of a stream.
 
@@ -259,17 +262,22 @@ class Fitting(Watched, PartedMixture, Single):
         weights : (k,) >= 0, summing to 1
         means : (k, d)
         covariances : in the shape of ``covariances_`` for ``covariance_type``
-        covariance_type : {"full", "tied", "diag", "spherical"}
+        covariance_type : str
+            As the estimator's.
         feature_names : (d,) of str, optional
             As ``feature_names_in_``.
+        n_factors : int, optional
+            As the estimator's.
 
         Raises
         ------
         ValueError
-            If shapes differ, weights do not sum to 1, or a covariance is not symmetric and positive definite.
+            If shapes differ, weights do not sum to 1, a covariance is not symmetric and positive definite, or
+            covariances do not have in common what their type says.
         """
-        mixture = check_mixture(weights, means, covariances, covariance_type)
+        mixture = check_mixture(weights, means, covariances, covariance_type, n_factors)
         settings: dict[str, Any] = {"n_components": mixture.n_components, "covariance_type": covariance_type}
+        settings["n_factors"] = n_factors
         model = cls(**settings)
         names = None if feature_names is None else tuple(feature_names)
         if names is not None and len(names) != mixture.n_features:

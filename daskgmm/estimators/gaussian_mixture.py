@@ -13,7 +13,7 @@ from daskgmm._typing import Data, InitParams
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import DataError
-from daskgmm.estimators.checks import check_mixture, check_names
+from daskgmm.estimators.checks import check_mixture, check_names, read_structure
 from daskgmm.estimators.expectation import Expectation
 from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Fitting
@@ -121,7 +121,7 @@ class GaussianMixture(Fitting):
         """How to find the next point to look at, at one pass each. None: by the EM step. "lbfgs" extrapolates
         from the last points, with the EM step in place of a gradient, and falls back on it where points are
         worse; ``lower_bounds_`` lists those that were not. "squarem" extrapolates every other step. "auto" is
-        "lbfgs", and None with ``tol=0``, which asks for a number of iterations of EM.""",
+        "lbfgs", and None with ``tol=0``, which asks for a number of iterations of EM, and with "factors".""",
     )
 
     bic_ = Attribute(
@@ -143,7 +143,7 @@ class GaussianMixture(Fitting):
     def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
         method = self.acceleration
         if method == "auto":
-            method = None if self.tol == 0 else BEST
+            method = BEST if self.tol != 0 and read_structure(self).extrapolated else None
         if self.frozen is not None or self.background:  # of a point that is extrapolated, nothing stays to the bit
             method = None
         run = EM if method is None else partial(Accelerated, method=method)
@@ -244,7 +244,10 @@ class GaussianMixture(Fitting):
         return own
 
     def to_sklearn(self) -> SklearnGaussianMixture:
-        """A fitted scikit-learn ``GaussianMixture`` with the same settings and parameters."""
+        """A fitted scikit-learn ``GaussianMixture`` with the same settings and parameters.
+
+        A covariance type that it does not have becomes "full", "diag" or "spherical".
+        """
         last = self.mixture_
         if last.background_weight:
             raise ValueError("scikit-learn's mixture has no background.")
@@ -256,7 +259,8 @@ class GaussianMixture(Fitting):
         if settings["tol"] == AUTO:
             settings["tol"] = shared["tol"]
         settings["n_components"] = last.n_components
-        settings["covariance_type"] = last.covariance.structure.name
+        structure, plain = last.covariance.structure, last.covariance.structure.plain
+        settings["covariance_type"] = plain.name
         theirs.set_params(**settings)
         fitted = (
             "weights_ means_ covariances_ precisions_ precisions_cholesky_ "
@@ -264,6 +268,12 @@ class GaussianMixture(Fitting):
         )
         for name in fitted.split():
             setattr(theirs, name, copy.copy(getattr(self, name)))
+        if structure.shared != plain.shared:  # one for all, where they have one for each
+            held = {"covariances_": "values", "precisions_": "precisions", "precisions_cholesky_": "factor"}
+            k, d = last.means.shape
+            for name, own in held.items():
+                values = np.broadcast_to(getattr(last.covariance, own), plain.held(k, d))
+                setattr(theirs, name, plain.shown(values.copy(), k, d))
         if hasattr(self, "feature_names_in_"):
             theirs.feature_names_in_ = np.array(self.feature_names_in_)
         return theirs

@@ -21,6 +21,7 @@ from daskgmm.compute.rows import Rows
 from daskgmm.compute.sources.base import Facts
 from daskgmm.compute.threads import READING
 from daskgmm.errors import DataError, printable
+from daskgmm.estimators.checks import read_structure
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.fit.recipe import sample_size
 from daskgmm.fit.run import too_few
@@ -28,7 +29,7 @@ from daskgmm.fit.starts import MORE_BYTES, MORE_ROWS
 from daskgmm.fit.survey import Threshold
 from daskgmm.fit.tasks import Examine, Expect, seen
 from daskgmm.model.mixture import Mixture
-from daskgmm.model.structure import STRUCTURES, Structure
+from daskgmm.model.structure import Structure
 
 # What a fit of m rows loses, in units of p/(2m): the median over 26 problems, from m = 5·p on and below.
 LOSS, LOSS_OF_FEW = 1.15, 1.4
@@ -169,7 +170,7 @@ def check(X: Any, n_components: int = 1, *, sample_weight: Any = None, **setting
     model = GaussianMixture(n_components, **settings)
     model._validate_params()
     rows = model._rows(X, weight=sample_weight)
-    engine, structure = engine_for(rows), STRUCTURES[model.covariance_type]
+    engine, structure = engine_for(rows), read_structure(model, rows.n_features)
     k, d, n = n_components, rows.n_features, rows.n_rows
     names = None if rows.feature_names is None else tuple(rows.feature_names)
     problems = [] if n is None or n >= k else [str(too_few(n, k, False))]
@@ -294,7 +295,8 @@ def _timed(block: Block, structure: Structure, k: int) -> float | None:
     variances = np.where(variances > 0, variances, 1.0)
     values = np.broadcast_to(structure.form.unit(held[-1]) * variances, held).copy()
     means = x[np.linspace(0, len(x) - 1, k).astype(int)].astype(np.float64)
-    expect = Expect(Mixture(np.full(k, 1 / k), means, structure.form.of(structure, values, np.inf)))
+    weights = np.full(k, 1 / k)
+    expect = Expect(Mixture(weights, means, structure.covariance(values, weights)))
     weight = block.weight
     expect(replace(block, x=block.x[:WARM], weight=None if weight is None else weight[:WARM]))  # compiles
     began = perf_counter()

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from daskgmm._typing import CovarianceType, InitParams
 from daskgmm.fit.starts import STARTS
 from daskgmm.model.prior import NormalInverseWishart
-from daskgmm.model.structure import STRUCTURES
+from daskgmm.model.structure import NAMES
 
 C = TypeVar("C")
 
@@ -99,7 +99,17 @@ class Single:
     n_components: int = parameter(1, [at_least(1)], "Number of components, k.")
     _: KW_ONLY
     covariance_type: CovarianceType = parameter(
-        "full", [StrOptions(set(STRUCTURES))], "What the covariances of the components have in common."
+        "full",
+        [StrOptions(set(NAMES))],
+        """What the covariances of the components have in common. "full" (nothing), "tied" (all), "diag" (along the
+        features) and "spherical" are scikit-learn's; of "tied_diag" and "tied_spherical" all share one. mclust's
+        codes say of volume, shape and orientation whether they are equal (E), vary (V), or are not there (I).
+        "factors" are loadings of ``n_factors`` factors, and noise of each feature.""",
+    )
+    n_factors: int | None = parameter(
+        None,
+        [at_least(1), None],
+        'Factors of each component, for ``covariance_type="factors"``; fewer than features.',
     )
     weights_init: Any = parameter(None, ["array-like", None], "Proportions (k,) to start from.")
     means_init: Any = parameter(
@@ -138,8 +148,9 @@ class Parameters:
     reg_covar: float = parameter(
         1e-6,
         [real(0)],
-        """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
-        may, slightly: the update is then not the exact maximiser. A feature that hardly varies needs some.""",
+        """Added to the diagonal of every covariance, before components are made to agree. With 0 an EM step never
+        lowers the likelihood; with more it may, slightly: the update is then not the exact maximiser. A feature
+        that hardly varies needs some.""",
     )
     prior: Literal["weak"] | NormalInverseWishart | None = parameter(
         None,

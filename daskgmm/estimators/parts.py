@@ -12,7 +12,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.engines import engine_for
 from daskgmm.errors import DataError
 from daskgmm.estimators.base import BaseMixture, in_kind
-from daskgmm.estimators.checks import feature_numbers
+from daskgmm.estimators.checks import feature_numbers, read_structure
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ROWWISE, SMALL
 from daskgmm.fit.recipe import START_ROWS
@@ -79,6 +79,8 @@ class PartedMixture(BaseMixture):
 
     def marginal(self, features: Any) -> Self:
         """The mixture of some features alone: a fitted estimator of the same class and settings.
+
+        Its ``covariance_type`` is "full" or "diag" where components have something, but not all, in common.
 
         Parameters
         ----------
@@ -275,6 +277,8 @@ class PartedMixture(BaseMixture):
     def _of(self, mixture: Mixture, features: Array) -> Self:
         """A fitted estimator of some features, with the settings of this one."""
         settings = {name: value for name, value in self.get_params(deep=False).items() if name not in OF_THE_FIT}
+        if read_structure(self) != mixture.covariance.structure:
+            settings |= {"covariance_type": mixture.covariance.structure.name, "n_factors": None}
         model = type(self)(**settings)
         names = getattr(self, "feature_names_in_", None)
         model._fitted = model._from_mixture(mixture, None if names is None else tuple(names[features]))

@@ -23,7 +23,7 @@ from daskgmm.estimators.scikit import with_callbacks
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.search import CRITERIA, Candidate, Plan, search
 from daskgmm.fit.state import State
-from daskgmm.model.structure import STRUCTURES
+from daskgmm.model.structure import NAMES, structure_of
 
 PARAMS = ("n_components", "covariance_type")
 
@@ -83,8 +83,9 @@ class GaussianMixtureSearch(Watched):
     )
     _: KW_ONLY
     covariance_types: Any = parameter(
-        ("full",), ["array-like", StrOptions(set(STRUCTURES))], "Covariance types to compare, or a single one."
+        ("full",), ["array-like", StrOptions(set(NAMES))], "Covariance types to compare, or a single one."
     )
+    n_factors: int | None = like(GaussianMixture, "n_factors")
     criterion: str = parameter(
         "bic",
         [StrOptions(set(CRITERIA))],
@@ -179,10 +180,11 @@ class GaussianMixtureSearch(Watched):
     def _types(self) -> list[str]:
         """The covariance types, checked."""
         types = [self.covariance_types] if isinstance(self.covariance_types, str) else list(self.covariance_types)
-        if not types or not {*types} <= STRUCTURES.keys() or len({*types}) < len(types):
-            told = f"covariance_types must be different ones of {list(STRUCTURES)}, got {self.covariance_types!r}."
+        known = [structure_of(name, self.n_factors).name for name in types if name in NAMES]
+        if not types or not len(types) == len(known) == len({*known}):
+            told = f"covariance_types must be different ones of {list(NAMES)}, got {self.covariance_types!r}."
             raise ValueError(told)
-        return [str(name) for name in types]
+        return known
 
     def _alone(self, k: int, covariance_type: Any) -> GaussianMixture:
         """A candidate by itself."""

@@ -100,7 +100,7 @@ def split(mixture: Mixture, spared: int, x: Array, reg_covar: float) -> tuple[Mi
 
 def _typical(mixture: Mixture) -> Covariance:
     """One covariance, the mean of all."""
-    structure, values = mixture.covariance.structure, mixture.covariance.values
+    structure, values = mixture.covariance.structure.loose, mixture.covariance.values
     if not structure.shared:
         values = np.average(values, axis=0, weights=mixture.weights)[None]
     return structure.form.of(structure, values, np.inf)

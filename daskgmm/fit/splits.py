@@ -53,7 +53,7 @@ def splits(
     found: list[Split] = []
     for first in range(0, len(large), at_once):
         crowd = Crowd.of(mixture, members, np.array(large[first : first + at_once]), few)
-        halves, gains = _screened(mixture.covariance.structure, crowd, random)
+        halves, gains = _screened(mixture.covariance.structure.loose, crowd, random)
         hopeful = np.flatnonzero(gains > HOPE * crowd.noise(mixture))
         if len(hopeful):
             crowd = Crowd.of(mixture, members, crowd.components[hopeful], many)

@@ -186,7 +186,8 @@ def _further(run: EM, ground: Ground, random: np.random.RandomState) -> EM:
 
 def _settled(run: EM, rows: Rows) -> EM:
     """Where accelerated EM leads on these rows, which is further than EM comes in as many passes."""
-    kind = Accelerated if run.update is run.update.inner else EM  # what stays must not be extrapolated
+    plain = run.update is not run.update.inner or not run.mixture.covariance.structure.extrapolated
+    kind = EM if plain else Accelerated
     begun = kind(run.mixture, run.update, run.tol, SAMPLE_ITER, previous=run.lower_bound)
     (after,) = Rung(rows, SAMPLE_ITER).climb([begun])
     return after if after.rank > run.rank else run

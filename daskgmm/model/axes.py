@@ -24,6 +24,7 @@ class Axes(Covariance):
     completed = staticmethod(np.asarray)
     unit = staticmethod(np.ones)
     diagonals = staticmethod(np.asarray)
+    log_dets = staticmethod(lambda values: np.log(values).sum(axis=1))
     condensed = staticmethod(Matrices.diagonals)
 
     @staticmethod
@@ -89,7 +90,7 @@ class Axes(Covariance):
         """Of some features; where all have the same variance, that stays."""
         if self.structure.isotropic:
             return self
-        return type(self)(self.structure, self.values[:, features], self.factor[:, features])
+        return type(self)(self.structure.loose, self.values[:, features], self.factor[:, features])
 
     @property
     def coordinates(self) -> Array:

@@ -18,7 +18,8 @@ def put(mixture: Mixture, changes: Changes) -> Mixture:
     for component, (weight, mean, value) in changes.items():
         weights[component], means[component] = weight, mean
         values[0 if structure.shared else component] = value
-    return replace(mixture, weights=weights, means=means, covariance=structure.form.of(structure, values, np.inf))
+    covariance = structure.covariance(values, weights, near=mixture.covariance)
+    return replace(mixture, weights=weights, means=means, covariance=covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,8 @@ class Pairs:
         covariances A and B, and P that of both together (Runnalls 2007): nothing for copies, or without weight.
         """
         (k, d), covariance = mixture.means.shape, mixture.covariance
-        structure, form = covariance.structure, covariance.structure.form
+        structure = covariance.structure.loose
+        form = structure.form
         half, values = covariance.half_log_det(d), covariance.values
         if structure.shared:
             half, values = (np.repeat(a, k, axis=0) for a in (half, values))

@@ -31,6 +31,7 @@ class Covariance(ABC):
     unit: ClassVar[Any]  # of d features: what is added to values to add 1 to all variances
     completed: ClassVar[Any]  # a scatter: with what the kernels leave out of it
     diagonals: ClassVar[Any]  # of values: (s, d), or (s, 1) where all features have the same
+    log_dets: ClassVar[Any]  # of values: log-determinants (s,), not finite where there is none
     condensed: ClassVar[Any]  # of matrices (s, d, d): what values of this form keep of them
 
     @staticmethod
@@ -82,6 +83,12 @@ class Covariance(ABC):
         with np.errstate(all="ignore"):
             sound = self.is_valid(self.values) and self.has_its_factor
         require(sound, "The factors are not those of the covariances.")
+        require(self.is_of_its_structure, "The covariances have not in common what their structure says.")
+
+    @property
+    def is_of_its_structure(self) -> bool:
+        """Whether values are what the structure allows."""
+        return self.structure.holds(self.values)
 
     @property
     @abstractmethod
@@ -104,7 +111,7 @@ class Covariance(ABC):
         return replace(self, **{name: np.where(beside[name], *pair) for name, pair in pairs.items()})
 
     @abstractmethod
-    def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
+    def parted(self, seen: Array, unseen: Array) -> "tuple[Covariance, Array, Covariance]":
         """What the covariances say of two groups of features, numbered (o,) and (m,), that have none in common.
 
         The covariances of those that are seen; the gain (s, m, o), by which the mean of the others follows what is
@@ -112,12 +119,13 @@ class Covariance(ABC):
         difference of covariances.
         """
 
-    def between(self, component: int) -> Self:
+    def between(self, component: int) -> "Covariance":
         """The averages of one component's covariance and those of each that comes after it."""
+        structure = self.structure.loose
         if self.structure.shared:
             return self
         mean = 0.5 * self.values[component] + 0.5 * self.values[component + 1 :]
-        return self.of(self.structure, mean, np.inf)
+        return structure.form.of(structure, mean, np.inf)
 
     @property
     def deviations(self) -> Array:

@@ -33,8 +33,9 @@ class Frozen(Update):
         require(all(m.dtype == bool and m.shape == masks[0].shape and m.ndim == 1 for m in masks), "No masks.")
 
     def fits(self, mixture: Mixture) -> bool:
-        shared = mixture.covariance.structure.shared and len({*self.covariances.tolist()}) > 1
-        return self.weights.shape == mixture.weights.shape and not shared and self.update.fits(mixture)
+        structure, some = mixture.covariance.structure, len({*self.covariances.tolist()}) > 1
+        related = structure.shared or structure.loose is not structure
+        return self.weights.shape == mixture.weights.shape and not (some and related) and self.update.fits(mixture)
 
     @property
     def inner(self) -> Update:
@@ -52,9 +53,8 @@ class Frozen(Update):
         s = replace(s, shift=np.where(fixed, 0.0, s.shift))  # as if it were the rows' own mean
         if self.covariances.any():
             s = s.about(s.means)
-            own = s.structure.spread(
-                mixture.covariance.values, s.weight
-            )  # which no M-step changes, or sees collapse
+            # Which no M-step changes, or sees collapse.
+            own = s.structure.spread(mixture.covariance.values, s.weight)
             stays = self.covariances[: len(s.scatter)][s.structure.form.beside]
             s = replace(s, scatter=np.where(stays, own, s.scatter))
         return self.put(mixture, self.update(mixture, s))

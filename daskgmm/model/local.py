@@ -22,8 +22,12 @@ def coordinates(mixture: Mixture) -> Array:
 def at(place: Array, like: Mixture) -> Mixture:
     """The mixture of these coordinates; `CollapseError` where float64 holds no such covariance."""
     structure, d = like.covariance.structure, like.n_features
+    loose = structure.loose
     (logs,), (means,), (rest,) = _parts(place[None], like)
-    return Mixture(softmax(logs), means.copy(), structure.form.at(structure, rest, d))
+    weights = softmax(logs)
+    return Mixture(
+        weights, means.copy(), structure.imposed(loose.form.at(loose, rest, d), weights, like.covariance)
+    )
 
 
 def _parts(places: Array, like: Mixture) -> tuple[Array, Array, Array]:

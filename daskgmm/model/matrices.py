@@ -28,6 +28,7 @@ class Matrices(Covariance):
     width = staticmethod(layouts.width)
     unit = staticmethod(np.eye)
     diagonals = staticmethod(partial(np.diagonal, axis1=1, axis2=2))
+    log_dets = staticmethod(lambda values: np.linalg.slogdet(values)[1])
     condensed = staticmethod(np.asarray)
 
     @staticmethod
@@ -115,13 +116,14 @@ class Matrices(Covariance):
         whitened: Array = np.einsum("...i,ij->...j", rows, self.factor[min(component, len(self.factor) - 1)])
         return whitened
 
-    def parted(self, seen: Array, unseen: Array) -> tuple[Self, Array, Self]:
+    def parted(self, seen: Array, unseen: Array) -> "tuple[Matrices, Array, Matrices]":
         order, o = np.concatenate([seen, unseen]), len(seen)
         lower = lower_factors(self.values[:, order[:, None], order])
         own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
         corner, gain = lower[:, o:, o:], lower[:, o:, :o] @ np.swapaxes(own, 1, 2)
-        marginal = type(self)(self.structure, self.values[:, seen[:, None], seen], own)
-        return marginal, gain, type(self)(self.structure, corner @ np.swapaxes(corner, 1, 2), rest)
+        structure = self.structure.loose
+        marginal = Matrices(structure, self.values[:, seen[:, None], seen], own)
+        return marginal, gain, Matrices(structure, corner @ np.swapaxes(corner, 1, 2), rest)
 
     @property
     def coordinates(self) -> Array:

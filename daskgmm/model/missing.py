@@ -6,7 +6,7 @@ section 5.4).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import entr
@@ -83,7 +83,9 @@ class Incomplete:
                     parts = self.parts(seen)
                     more = parts.marginal.expectation(_cut(x, rows, seen), w).lifted(parts)
                 found = more if found is None else found + more
-        return self.mixture.expectation(x[:0]) if found is None else found
+        if found is None:
+            return self.mixture.expectation(x[:0])
+        return replace(found, structure=self.mixture.covariance.structure)  # parts may have less in common
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
         """What the marginal mixture of each row answers, and whether no value is infinite.

@@ -55,14 +55,14 @@ def strict(error: CollapseError) -> bool:
 def maximise(
     s: Statistics,
     means: Array,
-    values: Array,
+    previous: Array | Covariance,
     ridge: float,
     excuse: Callable[[CollapseError], bool] = strict,
     prior: "MAP | None" = None,
 ) -> Mixture:
     """The parameters that maximise the expected log-likelihood, with ``ridge`` added to variances.
 
-    A component without weight takes its mean from ``means`` and its covariance from ``values``. So does the
+    A component without weight takes its mean from ``means`` and its covariance from ``previous``. So does the
     covariance of one that collapses, if ``excuse`` says so of the error: a step of expectation/conditional
     maximisation, which does not lower the likelihood either (Meng & Rubin 1993). Else that error is raised. With a
     ``prior``, its log-density is maximised, too.
@@ -72,7 +72,7 @@ def maximise(
     centred = replace(both.about(means), weight=counts)
     while True:
         try:
-            return Mixture(shares / shares.sum(), means, s.structure.fit(centred, values, ridge))
+            return Mixture(shares / shares.sum(), means, s.structure.fit(centred, previous, ridge))
         except CollapseError as error:
             kept = np.ones(len(means), bool) if s.structure.shared else np.arange(len(means)) == error.component
             if not centred.weight[kept].any() or not excuse(error):
@@ -107,7 +107,7 @@ class Regularised(Update):
             return bool(self.reg_covar > 0 and left[error.component].any())
 
         with one_thread():
-            return maximise(s, mixture.means, mixture.covariance.values, self.reg_covar, moved)
+            return maximise(s, mixture.means, mixture.covariance, self.reg_covar, moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +157,7 @@ class MAP(Update):
     def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
         """Raises `CollapseError` where a covariance is not positive definite, as under a prior without scatter."""
         with one_thread():
-            values = mixture.covariance.values
-            return maximise(statistics, mixture.means, values, self.reg_covar, prior=self)
+            return maximise(statistics, mixture.means, mixture.covariance, self.reg_covar, prior=self)
 
     def penalty(self, mixture: Mixture) -> float:
         covariance = mixture.covariance
@@ -174,7 +173,7 @@ class MAP(Update):
         share = self.extra if self.extra.any() else np.ones(k)
         with one_thread():
             values = self.scatter / self.count[self.structure.form.beside]
-            return Mixture(share / share.sum(), self.means, self.structure.form.of(self.structure, values, np.inf))
+            return Mixture(share / share.sum(), self.means, self.structure.covariance(values, self.count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,17 +216,17 @@ class Steady(Update):
             scatter = centred.scatter + structure.spread(prior, extra)
             filled = replace(centred, weight=s.weight + extra, shift=np.zeros_like(s.shift), scatter=scatter)
             try:
-                found = maximise(filled, mixture.means, mixture.covariance.values, self.reg_covar, self.excuse)
+                found = maximise(filled, mixture.means, mixture.covariance, self.reg_covar, self.excuse)
             except CollapseError:  # of a given covariance, which float64 holds less well than its factor
                 found = mixture
         return Mixture(s.weight / total, s.means, found.covariance)
 
     def _under(self, prior: MAP, mixture: Mixture, s: Statistics) -> Mixture:
         """The mode under a prior, for as many rows as the statistics stand for."""
-        rows, values = s.scaled(s.n_rows / s.total_weight), mixture.covariance.values
+        rows = s.scaled(s.n_rows / s.total_weight)
         with one_thread():
             try:
-                return maximise(rows, mixture.means, values, self.reg_covar, self.excuse, prior)
+                return maximise(rows, mixture.means, mixture.covariance, self.reg_covar, self.excuse, prior)
             except CollapseError:
                 return mixture
 

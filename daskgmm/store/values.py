@@ -21,10 +21,11 @@ from daskgmm.compute.block import array_digest
 from daskgmm.model.background import Background, Contaminated
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.frozen import Frozen
+from daskgmm.model.loadings import Loadings
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.structure import STRUCTURES, Structure
+from daskgmm.model.structure import Structure, structure_of
 from daskgmm.model.update import Update
 
 C = TypeVar("C")
@@ -46,6 +47,7 @@ def storable(kind: type[C]) -> type[C]:
 _updates: set[type[Any]] = {*Update.__subclasses__(), Frozen, Background}
 for _kind in (Mixture, Contaminated, Statistics, NormalInverseWishart, *Covariance.__subclasses__(), *_updates):
     storable(_kind)
+storable(Loadings)
 
 
 # Errors that a run may have ended with, and what they are made of.
@@ -72,7 +74,7 @@ def pack(value: Any, arrays: dict[str, Array], name: str) -> Any:
     if isinstance(value, dict):
         return {"dict": {key: pack(entry, arrays, f"{name}.{key}") for key, entry in value.items()}}
     if isinstance(value, Structure):
-        return {"structure": value.name}
+        return {"structure": value.key}
     if isinstance(value, errors.DataError):
         return {"error": type(value).__name__, "args": list(value.args)}
     if is_dataclass(value) and type(value) in TYPES.values():
@@ -127,7 +129,7 @@ def _unpacked(packed: Any, arrays: Mapping[str, Array], kind: Any) -> Any:
     if "dict" in packed:
         return {name: unpack(entry, arrays) for name, entry in packed["dict"].items()}
     if "structure" in packed:
-        return STRUCTURES[packed["structure"]]
+        return structure_of(packed["structure"])
     if "error" in packed:
         found, wanted = ERRORS[packed["error"]]
         if [type(arg) for arg in packed["args"]] != wanted:

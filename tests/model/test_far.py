@@ -11,7 +11,7 @@ from daskgmm import DataError, GaussianMixture
 from daskgmm.model import far
 from daskgmm.model.kernels.compiling import TILE
 from daskgmm.model.mixture import ANSWERS, Mixture
-from daskgmm.model.structure import DIAGONAL, FULL, SPHERICAL, STRUCTURES, TIED, Structure
+from daskgmm.model.structure import DIAGONAL, FULL, SPHERICAL, TIED, Structure
 from tests.structures import EPS, KINDS, draw_mixture, draw_rows
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -128,7 +128,7 @@ def test_only_far_rows_are_looked_at_again(kind: str, dtype: str, monkeypatch: p
         np.testing.assert_array_equal(found[kept], sound[kept])
 
 
-@pytest.mark.parametrize("kind", STRUCTURES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("chunked", [False, True])
 def test_fill_values_in_a_query(kind: Any, chunked: bool) -> None:
     x = np.random.default_rng(0).normal(size=(500, 2)) + 9 * np.random.default_rng(1).integers(2, size=(500, 1))

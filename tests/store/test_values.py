@@ -90,6 +90,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
         for kind in KINDS:
             for prior in (None, "weak"):
                 GaussianMixture(3, covariance_type=kind, random_state=0, max_iter=2, tol=0.0, prior=prior).fit(X)
+        GaussianMixture(3, covariance_type="factors", n_factors=1, random_state=0, max_iter=2, tol=0.0).fit(X)
         GaussianMixture(3, random_state=0, max_iter=4, tol=0.0, acceleration="lbfgs").fit(X)
         GaussianMixtureSearch([1, 2], criterion="held_out", random_state=0, tol=0.0, max_iter=2).fit(X)
         rigid = GaussianMixture(2, frozen="weights", weights_init=[0.4, 0.6], background=True, random_state=0)
