@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from daskgmm import display
 from daskgmm.errors import CollapseError, DataError
+from daskgmm.estimators.bayesian import BayesianGaussianMixture
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.outlook import check
@@ -18,6 +19,7 @@ except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "BayesianGaussianMixture",
     "CollapseError",
     "DataError",
     "GaussianMixture",

@@ -32,7 +32,7 @@ from daskgmm.estimators.checks import (
     read_start,
 )
 from daskgmm.estimators.fitted import Fitted
-from daskgmm.estimators.parameters import ROWWISE, SMALL, Single
+from daskgmm.estimators.parameters import ARRAYS, ROWWISE, Single
 from daskgmm.estimators.parts import PartedMixture
 from daskgmm.estimators.persistence import load, save
 from daskgmm.estimators.scikit import with_callbacks
@@ -125,7 +125,7 @@ class Watched(BaseMixture):
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
         """What makes this fit differ from another of the same rows: settings that change the result."""
         settings = {name: value for name, value in self.get_params().items() if name not in ELSEWHERE}
-        for name in settings.keys() & set(SMALL):
+        for name in settings.keys() & set(ARRAYS):
             settings[name] = None if settings[name] is None else array_digest(settings[name])
         # Other sources of random numbers are known by their state, which the checkpoint holds.
         seed = settings["random_state"]
@@ -133,7 +133,7 @@ class Watched(BaseMixture):
         if "warm_start" in settings:
             begun = None if last is None else values.digest((last.mixture, last.lower_bound, last.online))
             settings["warm_start"] = begun
-        if isinstance(settings["prior"], NormalInverseWishart):
+        if isinstance(settings.get("prior"), NormalInverseWishart):
             settings["prior"] = values.digest(settings["prior"])
         plain = {
             name: v.tolist() if isinstance(v, (np.generic, np.ndarray)) else v for name, v in settings.items()
@@ -210,9 +210,12 @@ class Fitting(Watched, PartedMixture, Single):
     def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
         """The settings, for rows of d features: what has the same name in a recipe, and more."""
         same = {f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)}
-        structure, start = STRUCTURES[self.covariance_type], read_start(self, d)
-        more["prior"] = read_prior(self, d)
-        return kind(structure=structure, k=self.n_components, start=start, **{**same, **more})
+        structure = STRUCTURES[self.covariance_type]
+        return kind(structure=structure, k=self.n_components, **{**same, **self._beforehand(d), **more})
+
+    def _beforehand(self, d: int) -> dict[str, Any]:
+        """What is known before the rows, for d features: fields of a recipe; `ValueError` where it is not fit."""
+        return {"start": read_start(self, d), "prior": read_prior(self, d)}
 
     @abstractmethod
     def _begun(self, rows: Rows, recipe: Any, last: Fitted | None) -> tuple[Run, ...]:

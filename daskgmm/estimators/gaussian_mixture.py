@@ -14,7 +14,7 @@ from daskgmm.compute.rows import Rows
 from daskgmm.estimators.checks import check_mixture
 from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Fitting
-from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
+from daskgmm.estimators.parameters import INIT_PARAMS, Known, Prior, at_least, estimator, like, parameter, real
 from daskgmm.fit.accelerated import BEST, METHODS, Accelerated
 from daskgmm.fit.batch import batch
 from daskgmm.fit.recipe import Recipe
@@ -100,6 +100,7 @@ class GaussianMixture(Fitting):
         moves. "auto" is "kmeans" for no more rows than such a sample has, else "subsample". "k-means++" and
         "random_from_data" assign each row to the nearest of the chosen ones.""",
     )
+    prior: Known = like(Prior, "prior")
     labels_init: Any = parameter(
         None,
         "no_validation",

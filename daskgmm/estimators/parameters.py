@@ -5,7 +5,7 @@ import os
 import textwrap
 from dataclasses import KW_ONLY, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -18,6 +18,8 @@ C = TypeVar("C")
 
 INIT_PARAMS = {"auto", "subsample", *STARTS}
 SMALL = ("weights_init", "means_init", "precisions_init")  # starts that are small arrays
+ARRAYS = (*SMALL, "mean_prior", "covariance_prior")  # whatever is a small array
+Known: TypeAlias = Literal["weak"] | NormalInverseWishart | None
 ROWWISE = ("labels_init", "responsibilities_init")  # starts with a value for each row
 
 
@@ -116,6 +118,20 @@ class Single:
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
+class Prior:
+    """What those are told that find the mode of a posterior; see `like`."""
+
+    prior: Known = parameter(
+        None,
+        [StrOptions({"weak"}), NormalInverseWishart, None],
+        """What is known of components beforehand: the fit finds the mode of the posterior. "weak" is the prior of
+        Fraley & Raftery (2007), which keeps components from collapsing, also with ``reg_covar=0``. A
+        ``NormalInverseWishart`` says more, and adapts a given mixture. The monitored log-likelihood has the
+        log-density of the prior, too, up to a constant.""",
+    )
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class Parameters:
     """What all estimators share: of starts, of reading and of watching."""
 
@@ -124,14 +140,6 @@ class Parameters:
         [real(0)],
         """Added to the diagonal of every covariance. With 0 an EM step never lowers the likelihood; with more it
         may, slightly: the update is then not the exact maximiser. A feature that hardly varies needs some.""",
-    )
-    prior: Literal["weak"] | NormalInverseWishart | None = parameter(
-        None,
-        [StrOptions({"weak"}), NormalInverseWishart, None],
-        """What is known of components beforehand: the fit finds the mode of the posterior. "weak" is the prior of
-        Fraley & Raftery (2007), which keeps components from collapsing, also with ``reg_covar=0``. A
-        ``NormalInverseWishart`` says more, and adapts a given mixture. The monitored log-likelihood has the
-        log-density of the prior, too, up to a constant.""",
     )
     init_params: InitParams = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
     random_state: Any = parameter(

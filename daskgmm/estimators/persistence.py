@@ -10,7 +10,7 @@ from daskgmm.errors import DataError, ModelFileError
 from daskgmm.estimators import format1
 from daskgmm.estimators.checks import check_saved
 from daskgmm.estimators.fitted import Fitted, Unseeded
-from daskgmm.estimators.parameters import ESTIMATORS, SMALL
+from daskgmm.estimators.parameters import ARRAYS, ESTIMATORS
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.store import files
 from daskgmm.store.places import Place, locate
@@ -22,8 +22,8 @@ def save(model: Any, state: Fitted | Unseeded, path: Place) -> None:
     """Write a file that `load` takes; `ValueError` for settings that were changed, and are not of that fit."""
     check_saved(model, state)
     settings = {name: value for name, value in model.get_params(deep=False).items() if _is_plain(value)}
-    starts = {name: getattr(model, name, None) for name in SMALL}
-    settings |= {name: np.asarray(start, np.float64) for name, start in starts.items() if start is not None}
+    arrays = {name: getattr(model, name, None) for name in set(ARRAYS) - settings.keys()}
+    settings |= {name: np.asarray(array, np.float64) for name, array in arrays.items() if array is not None}
     header = {"format": files.MODEL, "version": VERSION, "estimator": type(model).__name__}
     files.save(path, header, {"settings": settings, "fitted": state})
 
@@ -67,7 +67,7 @@ def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded]:
         found, settings, state = header["estimator"], value["settings"], value["fitted"]
         if not (isinstance(found, str) and isinstance(settings, dict) and isinstance(state, (Fitted, Unseeded))):
             raise TypeError(f"{type(state)} is not what a fit leaves.")
-        if not all(_is_plain(v) or (name in SMALL and isinstance(v, np.ndarray)) for name, v in settings.items()):
+        if not all(_is_plain(v) or (name in ARRAYS and isinstance(v, np.ndarray)) for name, v in settings.items()):
             raise TypeError("Settings are plain, or starts.")
         return found, settings, state
     except (DataError, OSError, MemoryError):

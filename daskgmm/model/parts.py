@@ -34,7 +34,7 @@ class Parts:
         seen = np.asarray(seen, np.intp)
         unseen = np.delete(np.arange(mixture.n_features), seen) if unseen is None else np.asarray(unseen, np.intp)
         covariance, gain, rest = mixture.covariance.parted(seen, unseen)
-        marginal = Mixture(mixture.weights, mixture.means[:, seen], covariance)
+        marginal = mixture.of_features(mixture.means[:, seen], covariance)
         return cls(mixture.means, seen, unseen, marginal, mixture.means[:, unseen], gain, rest)
 
     def conditional(self, x: Array) -> Mixture:

@@ -29,6 +29,10 @@ class Update(ABC):
         """Log-density of the parameters under a prior, up to a constant: what is watched has it, too."""
         return 0.0
 
+    def bound(self, mixture: Mixture, found: Statistics, after: Mixture) -> float:
+        """What is watched of an iteration: mean log-likelihood and penalty, of the mixture that it began with."""
+        return (found.log_likelihood + self.penalty(mixture)) / found.total_weight
+
 
 def strict(error: CollapseError) -> bool:
     """Excuses no collapse."""

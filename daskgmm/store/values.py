@@ -20,6 +20,7 @@ from daskgmm._typing import Array
 from daskgmm.compute.block import array_digest
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
+from daskgmm.model.posterior import Posterior
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import STRUCTURES, Structure
@@ -41,8 +42,10 @@ def storable(kind: type[C]) -> type[C]:
 
 
 # A class of a class of these is for what is only tried.
-for _kind in (Mixture, Statistics, NormalInverseWishart, *Covariance.__subclasses__(), *Update.__subclasses__()):
+for _kind in (Mixture, Posterior, Statistics, NormalInverseWishart):
     storable(_kind)
+for _form_or_update in (*Covariance.__subclasses__(), *Update.__subclasses__()):
+    storable(_form_or_update)
 
 
 # Errors that a run may have ended with, and what they are made of.
