@@ -4,8 +4,8 @@
 
 An iteration is the difference of two fits, one of a single iteration and one of some more: neither start nor
 survey counts. Seconds are those of the clock, on as many threads as either takes, and of the processor, of all
-threads: these hardly mind other work on the machine. What both found must be the same, or the script fails. The aim
-on a million rows of 16 features and 16 components: 20 times as fast.
+threads: these hardly mind other work on the machine. What both found must be the same, or the script fails. The
+aim on a million rows of 16 features and 16 components: 20 times as fast.
 """
 
 import argparse
