@@ -30,6 +30,7 @@ EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 # sections of `online`, which draw millions of rows, and `scaling model`, which fits eight million.
 BENCHMARKS = {
     "accuracy": "--problems 10",
+    "bayesian": "--rows 20000 --iterations 1 --kinds full",
     "compare": "--grid sklearn spark query-predict --cells 16,16 --kinds full --scale 0.05 --repeats 3",
     "machine": "--cells 16,16 --seconds 0.01 --size 512",
     "missing": "--short",

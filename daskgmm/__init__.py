@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from daskgmm import display
 from daskgmm.errors import CollapseError, DataError
+from daskgmm.estimators.bayesian import BayesianGaussianMixture
 from daskgmm.estimators.expectation import Expectation
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
@@ -19,6 +20,7 @@ except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "BayesianGaussianMixture",
     "CollapseError",
     "DataError",
     "Expectation",

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from daskgmm import GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture
 from tests.forks import Fork
 
 
-def bits(model: GaussianMixture) -> tuple[Any, ...]:
+def bits(model: GaussianMixture | BayesianGaussianMixture) -> tuple[Any, ...]:
     """All that a batch fit finds."""
     arrays = (model.weights_, model.means_, model.covariances_, model.precisions_cholesky_)
     return (*(a.tobytes() for a in arrays), model.lower_bounds_, model.n_iter_, model.converged_, model.n_passes_)

@@ -163,13 +163,12 @@ def _scored(mixture: inputs.Model, place: str, n_rows: int, weights: str | None,
         found = mixture.evaluate(place, weights, entropy=icl)
     if told := found.unfinished(mixture.remaining_):
         say(told)
+    criteria = ("aic", "bic", "icl") if icl else ("aic", "bic")
     return {
         "log_likelihood": found.mean,
         "n_rows": n_rows,
         "total_weight": found.total_weight,
-        "aic": found.aic,
-        "bic": found.bic,
-        **({"icl": found.icl} if icl else {}),
+        **{name: getattr(found, name) for name in criteria if hasattr(mixture, name)},
         "seconds": round(perf_counter() - began, 3),
         "accounting": ledger.to_dict(),
     }
@@ -228,7 +227,7 @@ def _found(model: inputs.Model, summary: Summary) -> dict[str, Any]:
         "converged": bool(model.converged_),
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
-        "log_likelihood": float(model.lower_bound_),
+        "log_likelihood" if hasattr(model, "bic") else "lower_bound": float(model.lower_bound_),
         **{name: value for name, value in summary.facts.items() if name in ("rows", "bic", "aic")},
     }
 

@@ -17,9 +17,11 @@ from daskgmm.fit.online import Passes
 from daskgmm.fit.recipe import Start
 from daskgmm.fit.search import Candidate
 from daskgmm.fit.state import State
+from daskgmm.fit.variational import Inference
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.frozen import PARTS
 from daskgmm.model.mixture import Mixture, sums_to_one
+from daskgmm.model.posterior import Variational
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import FULL, NAMES, Structure, structure_of
@@ -36,8 +38,7 @@ def check_settings(model: Any, d: int | None) -> None:
     model._validate_params()
     frozen_parts(model)
     if d is not None:
-        read_start(model, d)
-        read_prior(model, d)
+        model._beforehand(d)
 
 
 def check_names(before: Iterable[str] | None, names: Iterable[str] | None, model: str) -> None:
@@ -113,7 +114,7 @@ def start_shapes(k: int, d: int, covariance_type: str) -> dict[str, tuple[int, .
 
 def read_structure(model: Any, d: int | None = None) -> Structure:
     """What an estimator says that covariances have in common; `ValueError` for too many factors of d features."""
-    structure = structure_of(model.covariance_type, model.n_factors)
+    structure = structure_of(model.covariance_type, getattr(model, "n_factors", None))
     if d is not None and structure.n_factors >= d:
         raise ValueError(f"n_factors must be below the number of features, {d}, got {structure.n_factors}.")
     return structure
@@ -183,10 +184,39 @@ def read_prior(model: Any, d: int) -> NormalInverseWishart | None:
     return prior
 
 
+def read_belief(model: Any, d: int) -> Variational:
+    """The prior of an estimator, None where rows have to tell; `ValueError`, in scikit-learn's words, as above."""
+    kind, nu = model.covariance_type, model.degrees_of_freedom_prior
+    structure = read_structure(model)
+    mean, covariance = model.mean_prior, model.covariance_prior
+    if nu is not None and not nu > d - 1:
+        told = f"The parameter 'degrees_of_freedom_prior' should be greater than {d - 1}, but got {nu:.3f}."
+        raise ValueError(told)
+    if covariance is not None:
+        one, shape = np.asarray(covariance), structure.shape(1, d)[not structure.shared :]
+        if one.shape != shape:
+            told = f"The parameter '{kind} covariance_prior' should have the shape of {shape}, but got {one.shape}"
+            raise ValueError(told)
+        covariance = _covariance(one if structure.shared else one[None], 1, d, kind, "covariance_prior").values
+    concentration, precision = model.weight_concentration_prior, model.mean_precision_prior
+    return Variational(
+        structure=structure,
+        process=model.weight_concentration_prior_type == "dirichlet_process",
+        concentration=1.0 / model.n_components if concentration is None else float(concentration),
+        mean_precision=1.0 if precision is None else float(precision),
+        degrees_of_freedom=float(d if nu is None else nu),
+        mean=None if mean is None else _array(mean, (d,), "means"),
+        covariance=covariance,
+        reg_covar=model.reg_covar,
+    )
+
+
 def check_saved(model: Any, state: Fitted | Unseeded) -> None:
     """Raise `ValueError` for settings that no fit takes, or that are not those of the one that left this state."""
     online, learns = isinstance(state, Unseeded) or state.online is not None, hasattr(model, "partial_fit")
     if online != learns:
+        raise ValueError(f"A {type(model).__name__} leaves no such state.")
+    if isinstance(state, Fitted) and (state.belief is not None) != hasattr(model, "weight_concentration_prior"):
         raise ValueError(f"A {type(model).__name__} leaves no such state.")
     check_settings(model, state.n_features)
     if int(parse_bytes(model.block_size)) < 1:
@@ -223,6 +253,9 @@ def check_standing(identity: Mapping[str, Any], state: State) -> None:
         raise ValueError("The runs end elsewhere.")
     online = [isinstance(run, Passes) for run in runs]
     if online != [True] if runs and "half_life" in identity else any(online):
+        raise ValueError("The runs are those of another estimator.")
+    believing = "weight_concentration_prior" in identity
+    if any(isinstance(run, Inference) != believing for run in runs):
         raise ValueError("The runs are those of another estimator.")
     surveyed = kinds[0] if len(kinds) == 1 else FULL
     if found is not None and (found.overall.structure is not surveyed or found.sample.rows.shape[1] != d):

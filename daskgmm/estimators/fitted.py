@@ -17,6 +17,7 @@ from daskgmm.fit.stream import Waiting
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.loadings import Loadings
 from daskgmm.model.mixture import Mixture
+from daskgmm.model.posterior import Posterior, Variational
 from daskgmm.store.values import LATER, storable
 
 T = TypeVar("T")
@@ -42,12 +43,15 @@ class Fitted:
     rated: Score | None = field(default=None, metadata=LATER)  # what the last E-step over all rows found
     accounting: Accounting = field(default_factory=dict, init=False)  # what it cost, which no file tells
     remaining: float | None = field(default=None, metadata=LATER)  # gain of more iterations, where it can be told
+    belief: Variational | None = field(default=None, metadata=LATER)  # the prior, where the mixture is a posterior
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""
         shape, structure, run = self.mixture.means.shape, self.mixture.covariance.structure, self.online
         require(at_least(0, self.n_iter, self.n_passes, self.next_row), "Counts are below 0.")
         require(self.feature_names is None or len(self.feature_names) == shape[1], "Each feature has one name.")
+        sound = isinstance(self.mixture, Posterior) and self.belief is not None and self.belief.fits(self.mixture)
+        require(sound or not (isinstance(self.mixture, Posterior) or self.belief), "The prior is another's.")
         require(
             run is None or (run.mixture.means.shape == shape and run.mixture.covariance.structure is structure),
             "The stream is not that of the mixture.",
@@ -127,6 +131,19 @@ class Attribute(Generic[T]):
 
     def __set__(self, model: Any, value: Never) -> None:
         raise AttributeError(f"{self.name} is a view of the fitted mixture, and cannot be set.")
+
+
+class Absent:
+    """What an estimator does not have, though others do; ``hasattr`` says so, too."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, model: Any, owner: type) -> Never:
+        raise AttributeError(f"{owner.__name__} has no {self.name}: {self.why}")
 
 
 class StreamAttribute(Attribute[T]):

@@ -35,7 +35,7 @@ from daskgmm.estimators.checks import (
     read_structure,
 )
 from daskgmm.estimators.fitted import Fitted
-from daskgmm.estimators.parameters import ROWWISE, SMALL, Single
+from daskgmm.estimators.parameters import ARRAYS, ROWWISE, Single
 from daskgmm.estimators.parts import PartedMixture
 from daskgmm.estimators.persistence import load, save
 from daskgmm.estimators.scikit import with_callbacks
@@ -128,9 +128,9 @@ class Watched(BaseMixture):
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
         """What makes this fit differ from another of the same rows: settings that change the result."""
         settings = {name: value for name, value in self.get_params().items() if name not in ELSEWHERE}
-        if settings["n_factors"] is None:  # as in older files
-            del settings["n_factors"]
-        for name in settings.keys() & set(SMALL):
+        if settings.get("n_factors") is None:  # as in older files
+            settings.pop("n_factors", None)
+        for name in settings.keys() & set(ARRAYS):
             settings[name] = None if settings[name] is None else array_digest(settings[name])
         # Other sources of random numbers are known by their state, which the checkpoint holds.
         seed = settings["random_state"]
@@ -140,7 +140,7 @@ class Watched(BaseMixture):
             settings["warm_start"] = begun
         if settings.get("frozen") is not None:
             settings["frozen"] = frozen_parts(self)
-        if isinstance(settings["prior"], NormalInverseWishart):
+        if isinstance(settings.get("prior"), NormalInverseWishart):
             settings["prior"] = values.digest(settings["prior"])
         plain = {
             name: v.tolist() if isinstance(v, (np.generic, np.ndarray)) else v for name, v in settings.items()
@@ -224,9 +224,12 @@ class Fitting(Watched, PartedMixture, Single):
     def _recipe(self, d: int, kind: type[Recipe] = Recipe, **more: Any) -> Any:
         """The settings, for rows of d features: what has the same name in a recipe, and more."""
         same = {f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)}
-        structure, start = read_structure(self, d), read_start(self, d)
-        more |= {"prior": read_prior(self, d), "frozen": read_frozen(self)}
-        return kind(structure=structure, k=self.n_components, start=start, **{**same, **more})
+        structure = read_structure(self, d)
+        return kind(structure=structure, k=self.n_components, **{**same, **self._beforehand(d), **more})
+
+    def _beforehand(self, d: int) -> dict[str, Any]:
+        """What is known before the rows, for d features: fields of a recipe; `ValueError` where it is not fit."""
+        return {"start": read_start(self, d), "prior": read_prior(self, d), "frozen": read_frozen(self)}
 
     @abstractmethod
     def _begun(self, rows: Rows, recipe: Any, last: Fitted | None) -> tuple[Run, ...]:
@@ -235,7 +238,7 @@ class Fitting(Watched, PartedMixture, Single):
     def _check_shape(self, rows: Rows, what: str) -> None:
         """The last fit can only go on with components and features as they were."""
         last = self._fitted.mixture
-        if self.background and not isinstance(last, Contaminated):
+        if getattr(self, "background", False) and not isinstance(last, Contaminated):
             raise DataError(f"{what} needs the background of the last fit, and that had none: fit anew.")
         wanted = (self.n_components, rows.n_features, read_structure(self))
         found = (*last.means.shape, last.covariance.structure)

@@ -17,7 +17,16 @@ from daskgmm.estimators.checks import check_mixture, check_names, read_structure
 from daskgmm.estimators.expectation import Expectation
 from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Fitting
-from daskgmm.estimators.parameters import INIT_PARAMS, at_least, estimator, parameter, real
+from daskgmm.estimators.parameters import (
+    INIT_PARAMS,
+    Beforehand,
+    Known,
+    at_least,
+    estimator,
+    like,
+    parameter,
+    real,
+)
 from daskgmm.fit.accelerated import BEST, METHODS, Accelerated
 from daskgmm.fit.batch import batch
 from daskgmm.fit.recipe import Recipe
@@ -107,6 +116,10 @@ class GaussianMixture(Fitting):
         moves. "auto" is "kmeans" for no more rows than such a sample has, else "subsample". "k-means++" and
         "random_from_data" assign each row to the nearest of the chosen ones.""",
     )
+    n_factors: int | None = like(Beforehand, "n_factors")
+    prior: Known = like(Beforehand, "prior")
+    frozen: Any = like(Beforehand, "frozen")
+    background: bool = like(Beforehand, "background")
     labels_init: Any = parameter(
         None,
         "no_validation",

@@ -20,7 +20,16 @@ from daskgmm.errors import DataError
 from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.fitted import Attribute, Fitted, StreamAttribute, Unseeded, names_of
 from daskgmm.estimators.fitting import Fitting
-from daskgmm.estimators.parameters import INIT_PARAMS, SMALL, at_least, estimator, parameter, real
+from daskgmm.estimators.parameters import (
+    INIT_PARAMS,
+    SMALL,
+    Beforehand,
+    at_least,
+    estimator,
+    like,
+    parameter,
+    real,
+)
 from daskgmm.fit.online import Passes, online
 from daskgmm.fit.recent import ROWS_PER_COMPONENT
 from daskgmm.fit.recipe import OnlineRecipe, Recipe, sample_size
@@ -132,6 +141,10 @@ class MiniBatchGaussianMixture(Fitting):
         [StrOptions(INIT_PARAMS)],
         'How to start on the sample, before EM on it; "auto" and "subsample" with moves, as in `GaussianMixture`.',
     )
+    n_factors: int | None = like(Beforehand, "n_factors")
+    prior: Any = like(Beforehand, "prior")
+    frozen: Any = like(Beforehand, "frozen")
+    background: bool = like(Beforehand, "background")
     warm_start: bool = parameter(
         False,
         ["boolean"],

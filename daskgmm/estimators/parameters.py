@@ -5,7 +5,7 @@ import os
 import textwrap
 from dataclasses import KW_ONLY, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -18,6 +18,8 @@ C = TypeVar("C")
 
 INIT_PARAMS = {"auto", "subsample", *STARTS}
 SMALL = ("weights_init", "means_init", "precisions_init")  # starts that are small arrays
+ARRAYS = (*SMALL, "mean_prior", "covariance_prior")  # whatever is a small array
+Known: TypeAlias = Literal["weak"] | NormalInverseWishart | None
 ROWWISE = ("labels_init", "responsibilities_init")  # starts with a value for each row
 
 
@@ -106,11 +108,6 @@ class Single:
         codes say of volume, shape and orientation whether they are equal (E), vary (V), or are not there (I).
         "factors" are loadings of ``n_factors`` factors, and noise of each feature.""",
     )
-    n_factors: int | None = parameter(
-        None,
-        [at_least(1), None],
-        'Factors of each component, for ``covariance_type="factors"``; fewer than features.',
-    )
     weights_init: Any = parameter(None, ["array-like", None], "Proportions (k,) to start from.")
     means_init: Any = parameter(
         None,
@@ -122,6 +119,25 @@ class Single:
     )
     warm_start: bool = parameter(
         False, ["boolean"], "Whether `fit` goes on from the last fit's parameters, without a survey."
+    )
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Beforehand:
+    """What those are told that find the maximum of a likelihood, or of a posterior; see `like`."""
+
+    n_factors: int | None = parameter(
+        None,
+        [at_least(1), None],
+        'Factors of each component, for ``covariance_type="factors"``; fewer than features.',
+    )
+    prior: Known = parameter(
+        None,
+        [StrOptions({"weak"}), NormalInverseWishart, None],
+        """What is known of components beforehand: the fit finds the mode of the posterior. "weak" is the prior of
+        Fraley & Raftery (2007), which keeps components from collapsing, also with ``reg_covar=0``. A
+        ``NormalInverseWishart`` says more, and adapts a given mixture. The monitored log-likelihood has the
+        log-density of the prior, too, up to a constant.""",
     )
     frozen: Any = parameter(
         None,
@@ -151,14 +167,6 @@ class Parameters:
         """Added to the diagonal of every covariance, before components are made to agree. With 0 an EM step never
         lowers the likelihood; with more it may, slightly: the update is then not the exact maximiser. A feature
         that hardly varies needs some.""",
-    )
-    prior: Literal["weak"] | NormalInverseWishart | None = parameter(
-        None,
-        [StrOptions({"weak"}), NormalInverseWishart, None],
-        """What is known of components beforehand: the fit finds the mode of the posterior. "weak" is the prior of
-        Fraley & Raftery (2007), which keeps components from collapsing, also with ``reg_covar=0``. A
-        ``NormalInverseWishart`` says more, and adapts a given mixture. The monitored log-likelihood has the
-        log-density of the prior, too, up to a constant.""",
     )
     init_params: InitParams = parameter("auto", [StrOptions(INIT_PARAMS)], "How to start.")
     random_state: Any = parameter(

@@ -14,7 +14,7 @@ from daskgmm.errors import DataError
 from daskgmm.estimators.base import BaseMixture, in_kind
 from daskgmm.estimators.checks import feature_numbers, read_structure
 from daskgmm.estimators.fitted import Fitted
-from daskgmm.estimators.parameters import ROWWISE, SMALL
+from daskgmm.estimators.parameters import ARRAYS, ROWWISE
 from daskgmm.fit.recipe import START_ROWS
 from daskgmm.fit.survey import Threshold
 from daskgmm.fit.tasks import Draw, Impute, Query
@@ -25,7 +25,7 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.model.parts import Parts
 
 # Settings that belong to the rows of a fit, not to a part of the mixture.
-OF_THE_FIT = (*SMALL, *ROWWISE, "prior", "frozen", "checkpoint", "warm_start", "variables", "feature_dim")
+OF_THE_FIT = (*ARRAYS, *ROWWISE, "prior", "frozen", "checkpoint", "warm_start", "variables", "feature_dim")
 
 
 class Divergence(NamedTuple):
@@ -93,7 +93,8 @@ class PartedMixture(BaseMixture):
             If a feature is unknown, or comes twice.
         """
         seen = self._numbers(features)
-        return self._of(self._parts(seen).marginal, seen)
+        part: Self = self._of(self._parts(seen).marginal, seen)
+        return part
 
     def conditional(self, given: Mapping[Any, float]) -> Self:
         """The mixture of the other features where some have given values: a fitted estimator, as of `marginal`.
@@ -123,7 +124,8 @@ class PartedMixture(BaseMixture):
         if not np.isfinite(x).all():
             raise ValueError(f"Given values must be finite, got {given}.")
         parts = self._parts(seen, self._others(seen))
-        return self._of(parts.conditional(x), parts.unseen)
+        rest: Self = self._of(parts.conditional(x), parts.unseen)
+        return rest
 
     def regress(self, X: Any, given: Any = None, of: Any = None, *, return_std: bool = False) -> Any:
         """The mean of some features given others in each row, and how far they spread about it.
@@ -274,12 +276,15 @@ class PartedMixture(BaseMixture):
             raise ValueError("All features are given: none is left.")
         return others
 
-    def _of(self, mixture: Mixture, features: Array) -> Self:
-        """A fitted estimator of some features, with the settings of this one."""
-        settings = {name: value for name, value in self.get_params(deep=False).items() if name not in OF_THE_FIT}
+    def _of(self, mixture: Mixture, features: Array, kind: Any = None) -> Any:
+        """A fitted estimator of some features, with the settings of this one; of this class, or of another."""
+        kind = kind or type(self)
+        known = set(kind._get_param_names()) - {*OF_THE_FIT}
+        settings = {name: value for name, value in self.get_params(deep=False).items() if name in known}
         if read_structure(self) != mixture.covariance.structure:
-            settings |= {"covariance_type": mixture.covariance.structure.name, "n_factors": None}
-        model = type(self)(**settings)
+            settings["covariance_type"] = mixture.covariance.structure.name
+            settings.pop("n_factors", None)
+        model = kind(**settings)
         names = getattr(self, "feature_names_in_", None)
         model._fitted = model._from_mixture(mixture, None if names is None else tuple(names[features]))
         return model

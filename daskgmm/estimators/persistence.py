@@ -11,7 +11,7 @@ from daskgmm.estimators import format1
 from daskgmm.estimators.checks import check_saved, frozen_parts
 from daskgmm.estimators.expectation import Expectation
 from daskgmm.estimators.fitted import Fitted, Unseeded
-from daskgmm.estimators.parameters import ESTIMATORS, SMALL
+from daskgmm.estimators.parameters import ARRAYS, ESTIMATORS
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.store import files
 from daskgmm.store.places import Place, locate
@@ -23,9 +23,10 @@ def save(model: Any, state: Fitted | Unseeded, path: Place) -> None:
     """Write a file that `load` takes; `ValueError` for settings that were changed, and are not of that fit."""
     check_saved(model, state)
     settings = {name: value for name, value in model.get_params(deep=False).items() if _is_plain(value)}
-    settings["frozen"] = frozen_parts(model)
-    starts = {name: getattr(model, name, None) for name in SMALL}
-    settings |= {name: np.asarray(start, np.float64) for name, start in starts.items() if start is not None}
+    if hasattr(model, "frozen"):
+        settings["frozen"] = frozen_parts(model)
+    arrays = {name: getattr(model, name, None) for name in set(ARRAYS) - settings.keys()}
+    settings |= {name: np.asarray(array, np.float64) for name, array in arrays.items() if array is not None}
     header = {"format": files.MODEL, "version": VERSION, "estimator": type(model).__name__}
     files.save(path, header, {"settings": settings, "fitted": state})
 
@@ -72,7 +73,7 @@ def read(path: Place) -> tuple[str, dict[str, Any], Fitted | Unseeded | Expectat
         kinds = Expectation if found == Expectation.__name__ else (Fitted, Unseeded)
         if not (isinstance(found, str) and isinstance(settings, dict) and isinstance(state, kinds)):
             raise TypeError(f"{type(state)} is not what a fit leaves.")
-        special = {**dict.fromkeys(SMALL, np.ndarray), "frozen": dict}
+        special = {**dict.fromkeys(ARRAYS, np.ndarray), "frozen": dict}
         if not all(_is_plain(v) or isinstance(v, special.get(name, ())) for name, v in settings.items()):
             raise TypeError("Settings are plain, or starts.")
         return found, settings, state

@@ -18,7 +18,7 @@ from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.fitted import Attribute, Fitted
 from daskgmm.estimators.fitting import Watched
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
-from daskgmm.estimators.parameters import at_least, estimator, like, parameter, real
+from daskgmm.estimators.parameters import Beforehand, Known, at_least, estimator, like, parameter, real
 from daskgmm.estimators.scikit import with_callbacks
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.search import CRITERIA, Candidate, Plan, search
@@ -109,6 +109,7 @@ class GaussianMixtureSearch(Watched):
     acceleration: str | None = like(GaussianMixture, "acceleration")
     n_init: int = like(GaussianMixture, "n_init")
     init_params: InitParams = like(GaussianMixture, "init_params")
+    prior: Known = like(Beforehand, "prior")
 
     best_estimator_ = Attribute[GaussianMixture](
         lambda f: cast(Searched, f).estimator, "The best candidate, a fitted `GaussianMixture`."

@@ -26,6 +26,7 @@ TITLES = {
     "n_iter": "iterations",
     "n_passes": "passes",
     "log_likelihood": "log-likelihood per row",
+    "lower_bound": "lower bound",
     **{name: name for name in ("rows", "converged", "bic", "aic")},
 }
 
@@ -188,10 +189,11 @@ def facts_of(fitted: Fitted, estimator: str) -> dict[str, Any]:
         "n_iter": fitted.n_iter or None,
         "n_passes": fitted.n_passes or None,
         "converged": fitted.converged if fitted.n_iter else None,
-        "log_likelihood": fitted.lower_bound,
-        "bic": found.bic,
-        "aic": found.aic,
     }
+    if fitted.belief is None:
+        told |= {"log_likelihood": fitted.lower_bound, "bic": found.bic, "aic": found.aic}
+    else:  # of a posterior, rows have no likelihood
+        told |= {"lower_bound": fitted.lower_bound}
     return {
         name: value
         for name, value in told.items()

@@ -51,7 +51,7 @@ class Reached:
 
     def __str__(self) -> str:
         bound, change = standing(self.state)
-        told = "" if bound != bound else f": mean log-likelihood {bound:.8g}"
+        told = "" if bound != bound else f": {self.state.runs[0].watched} {bound:.8g}"
         changed = "" if change != change else f", change {change:.2e}"
         return f"iteration {self.state.n_iter}{told}{changed}"
 
@@ -152,7 +152,7 @@ class Verbose:
             if run.outcome is None and run.trace and (went_on or run.done):
                 outcome = " converged" if run.converged else " collapsed" if run.failure else ""
                 left = f", remaining {run.remaining:.1e}" if run.done and isfinite(run.remaining) else ""
-                bound = f"mean log-likelihood {run.trace[-1]:.6f}"
+                bound = f"{run.watched} {run.trace[-1]:.6f}"
                 print(f"  run {number}, iteration {run.n_iter}: {bound}{outcome}{left}")
 
 

@@ -17,7 +17,7 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import Structure
-from daskgmm.model.update import MAP, Regularised, Steady, Update
+from daskgmm.model.update import MAP, Regularised, Steady, Update, maximise
 
 START_ROWS, SAMPLE_BYTES = 20_000, 256 * 2**20
 
@@ -106,6 +106,10 @@ class Recipe:
     @staticmethod
     def _under(known: MAP, reg_covar: float) -> Update:
         return replace(known, reg_covar=reg_covar)
+
+    def estimated(self, statistics: Statistics, means: Array, values: Array) -> Mixture:
+        """The M-step of a start; these are means and covariances of components that have no rows."""
+        return maximise(statistics, means, values, self.reg_covar, prior=self.known)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite, nan
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Run(ABC):
     failure: DataError | None = None  # why it ended early
     rated: Score | None = None  # what the last E-step over all rows found of its mixture
     n_rows: float = 0.0  # rows of the last pass
+    watched: ClassVar[str] = "mean log-likelihood"  # what the trace has
 
     @property
     @abstractmethod
@@ -149,8 +150,8 @@ class EM(Run):
             raise too_few(found.n_rows, k)
         if (error := unfit(found.total_weight)) is not None:
             raise error
-        bound = (found.log_likelihood + self.update.penalty(mixture)) / found.total_weight
-        return bound, self.update(mixture, found)
+        after = self.update(mixture, found)
+        return self.update.bound(mixture, found, after), after
 
     def reached(self, mixture: Mixture, bound: float, found: Statistics) -> Self:
         """After an iteration."""

@@ -28,7 +28,6 @@ from daskgmm.model.missing import completed, misses
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.update import maximise
 
 # "subsample": a start of each kind, tried with a short EM run; the better one goes on. k-means finds round
 # clusters that k-means++ misses, and is misled by long ones; after a few iterations it leads in either case.
@@ -316,4 +315,4 @@ def updated(recipe: Recipe, survey: Survey, statistics: Statistics) -> Mixture:
     values = values + recipe.reg_covar * structure.form.unit(values.shape[-1])
     means = np.broadcast_to(overall.means, statistics.reference.shape)
     values = np.broadcast_to(values, statistics.scatter.shape)
-    return maximise(statistics, means, values, recipe.reg_covar, prior=recipe.known)
+    return recipe.estimated(statistics, means, values)

@@ -50,7 +50,7 @@ def _settled(
     ``lead * 2**e`` (n, k), by how much that of the first exceeds that of each component in its group.
     """
     (n, k), d = lead.shape, mixture.n_features
-    log_weights = np.log(mixture.weights)
+    log_weights = mixture.log_weights
     norm = np.broadcast_to(mixture.covariance.half_log_det(d), k) - 0.5 * d * np.log(2 * np.pi)
     top = np.maximum(power.max(axis=0), 0)  # log-densities are in units of ``2**top``: the largest distance fits
     joint, behind = np.empty((n, k)), np.empty((n, k))  # of the best of the group; by how much each is below it
@@ -63,7 +63,7 @@ def _settled(
         behind[:, members] = nearer + (log_weights[members] - weight[:, None])
     labels, peak = np.where(behind == 0, joint, -np.inf).argmax(axis=1), joint.max(axis=1)
     behind += np.ldexp(joint - peak[:, None], top[:, None])
-    resp = np.where(mixture.weights > 0, np.exp(behind), 0.0)
+    resp = np.where(log_weights > -np.inf, np.exp(behind), 0.0)
     total = resp.sum(axis=1)
     return labels, np.ldexp(peak, top) + np.log(total), resp / total[:, None]
 

@@ -1,10 +1,10 @@
 """A Gaussian mixture: one immutable set of parameters, with its densities, expectation and sampling."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from scipy.special import entr, xlogy
+from scipy.special import entr
 
 from daskgmm._typing import Array
 from daskgmm.model import far, kernels
@@ -38,7 +38,7 @@ class Mixture:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be computed again: parameters travel with every pass."""
-        return {name: getattr(self, name) for name in ("weights", "means", "covariance")}
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def check(self) -> None:
         """Raise `ValueError` unless the parameters are those of a mixture; a covariance has its own check."""
@@ -78,6 +78,13 @@ class Mixture:
         k, d = self.means.shape
         return int(self.covariance.structure.n_parameters(k, d) + k * d + k - 1)
 
+    @property
+    def log_weights(self) -> Array:
+        """What each component weighs in the density, (k,), as logarithms."""
+        with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
+            logs: Array = np.log(self.weights)
+        return logs
+
     def model_for(self, x: Array, weight: Array | None, single: bool = True) -> kernels.layouts.Model:
         """The parameters as the kernels read them, in the precision that these rows and weights allow."""
         single &= x.dtype.kind == "f" and x.dtype.itemsize == 4 and self.covariance.allows_single
@@ -86,8 +93,7 @@ class Mixture:
         dtype = "f4" if single else "f8"
         models: dict[str, kernels.layouts.Model] = vars(self).setdefault("_models", {})
         if dtype not in models:
-            with np.errstate(divide="ignore"):  # an empty component has log-weight −inf, and density 0
-                models[dtype] = self.covariance.pack(self.means, np.log(self.weights), dtype)
+            models[dtype] = self.covariance.pack(self.means, self.log_weights, dtype)
         return models[dtype]
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
@@ -108,17 +114,23 @@ class Mixture:
     def entropy(self, found: Statistics) -> float:
         """Σ w·H of the responsibilities of the E-step that found these statistics, in nats.
 
-        −Σ r·log r is log p(x) less the expected log-density of row and component together, and that needs no more
-        than the statistics: its squared distances are tr(precision · scatter). Where values are missing, the
-        statistics know what is expected of those.
+        −Σ r·log r is log p(x) less the expected log-density of row and component together. Where values are
+        missing, the statistics know what is expected of those.
+        """
+        return max(0.0, float(found.log_likelihood + found.unseen - self.joint(found)))
+
+    def joint(self, found: Statistics) -> float:
+        """Σ w·r·(log-density of row and component together), under the responsibilities of these statistics.
+
+        It needs no more than those: its squared distances are tr(precision · scatter).
         """
         s, d = found.about(self.means), self.n_features
         with one_thread():
             values = self.covariance.precisions
         squares = d / values.shape[-1] * float((values * s.scatter).sum())
         log_norm = self.covariance.half_log_det(d) - 0.5 * d * np.log(2 * np.pi)
-        joint = (xlogy(s.weight, self.weights) + s.weight * log_norm).sum() - 0.5 * squares
-        return max(0.0, float(found.log_likelihood + found.unseen - joint))
+        shares = np.multiply(s.weight, self.log_weights, out=np.zeros_like(s.weight), where=s.weight > 0)
+        return float((shares + s.weight * log_norm).sum() - 0.5 * squares)
 
     def score_samples(self, x: Array) -> Array:
         """Log-density of each row, (n,), in nats."""

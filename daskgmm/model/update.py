@@ -46,6 +46,10 @@ class Update(ABC):
         """The same with a change of what it wraps, or of itself."""
         return change(self)
 
+    def bound(self, mixture: Mixture, found: Statistics, after: Mixture) -> float:
+        """What is watched of an iteration: mean log-likelihood and penalty, of the mixture that it began with."""
+        return (found.log_likelihood + self.penalty(mixture)) / found.total_weight
+
 
 def strict(error: CollapseError) -> bool:
     """Excuses no collapse."""

@@ -23,6 +23,7 @@ from daskgmm.model.covariance import Covariance
 from daskgmm.model.frozen import Frozen
 from daskgmm.model.loadings import Loadings
 from daskgmm.model.mixture import Mixture
+from daskgmm.model.posterior import Posterior
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import Structure, structure_of
@@ -45,7 +46,15 @@ def storable(kind: type[C]) -> type[C]:
 
 # A class of a class of these is for what is only tried.
 _updates: set[type[Any]] = {*Update.__subclasses__(), Frozen, Background}
-for _kind in (Mixture, Contaminated, Statistics, NormalInverseWishart, *Covariance.__subclasses__(), *_updates):
+for _kind in (
+    Mixture,
+    Contaminated,
+    Posterior,
+    Statistics,
+    NormalInverseWishart,
+    *Covariance.__subclasses__(),
+    *_updates,
+):
     storable(_kind)
 storable(Loadings)
 

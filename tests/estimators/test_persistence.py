@@ -213,7 +213,7 @@ def test_another_estimator_is_refused(saved: Path) -> None:
     with pytest.raises(ValueError, match=f"holds a {header['estimator']}, not a {wrong.__name__}"):
         wrong.load(saved)
     written(saved, header | {"estimator": "Mixture"}, arrays)
-    refused(saved, "holds a Mixture, not a GaussianMixture or MiniBatchGaussianMixture")
+    refused(saved, "holds a Mixture, not a GaussianMixture or BayesianGaussianMixture or MiniBatchGaussianMixture")
 
 
 def test_a_class_of_the_users_own_reads_what_it_wrote(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from daskgmm import (
+    BayesianGaussianMixture,
     GaussianMixture,
     GaussianMixtureSearch,
     MiniBatchGaussianMixture,
@@ -90,6 +91,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
         for kind in KINDS:
             for prior in (None, "weak"):
                 GaussianMixture(3, covariance_type=kind, random_state=0, max_iter=2, tol=0.0, prior=prior).fit(X)
+            BayesianGaussianMixture(3, covariance_type=kind, random_state=0, max_iter=2, tol=0.0).fit(X)
         GaussianMixture(3, covariance_type="factors", n_factors=1, random_state=0, max_iter=2, tol=0.0).fit(X)
         GaussianMixture(3, random_state=0, max_iter=4, tol=0.0, acceleration="lbfgs").fit(X)
         GaussianMixtureSearch([1, 2], criterion="held_out", random_state=0, tol=0.0, max_iter=2).fit(X)
