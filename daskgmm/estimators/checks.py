@@ -197,7 +197,9 @@ def read_belief(model: Any, d: int) -> Variational:
         if one.shape != shape:
             told = f"The parameter '{kind} covariance_prior' should have the shape of {shape}, but got {one.shape}"
             raise ValueError(told)
-        covariance = _covariance(one if structure.shared else one[None], 1, d, kind, "covariance_prior").values
+        covariance = _covariance(
+            one if structure.shared else one[None], 1, d, structure, "covariance_prior"
+        ).values
     concentration, precision = model.weight_concentration_prior, model.mean_precision_prior
     return Variational(
         structure=structure,
