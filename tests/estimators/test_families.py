@@ -167,7 +167,9 @@ def test_covariances_of_another_family_are_refused_and_a_start_is_made_to_fit(na
     begun = model(
         name, max_iter=0, means_init=other.means_, weights_init=other.weights_, precisions_init=other.precisions_
     )
-    begun.fit(rows()).mixture_.covariance.check()
+    covariance = begun.fit(rows()).mixture_.covariance
+    covariance.check()
+    assert covariance.structure is structure(name)
 
 
 @every_name

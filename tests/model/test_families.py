@@ -229,6 +229,7 @@ def test_places_between_are_of_the_family(code: str) -> None:
     np.testing.assert_allclose(local.at(place, mixture).covariance.values, mixture.covariance.values, atol=1e-12)
     found = local.at(place + 0.3 * np.random.default_rng(0).normal(size=len(place)), mixture)
     found.covariance.check()
+    assert found.covariance.structure is STRUCTURES[code]
     assert np.abs(found.covariance.values - mixture.covariance.values).max() > 0.05
 
 
@@ -277,6 +278,7 @@ def test_components_put_elsewhere_are_of_the_family(code: str) -> None:
     mixture = mixture_of(code)
     merged = merge(mixture, 0, 2)
     merged.covariance.check()
+    assert merged.covariance.structure is STRUCTURES[code]
     assert merged.n_components == 2
 
 
