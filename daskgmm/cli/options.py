@@ -23,10 +23,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 CONSTANTS = {"True": True, "False": False, "None": None}
-BATCH, ONLINE, SEARCH = (
-    {f.name: f for f in fields(kind) if f.metadata}
-    for kind in (GaussianMixture, MiniBatchGaussianMixture, GaussianMixtureSearch)
-)
+FITTED = (GaussianMixture, MiniBatchGaussianMixture, GaussianMixtureSearch)
+BATCH, ONLINE, SEARCH = ({f.name: f for f in fields(kind) if f.metadata} for kind in FITTED)
 KINDS = {"": BATCH, "Online: ": ONLINE}
 # What has another name or meaning here, or none.
 APART = (
@@ -177,7 +175,12 @@ def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def command(place: str, identity: Mapping[str, Any]) -> str:
-    """The command that goes on from a checkpoint, but for the names of DATA, OUT and what it knows a hash of."""
+    """The command that goes on from a checkpoint, but for the names of DATA, OUT and what it knows a hash of.
+
+    For an estimator that no command fits, Python.
+    """
+    if (found := identity["estimator"]) not in {kind.__name__ for kind in FITTED}:
+        return f"{found}(..., checkpoint={place!r}).fit(...)"
     given, rest = asked(identity)
     verb = "select" if identity["estimator"] == GaussianMixtureSearch.__name__ else "fit"
     words = ["daskgmm", verb, "DATA", "--out", "OUT", "--checkpoint", place]

@@ -21,6 +21,7 @@ from daskgmm.estimators.summary import Summary
 from daskgmm.fit.online import Passes
 from daskgmm.fit.run import best
 from daskgmm.fit.state import State
+from daskgmm.fit.variational import Inference
 from daskgmm.store.arrays import Claim, claimed
 
 
@@ -248,7 +249,9 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
         "n_runs": len(state.runs),
         "n_runs_ended": sum(run.done for run in state.runs),
         "n_iter": leader.n_iter if leader else 0,
-        "log_likelihood": leader.lower_bound if leader else None,
+        "lower_bound" if isinstance(leader, Inference) else "log_likelihood": leader.lower_bound
+        if leader
+        else None,
         **({"n_samples_seen": seen[0]} if seen else {}),
         "options": given,
         "data": rows,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
+from sklearn.mixture import BayesianGaussianMixture as Theirs
 from sklearn.utils._param_validation import StrOptions
 
 from daskgmm._typing import Array, CovarianceType, InitParams
@@ -11,7 +12,7 @@ from daskgmm.compute.rows import Rows
 from daskgmm.estimators.checks import read_belief, read_start
 from daskgmm.estimators.fitted import Absent, Attribute, Fitted, shown
 from daskgmm.estimators.fitting import Fitting
-from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.estimators.gaussian_mixture import FITTED, GaussianMixture, handed_over
 from daskgmm.estimators.parameters import INIT_PARAMS, estimator, like, parameter, real
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import AUTO, Run, best
@@ -22,6 +23,11 @@ from daskgmm.model.posterior import Posterior, Variational
 from daskgmm.model.structure import PLAIN
 
 NO_LIKELIHOOD = "the lower bound of the evidence, lower_bound_, is what compares fits to the same rows."
+
+BELIEVED = (
+    "weight_concentration_prior_ weight_concentration_ mean_precision_prior_ mean_precision_ mean_prior_ "
+    "degrees_of_freedom_prior_ degrees_of_freedom_ covariance_prior_"
+)
 
 
 def _posterior(fitted: Fitted) -> Posterior:
@@ -174,6 +180,11 @@ class BayesianGaussianMixture(Fitting):
     bic = cast(Any, Absent(NO_LIKELIHOOD))
     icl = cast(Any, Absent(NO_LIKELIHOOD))
     from_parameters = cast(Any, Absent("GaussianMixture.from_parameters makes a mixture of given parameters."))
+
+    def to_sklearn(self) -> Theirs:
+        """A fitted scikit-learn ``BayesianGaussianMixture`` with the same settings, prior and posterior."""
+        theirs: Theirs = handed_over(self, Theirs(), f"{FITTED} {BELIEVED}")
+        return theirs
 
     _algorithm = staticmethod(variational)
     _unconverged = GaussianMixture._unconverged

@@ -38,6 +38,12 @@ from daskgmm.fit.tasks import Expect
 from daskgmm.model.frozen import Frozen
 from daskgmm.model.statistics import Statistics
 
+# What scikit-learn's mixture finds.
+FITTED = (
+    "weights_ means_ covariances_ precisions_ precisions_cholesky_ "
+    "converged_ n_iter_ lower_bound_ lower_bounds_ n_features_in_"
+)
+
 
 @estimator
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -261,32 +267,32 @@ class GaussianMixture(Fitting):
 
         A covariance type that it does not have becomes "full", "diag" or "spherical".
         """
-        last = self.mixture_
-        if last.background_weight:
+        if self.mixture_.background_weight:
             raise ValueError("scikit-learn's mixture has no background.")
-        theirs = SklearnGaussianMixture()
-        shared = theirs.get_params()
-        settings = {name: value for name, value in self.get_params().items() if name in shared}
-        if settings["init_params"] in ("auto", "subsample"):  # our own ways to start
-            settings["init_params"] = shared["init_params"]
-        if settings["tol"] == AUTO:
-            settings["tol"] = shared["tol"]
-        settings["n_components"] = last.n_components
-        structure, plain = last.covariance.structure, last.covariance.structure.plain
-        settings["covariance_type"] = plain.name
-        theirs.set_params(**settings)
-        fitted = (
-            "weights_ means_ covariances_ precisions_ precisions_cholesky_ "
-            "converged_ n_iter_ lower_bound_ lower_bounds_ n_features_in_"
-        )
-        for name in fitted.split():
-            setattr(theirs, name, copy.copy(getattr(self, name)))
-        if structure.shared != plain.shared:  # one for all, where they have one for each
-            held = {"covariances_": "values", "precisions_": "precisions", "precisions_cholesky_": "factor"}
-            k, d = last.means.shape
-            for name, own in held.items():
-                values = np.broadcast_to(getattr(last.covariance, own), plain.held(k, d))
-                setattr(theirs, name, plain.shown(values.copy(), k, d))
-        if hasattr(self, "feature_names_in_"):
-            theirs.feature_names_in_ = np.array(self.feature_names_in_)
+        theirs: SklearnGaussianMixture = handed_over(self, SklearnGaussianMixture(), FITTED)
         return theirs
+
+
+def handed_over(model: Any, theirs: Any, fitted: str) -> Any:
+    """An estimator of scikit-learn's with the settings of a fitted one of ours, and these attributes."""
+    last, shared = model.mixture_, theirs.get_params()
+    settings = {name: value for name, value in model.get_params().items() if name in shared}
+    if settings["init_params"] in ("auto", "subsample"):  # our own ways to start
+        settings["init_params"] = shared["init_params"]
+    if settings["tol"] == AUTO:
+        settings["tol"] = shared["tol"]
+    settings["n_components"] = last.n_components
+    structure, plain = last.covariance.structure, last.covariance.structure.plain
+    settings["covariance_type"] = plain.name
+    theirs.set_params(**settings)
+    for name in fitted.split():
+        setattr(theirs, name, copy.copy(getattr(model, name)))
+    if structure.shared != plain.shared:  # one for all, where they have one for each
+        held = {"covariances_": "values", "precisions_": "precisions", "precisions_cholesky_": "factor"}
+        k, d = last.means.shape
+        for name, own in held.items():
+            values = np.broadcast_to(getattr(last.covariance, own), plain.held(k, d))
+            setattr(theirs, name, plain.shown(values.copy(), k, d))
+    if hasattr(model, "feature_names_in_"):
+        theirs.feature_names_in_ = np.array(model.feature_names_in_)
+    return theirs

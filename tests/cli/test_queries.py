@@ -20,7 +20,7 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskgmm import GaussianMixture, MiniBatchGaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture, MiniBatchGaussianMixture
 from daskgmm._typing import Array
 from daskgmm.cli.output import chunk_rows
 from daskgmm.fit.state import State
@@ -513,3 +513,20 @@ def test_a_checkpoint_tells_what_is_known_frozen_and_beside(write: Any, run: Any
     (line,) = [line for line in run("info", place).stdout.splitlines() if line.startswith("goes on with")]
     for words in ("--background", "--frozen means", "--means-init PATH", "--known PATH"):
         assert words in line
+
+
+def test_a_posterior_is_told_as_one(run: Run, data: str, out: Path, tmp_path: Path) -> None:
+    place, saved = tmp_path / "c", tmp_path / "bayesian.npz"
+    fitted = BayesianGaussianMixture(4, random_state=0, tol=1.0, checkpoint=place).fit(data)
+    fitted.save(saved)
+    told = json.loads(run("info", saved, "--json").stdout)
+    assert told["lower_bound"] == fitted.lower_bound_
+    assert not {"bic", "aic", "log_likelihood"} & told.keys()
+    scored = json.loads(run("score", data, saved, "--icl", "--json").stdout)
+    assert scored["log_likelihood"] == pytest.approx(fitted.score(data), rel=1e-12)
+    assert not {"bic", "aic", "icl"} & scored.keys()
+    assert run("predict", data, saved, "--out", out).exit_code == 0
+    np.testing.assert_array_equal(zarr.open_array(out)[:], fitted.predict(data).compute())
+    standing = json.loads(run("info", place, "--json").stdout)
+    assert standing["lower_bound"] == fitted.lower_bound_
+    assert "BayesianGaussianMixture(..., checkpoint=" in run("info", place).stdout

@@ -314,6 +314,15 @@ def test_parts_are_those_of_the_expected_parameters() -> None:
     assert model.kl_divergence(plain, 1000).value == pytest.approx(0.0, abs=1e-9)
 
 
+@EACH
+def test_scikit_learn_takes_it_over(kind: Any) -> None:
+    model = fit(covariance_type=kind, init_params="subsample", tol="auto", labels_init=None)
+    theirs = model.to_sklearn()
+    np.testing.assert_allclose(theirs.score_samples(X), model.score_samples(X), rtol=1e-10)
+    np.testing.assert_array_equal(theirs.predict(X), model.predict(X))
+    assert np.isfinite(clone(theirs).fit(X).lower_bound_).all()
+
+
 def test_there_is_no_likelihood_to_judge_by() -> None:
     model = fit()
     for name in ("aic", "bic", "icl", "from_parameters"):

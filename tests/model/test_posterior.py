@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import wishart
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, wishart
 
+from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.posterior import Posterior, Variational, log_shares, shares, sticks
 from daskgmm.model.structure import STRUCTURES
-from tests.structures import KINDS
+from tests.structures import KINDS, matrices
 
 K, D, N = 4, 3, 60
 RANDOM = np.random.default_rng(0)
@@ -126,3 +128,14 @@ def test_components_weigh_however_little() -> None:
     assert near.log_weights[0] < -9e4
     assert near.labels(far)[0] == 0
     assert near.responsibilities(far)[0, 0] == 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_missing_is_integrated_out(kind: Any) -> None:
+    held, x, seen = posterior(kind, True), X.copy(), [0, 2]
+    x[:, 1] = np.nan
+    dense = matrices(held.covariance.values, kind, K, D)
+    parts = [multivariate_normal(held.means[j, seen], dense[j][np.ix_(seen, seen)]) for j in range(K)]
+    joint = np.stack([held.log_weights[j] + part.logpdf(X[:, seen]) for j, part in enumerate(parts)])
+    density, _ = Incomplete(held).answer(x, "score_samples")
+    np.testing.assert_allclose(density, logsumexp(joint, axis=0), rtol=1e-12)
