@@ -159,7 +159,7 @@ def _allocating(context: Any, scratch: Any) -> Any:
     that claims to have allocated them, and the columns of a tile are told. To allocate here would take compiled
     code for each array, some 8 s of it.
     """
-    n = TILE * 64 // scratch[0].dtype.bitwidth
+    n = getattr(scratch.instance_class, "columns", TILE * 64 // scratch[0].dtype.bitwidth)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte = ir.IntType(8).as_pointer()
