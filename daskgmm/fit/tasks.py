@@ -118,9 +118,9 @@ def refuse(block: Block) -> NoReturn:
 
 def refuse_indefinite(block: Block) -> None:
     """Raise where a row's noise is no covariance."""
-    if (noise := block.columns.get("noise")) is None or not (bad := indefinite(noise)).any():
+    if (noise := block.columns.get("noise")) is None:
         return
-    bad &= True if block.weight is None else block.weight > 0
+    bad = indefinite(noise, np.isnan(block.x)) & (True if block.weight is None else block.weight > 0)
     if bad.any():
         raise DataError(f"noise is no covariance: it is to be positive semidefinite: {block.where(bad)}.")
 

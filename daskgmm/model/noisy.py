@@ -22,17 +22,16 @@ from daskgmm.model.statistics import Statistics
 ROUNDING = 1e-10  # by which a correlation matrix of errors may fall short of one
 
 
-def variances_of(noise: Array) -> Array:
-    """Of errors (n, d) or (n, d, d), a view (n, d)."""
-    found: Array = noise if noise.ndim == 2 else np.diagonal(noise, axis1=1, axis2=2)
-    return found
+def indefinite(noise: Array, missing: Array) -> Array:
+    """Which rows of errors (n, d, d) have no covariance: a matrix with an eigenvalue below 0 beyond rounding.
 
-
-def indefinite(noise: Array) -> Array:
-    """Which rows of errors (n, d, d) have no covariance: a matrix with an eigenvalue below 0 beyond rounding."""
+    Of values that are not ``missing`` (n, d), nor infinite.
+    """
     if noise.ndim == 2:
         return np.zeros(len(noise), bool)
-    scale = np.sqrt(np.where(variances_of(noise) > 0, variances_of(noise), 1.0))
+    noise = np.where(missing[:, :, None] | missing[:, None] | ~np.isfinite(noise), 0.0, noise)
+    variances = np.diagonal(noise, axis1=1, axis2=2)
+    scale = np.sqrt(np.where(variances > 0, variances, 1.0))
     unit = noise / (scale[:, :, None] * scale[:, None, :]) + ROUNDING * np.eye(noise.shape[1])
     try:
         np.linalg.cholesky(unit)

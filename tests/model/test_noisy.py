@@ -134,11 +134,13 @@ def test_tight_components_far_from_zero_keep_their_digits() -> None:
 def test_rows_that_cannot_be_are_told() -> None:
     mixture = draw_mixture("full", 2, 2)
     x, noise = draw_rows(mixture, 5), np.tile(np.eye(2), (5, 1, 1))
-    assert not indefinite(noise).any()
+    there = np.zeros(x.shape, bool)
+    assert not indefinite(noise, there).any()
     noise[3] = [[1.0, 3.0], [3.0, 1.0]]
     noise[4] = [[1.0, 1.0], [1.0, 1.0]]
-    assert indefinite(noise).tolist() == [False, False, False, True, False]
-    assert not indefinite(noise[:, 0]).any()
+    assert indefinite(noise, there).tolist() == [False, False, False, True, False]
+    assert not indefinite(noise, ~there).any()
+    assert not indefinite(noise[:, 0], there).any()
     noise[3] = -100 * np.eye(2)
     assert not Noisy(mixture, noise).answer(x, "labels")[1]
     assert np.isnan(Noisy(mixture, noise).expectation(x).log_likelihood)

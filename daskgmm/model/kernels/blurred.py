@@ -80,11 +80,12 @@ def _pivot(line: Array, z: Array, inverse: Array, n: int, lines: Array) -> None:
     """Finish a feature: its pivot, which counts in the determinant, its standardised value and the distance."""
     powers, mantissa, distance = lines[POWERS], lines[MANTISSA], lines[DISTANCE]
     for t in range(n):
-        raw = line[t].view(np.int64)
+        pivot = np.float64(line[t])
+        raw = pivot.view(np.int64)
         powers[t] += np.float64(np.int32(raw >> 52) - 1023)
         bits = np.int64((raw & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000)
         mantissa[t] *= bits.view(np.float64)
-        inverse[t] = 1.0 / np.sqrt(line[t])  # NaN where there is no factor, and so is the density
+        inverse[t] = 1.0 / np.sqrt(pivot)  # NaN where there is no factor, and so is the density
         z[t] *= inverse[t]
         distance[t] += z[t] * z[t]
 

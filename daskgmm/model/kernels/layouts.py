@@ -210,8 +210,8 @@ _IDLE: deque[tuple[tuple[Any, ...], Any]] = deque(maxlen=16)
 def scratch_for(model: Any) -> Iterator[Any]:
     """Memory for one tile, a `Scratch` or `Blur`, which nobody else uses meanwhile."""
     blurred = isinstance(model, Blurred | BlurredAxes)
-    key = (model.means.shape, model.means.dtype, type(model) if blurred else isinstance(model, Shared))
-    key += (model.errors,) * blurred
+    kind = (type(model), model.errors) if blurred else isinstance(model, Shared)
+    key = (model.means.shape, model.means.dtype, kind)
     try:
         found, scratch = _IDLE.pop()
     except IndexError:
