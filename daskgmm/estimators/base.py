@@ -165,14 +165,12 @@ class BaseMixture(Parameters, Scikit):
         self._check_features(rows)
         return rows
 
-    def _answer(
-        self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False, noise: Any = None
-    ) -> Any:
+    def _answer(self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False, **how: Any) -> Any:
         """One answer per row, in kind: NumPy, a lazy Dask array, or a DataArray with its coordinates."""
         self._check_fitted()
         mixture = self._fitted.mixture
         columns = mixture.n_components if wide else None
-        rows = self._query_rows(X, answer_bytes=8 * (columns or 1), noise=noise)
+        rows = self._query_rows(X, answer_bytes=8 * (columns or 1), **how)
         return in_kind(rows, Query(mixture, answer, missing, dtype), columns)
 
     @query
@@ -285,9 +283,8 @@ class BaseMixture(Parameters, Scikit):
         Parameters
         ----------
         X : any input of ``fit``, of shape (n, d)
-        sample_weight : (n,), optional
-        noise : (n, d) or (n, d, d), optional
-            As in `predict`.
+        sample_weight, noise : optional
+            As in `fit`.
         entropy : bool
             Whether to add up the entropy of the responsibilities, too, which ``icl`` needs.
 
@@ -312,9 +309,7 @@ class BaseMixture(Parameters, Scikit):
         ----------
         X : any input of ``fit``, of shape (n, d)
         y : ignored
-        sample_weight : (n,), optional
-        noise : (n, d) or (n, d, d), optional
-            As in `predict`.
+        sample_weight, noise : optional
         """
         return self.evaluate(X, sample_weight, noise=noise).mean
 

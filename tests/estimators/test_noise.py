@@ -172,9 +172,14 @@ def test_queries_take_noise() -> None:
     )
     assert model.icl(x, noise=noise) >= model.bic(x, noise=noise) > model.aic(x, noise=noise)
     assert model.score(x) < model.score(x, noise=noise)
+    next_step = GaussianMixture.from_parameters(*(getattr(model, name) for name in PARTS), "diag")
+    next_step.maximise(
+        next_step.expectation(x[:300], noise=noise[:300]) + next_step.expectation(x[300:], noise=noise[300:])
+    )
     expected = model.bic(x, noise=noise)
     again = model.set_params(max_iter=1, warm_start=True).fit(x, noise=noise)
     assert again.bic_ == pytest.approx(expected, rel=1e-12)
+    assert_same(again, next_step, 1e-10)
     threshold = model.threshold(x, 0.1, noise=noise)
     assert np.mean(model.is_outlier(x, threshold, noise=noise)) == pytest.approx(0.1, abs=2 / 600)
     np.testing.assert_array_equal(two().fit_predict(x, noise=noise), model.predict(x, noise=noise))
@@ -249,6 +254,19 @@ def test_what_cannot_be_is_refused(kind: Any) -> None:
     x[5, 1] = np.nan
     with pytest.raises(DataError, match=r"Input X contains NaN: block 0, row\(s\) 5\."):
         two(kind).fit(x, noise=noise)
+    with pytest.raises(DataError, match="noise does not go together with a background"):
+        two(background=True).fit(x[:5], noise=noise[:5])
+
+
+def test_rows_of_known_components_may_have_errors() -> None:
+    x, noise = rows()
+    known = np.where(np.arange(600) % 3 == 0, x[:, 0] > 6, -1)
+    model = two(tol="auto").fit(x, noise=noise, known=known)
+    plain = two(tol="auto").fit(x, noise=noise)  # components lie apart: labels tell nothing new, but the order
+    assert model.means_[1, 0] > 6
+    for name in PARTS[1:]:
+        order = np.argsort(plain.means_[:, 0])
+        np.testing.assert_allclose(getattr(model, name), getattr(plain, name)[order], rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", EITHER)
