@@ -183,23 +183,24 @@ class Noise(Column):
 def _faults(noise: Array, variances: Array, x: Array) -> Iterator[tuple[str, Array]]:
     """What may be wrong with the errors of values that are there, and in which rows."""
     if not (variances.min(initial=0.0) >= 0 and variances.max(initial=0.0) < np.inf):
-        for message, bad in (
+        wrong: tuple[tuple[str, Array], ...] = (
             ("holds NaN (nan_policy='omit' leaves such rows out, 'missing' such values)", np.isnan(variances)),
             ("holds infinity (nan_policy='missing' takes such values as missing)", variances == np.inf),
-            ("has variances below 0", variances < 0),
-        ):
-            yield message, (bad & ~np.isnan(x)).any(axis=1)
+            ("has variances below 0", np.asarray(variances < 0)),
+        )
+        for message, bad in wrong:
+            yield message, np.asarray(bad & ~np.isnan(x)).any(axis=1)
     if noise.ndim == 2:
         return
     with np.errstate(invalid="ignore"):  # of what is missing, or was told above
         deviations = np.sqrt(variances)
         for i, j in combinations(range(noise.shape[1]), 2):
             here, there = noise[:, i, j], noise[:, j, i]
-            sound = np.abs(here) <= (1 + ROUNDING) * deviations[:, i] * deviations[:, j]
+            sound: Array = np.abs(here) <= (1 + ROUNDING) * deviations[:, i] * deviations[:, j]
             sound &= np.abs(here - there) <= ROUNDING * np.abs(here)
             if not sound.all():
-                there = ~np.isnan(x[:, (i, j)]).any(axis=1)
-                yield "is no covariance: it is to be symmetric, and positive semidefinite", ~sound & there
+                both = ~np.isnan(x[:, (i, j)]).any(axis=1)
+                yield "is no covariance: it is to be symmetric, and positive semidefinite", ~sound & both
 
 
 COLUMNS: dict[str, Column] = {

@@ -265,7 +265,8 @@ class Query:
 
     def __call__(self, block: Block) -> Array:
         kept = seen(block)
-        x, asked = kept.x, facing(self.mixture, kept)
+        x = kept.x
+        asked: Answering = facing(self.mixture, kept)
         found, finite = asked.answer(x, self.answer)
         if not finite:
             refuse(block)

@@ -8,6 +8,7 @@ The E-step finds what is expected of v, so statistics, and the M-step on them, a
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from scipy.special import entr
@@ -49,11 +50,11 @@ class Noisy:
     partial: bool = False  # whether NaN in a row is a missing value, of infinite error
 
     @property
-    def model(self) -> kernels.layouts.Model:
+    def model(self) -> Any:
         """The parameters as the kernels read them; kept with the mixture."""
         d = self.mixture.n_features
         errors = d if self.noise.ndim == 2 else d * (d + 1) // 2
-        models: dict[str, kernels.layouts.Model] = vars(self.mixture).setdefault("_models", {})
+        models: dict[str, Any] = vars(self.mixture).setdefault("_models", {})
         if (found := models.get(key := f"{errors} errors")) is None:
             with np.errstate(divide="ignore"):
                 log_weights = np.log(self.mixture.weights)

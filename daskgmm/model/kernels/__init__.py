@@ -79,8 +79,7 @@ MANY = 1024
 def expectation(x: Array, weight: Array | None, model: layouts.Model) -> layouts.Sums:
     """Weighted log-likelihood and expected sufficient statistics of ``x`` about the means of ``model``."""
     k, d = model.means.shape
-    blurred = isinstance(model, Blurred | BlurredAxes)
-    shape = (k, *model.covariance.shape[1:]) if blurred else model.factor.shape
+    shape = (k, *model.covariance.shape[1:]) if isinstance(model, Blurred | BlurredAxes) else model.factor.shape
     zeros = np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros(shape)
     sums: layouts.Sums = Squares(*zeros) if isinstance(model, Axes | BlurredAxes) else Triangles(*zeros)
     if isinstance(model, Shared) and k <= min(2 * d * d, MANY):  # else, a scatter for each component costs less

@@ -50,7 +50,7 @@ def beside(x: Array, noise: Array, errors: int, partial: bool) -> Array:
 
 @inlined
 def _sum(line: Array, other: Array, n: int) -> float:
-    """``Σ_t line[t]·other[t]``."""
+    """``Σ_t line[t]·other[t]`` over n columns."""
     total = 0.0
     for t in range(n):
         total += line[t] * other[t]
@@ -102,13 +102,13 @@ def _restart(n: int, lines: Array) -> None:
 
 @inlined
 def _factorise(rows: Array, mean: Array, covariance: Array, errors: int, n: int, scratch: Any) -> None:
-    """L, the inverses of its diagonal, and z of n columns of one component, with the distance |z|²."""
+    """L, the inverses of its diagonal, and -z of n columns of one component, with the distance |z|²."""
     lower, inverse, white, d = scratch.lower, scratch.inverse, scratch.white, len(mean)
     _restart(n, scratch.lines)
     for i in range(d):
         own, z = i * (i + 1) // 2, white[i]
         for t in range(n):
-            z[t] = rows[i, t] - mean[i]
+            z[t] = mean[i] - rows[i, t]
         for g in range(i + 1):
             line, above = lower[own + g], g * (g + 1) // 2
             value = covariance[i, g]
@@ -160,7 +160,7 @@ def _log_joint_axes(model: Any, scratch: Any) -> float:
         for i in range(d):
             for t in range(n):
                 line[t] = variances[i] + tile[d + i, t]
-                white[i, t] = tile[i, t] - model.means[j, i]
+                white[i, t] = model.means[j, i] - tile[i, t]
             _pivot(line, white[i], inverse[i], n, scratch.lines)
         _logits(model, j, scratch)
     return 0.0
@@ -170,7 +170,7 @@ def _log_joint_axes(model: Any, scratch: Any) -> float:
 def _hold(j: int, scratch: Any, weight: Array) -> int:
     """Add component j's share of a tile to its ``weight``, and hold the columns that matter to its sums; how many.
 
-    A few more, which weigh nothing, make whole vectors.
+    A few more, which count nothing, make whole vectors.
     """
     resp, index, share, n = scratch.resp, scratch.listed, scratch.lines[SHARE], scratch.tile.shape[1]
     total = 0.0
@@ -193,35 +193,47 @@ def _hold(j: int, scratch: Any, weight: Array) -> int:
 
 def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
     """Shift and scatter of what is expected, and what that leaves open, about the means."""
-    gain, white, lower, inverse = scratch.gain, scratch.white, scratch.lower, scratch.inverse
-    held, share, line, d = scratch.held, scratch.lines[SHARE], scratch.lines[SPARE], model.means.shape[1]
     for j in range(len(model.means)):
         covariance = model.covariance[min(j, len(model.covariance) - 1)]
         n = _hold(j, scratch, sums.weight)
-        _factorise(held, model.means[j], covariance, model.errors, n, scratch)
-        for i in range(d):
-            for c in range(d):
-                own = gain[i * d + c]
-                for t in range(n):
-                    own[t] = covariance[i, c]
-                for p in range(i):
-                    _less(own, lower[i * (i + 1) // 2 + p], gain[p * d + c], n)
-                for t in range(n):
-                    own[t] *= inverse[i, t]
-        for c in range(d):  # what is expected takes the place of the row
+        _factorise(scratch.held, model.means[j], covariance, model.errors, n, scratch)
+        _gain(covariance, n, scratch)
+        _collect(covariance, n, scratch, sums.shift[j], sums.scatter[j])
+
+
+@inlined
+def _gain(covariance: Array, n: int, scratch: Any) -> None:
+    """W, row by row."""
+    gain, lower, inverse, d = scratch.gain, scratch.lower, scratch.inverse, len(covariance)
+    for i in range(d):
+        for c in range(d):
+            own = gain[i * d + c]
             for t in range(n):
-                held[c, t] = 0.0
+                own[t] = covariance[i, c]
+            for p in range(i):
+                _less(own, lower[i * (i + 1) // 2 + p], gain[p * d + c], n)
+            for t in range(n):
+                own[t] *= inverse[i, t]
+
+
+@inlined
+def _collect(covariance: Array, n: int, scratch: Any, shift: Array, scatter: Array) -> None:
+    """Add what is expected, W'z, and its square with what is left, C - W'W."""
+    gain, expected, share, line = scratch.gain, scratch.held, scratch.lines[SHARE], scratch.lines[SPARE]
+    d = len(covariance)
+    for c in range(d):  # what is expected takes the place of the row
+        for t in range(n):
+            expected[c, t] = 0.0
+        for i in range(d):
+            _less(expected[c], gain[i * d + c], scratch.white[i], n)
+        shift[c] += _sum(share, expected[c], n)
+    for a in range(d):
+        for c in range(a + 1):
+            for t in range(n):
+                line[t] = covariance[a, c] + expected[a, t] * expected[c, t]
             for i in range(d):
-                for t in range(n):
-                    held[c, t] += gain[i * d + c, t] * white[i, t]
-            sums.shift[j, c] += _sum(share, held[c], n)
-        for a in range(d):
-            for c in range(a + 1):
-                for t in range(n):
-                    line[t] = covariance[a, c] + held[a, t] * held[c, t]
-                for i in range(d):
-                    _less(line, gain[i * d + a], gain[i * d + c], n)
-                sums.scatter[j, a, c] += _sum(share, line, n)
+                _less(line, gain[i * d + a], gain[i * d + c], n)
+            scatter[a, c] += _sum(share, line, n)
 
 
 def _accumulate_axes(model: Any, scratch: Any, sums: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numba.extending import overload
 
 from daskgmm._typing import Array
-from daskgmm.model.kernels.compiling import INLINED, LINE, TILE
+from daskgmm.model.kernels.compiling import INLINED, LINE, TILE, TILES
 
 # From here on the rows that matter to a component are listed: as fast where all do, .6 of the time where 16
 # components lie 16 standard deviations apart. At twice as many, half the features come first: with 48, 1.2 of the
@@ -160,10 +160,7 @@ class Listing(Scratch):
 
 
 class Blur(NamedTuple):
-    """Memory for one tile of rows with errors of their own; all float64, each row of data a column.
-
-    ``columns`` of six features and what follows from them fit in the first-level cache.
-    """
+    """Memory for one tile of rows with errors of their own; all float64, each row of data a column."""
 
     tile: Array  # (d + errors, n) rows of the data, features as rows, and their noise
     held: Array  # (d + errors, n) those columns that matter to a component
@@ -180,15 +177,17 @@ class Blur(NamedTuple):
     weight: Array
     nearest: Array
     listed: Array
-    columns = 48
 
     @staticmethod
     def of(model: Any) -> "Blur":
         """For parameters of either blurred layout."""
-        (k, d), n, dense = model.means.shape, Blur.columns, isinstance(model, Blurred)
+        (k, d), n, dense = model.means.shape, TILES[Blur], isinstance(model, Blurred)
         heights = [d + model.errors] * 2 + [d * (d + 1) // 2 * dense, d, d, d * d if dense else d, 6, k, k]
         parts: list[tuple[tuple[int, ...], Any]] = [((height, n), REAL) for height in heights]
         return Blur(*_allotted(parts + [((n,), kind) for kind in (*(REAL,) * 4, COUNT, COUNT)]))
+
+
+TILES[Blur] = 48  # of six features, with what follows from them, they fit in the first-level cache
 
 
 def _allotted(parts: list[tuple[tuple[int, ...], Any]]) -> list[Array]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from daskgmm.model.kernels import PIECE
-from daskgmm.model.kernels.compiling import LINE, TILE
+from daskgmm.model.kernels.compiling import LINE, TILE, TILES
 from daskgmm.model.kernels.layouts import (
     Blur,
     Blurred,
@@ -39,15 +39,15 @@ def test_parts_overlap_nowhere_and_begin_at_a_line_of_the_cache(dtype: str, pool
 def test_rows_with_errors_have_memory_of_their_own(layout: Any, errors: int) -> None:
     model = layout(np.zeros((2, 3)), np.zeros((2, 3, 3)), np.zeros(2), errors)
     with scratch_for(model) as scratch, scratch_for(model) as other:
-        assert scratch.tile.shape == (3 + errors, Blur.columns)
+        assert scratch.tile.shape == (3 + errors, TILES[Blur])
         assert not any(np.may_share_memory(a, b) for a, b in combinations((*scratch, *other), 2))
         for part in scratch:
-            assert part.shape[-1] == Blur.columns
+            assert part.shape[-1] == TILES[Blur]
             assert part.ctypes.data % LINE == 0
     with scratch_for(Points(np.zeros((2, 3)))) as plain:
         assert isinstance(plain, Scratch)
     # How rows lie in memory changes no bit: pieces are whole tiles.
-    assert PIECE % Blur.columns == 0
+    assert PIECE % TILES[Blur] == 0
 
 
 def test_nobody_else_has_the_memory_meanwhile() -> None:
