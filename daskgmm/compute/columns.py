@@ -189,7 +189,8 @@ def _faults(noise: Array, variances: Array, x: Array) -> Iterator[tuple[str, Arr
             ("has variances below 0", np.asarray(variances < 0)),
         )
         for message, bad in wrong:
-            yield message, np.asarray(bad & ~np.isnan(x)).any(axis=1)
+            rows: Array = np.asarray(bad & ~np.isnan(x)).any(axis=1)
+            yield message, rows
     if noise.ndim == 2:
         return
     with np.errstate(invalid="ignore"):  # of what is missing, or was told above
