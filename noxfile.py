@@ -32,6 +32,7 @@ BENCHMARKS = {
     "accuracy": "--problems 10",
     "bayesian": "--rows 20000 --iterations 1 --kinds full",
     "compare": "--grid sklearn spark query-predict --cells 16,16 --kinds full --scale 0.05 --repeats 3",
+    "deconvolution": "--rows 20000 --theirs 500",
     "machine": "--cells 16,16 --seconds 0.01 --size 512",
     "missing": "--short",
     "online": "published drift cost --seeds 1 --scale 0.01",

@@ -31,6 +31,7 @@ STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance
 @options.estimator
 @options.weights
 @options.known
+@options.noise
 @options.store
 @options.overwrite
 @options.json_output
@@ -42,6 +43,7 @@ def fit(
     out: str,
     weights: str | None,
     known: str | None,
+    noise: str | None,
     array: str | None,
     variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
@@ -65,7 +67,7 @@ def fit(
     }
     _check(given, warm_start, online)
     place = within(data, array)
-    read = [place, weights, known, *(given.get(name) for name in (*ROWWISE, *SMALL))]
+    read = [place, weights, known, noise, *(given.get(name) for name in (*ROWWISE, *SMALL))]
     places = inputs.Places.of(storage, variables, *read)
     output.refuse_overlaps([out, given.get("checkpoint")], read, places.storage)
     with output.model_file(out, overwrite) as write:
@@ -80,7 +82,7 @@ def fit(
             display.fitting(verbose, verbose_interval) as ledger,
             resumable(model, out),
         ):
-            model.fit(place, **beside)
+            model.fit(place, **beside, noise=noise)
         seconds = perf_counter() - began
         # A warm start, a checkpoint and places of starts are of this command, not of the model.
         own = dict.fromkeys(name for name in ("checkpoint", *ROWWISE) if name in model.get_params())

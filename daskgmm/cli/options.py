@@ -37,8 +37,7 @@ DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
 # What a checkpoint says of arrays that go with the rows, and their options.
 OF_ROWS = {
     "sample_weight's dtype": "weights",
-    "known's dtype": "known",
-    **{f"{title}'s dtype": title for title in ROWWISE},
+    **{f"{title}'s dtype": title for title in ("known", "noise", *ROWWISE)},
 }
 
 
@@ -201,6 +200,12 @@ known = click.option(
     "--known",
     metavar="PATH",
     help="Component of each row whose component is known, -1 of others: integers of shape (n,), likewise.",
+)
+noise = click.option(
+    "--noise",
+    metavar="PATH",
+    help="Error variances of each row, an array of shape (n, d), or covariances, (n, d, d); of any kind that DATA "
+    "may be.",
 )
 json_output = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an OUT that is there.")

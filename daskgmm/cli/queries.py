@@ -28,6 +28,7 @@ from daskgmm.store.arrays import Claim, claimed
 @click.command(cls=Command, epilog=EXIT_CODES)
 @options.data
 @options.model
+@options.noise
 @click.option("--out", required=True, metavar="OUT", help="Zarr array to write: a path or URL.")
 @click.option("--proba", is_flag=True, help="Write the probability of each component, (n, k).")
 @click.option("--smallest", is_flag=True, help="Write labels in the smallest type: int8 up to 128 components.")
@@ -40,6 +41,7 @@ from daskgmm.store.arrays import Claim, claimed
 def predict(
     data: str,
     model: str,
+    noise: str | None,
     out: str,
     proba: bool,
     smallest: bool,
@@ -62,14 +64,14 @@ def predict(
     Only an array is ever replaced, and never a folder or prefix with anything else in it.
     """
     place = within(data, array)
-    places = inputs.Places.of(storage, variables, data, out)
-    output.refuse_overlaps([out], [place, model], places.storage)
+    places = inputs.Places.of(storage, variables, data, noise, out)
+    output.refuse_overlaps([out], [place, noise, model], places.storage)
     with claimed(out, places.options(out), overwrite, say) as claim:
         output.refuse_other_format(out)
         mixture = places.read_by(inputs.load_fitted(model), settings)
         with cluster.running(**where):
             how = {"dtype": "smallest"} if smallest and not proba else {}
-            result = _written(claim, mixture, place, "probabilities" if proba else "labels", **how)
+            result = _written(claim, mixture, place, "probabilities" if proba else "labels", noise=noise, **how)
     output.show(result, as_json)
 
 
@@ -110,6 +112,7 @@ def _written(claim: Claim, mixture: inputs.Model, place: str, content: str, **ho
 @options.data
 @options.model
 @options.weights
+@options.noise
 @click.option("--icl", is_flag=True, help="Also the integrated completed likelihood (slower).")
 @click.option("--out", metavar="OUT", help="Also write the log-density of each row: a Zarr array, a path or URL.")
 @options.store
@@ -122,6 +125,7 @@ def score(
     data: str,
     model: str,
     weights: str | None,
+    noise: str | None,
     icl: bool,
     out: str | None,
     array: str | None,
@@ -142,8 +146,8 @@ def score(
     --nan-policy omit. OUT is written as by "predict".
     """
     place = within(data, array)
-    places = inputs.Places.of(storage, variables, data, weights, out)
-    output.refuse_overlaps([out], [place, weights, model], places.storage)
+    places = inputs.Places.of(storage, variables, data, weights, noise, out)
+    output.refuse_overlaps([out], [place, weights, noise, model], places.storage)
     mixture = places.read_by(inputs.load_fitted(model), settings)
     with ExitStack() as held:
         claim = out and held.enter_context(claimed(out, places.options(out), overwrite, say))
@@ -151,17 +155,19 @@ def score(
             output.refuse_other_format(out)
         held.enter_context(cluster.running(**where))
         shape = places.rows(place).shape
-        result = _scored(mixture, place, int(shape[0]), places.rowwise(weights, shape[:1]), icl)
+        result = _scored(mixture, place, int(shape[0]), places.rowwise(weights, shape[:1]), noise, icl)
         if claim:
-            result["out"] = _written(claim, mixture, place, "log-densities")["out"]
+            result["out"] = _written(claim, mixture, place, "log-densities", noise=noise)["out"]
     output.show(result, as_json)
 
 
-def _scored(mixture: inputs.Model, place: str, n_rows: int, weights: str | None, icl: bool) -> dict[str, Any]:
+def _scored(
+    mixture: inputs.Model, place: str, n_rows: int, weights: str | None, noise: str | None, icl: bool
+) -> dict[str, Any]:
     """What one pass finds."""
     began = perf_counter()
     with display.one_pass("score") as ledger:
-        found = mixture.evaluate(place, weights, entropy=icl)
+        found = mixture.evaluate(place, weights, noise=noise, entropy=icl)
     if told := found.unfinished(mixture.remaining_):
         say(told)
     criteria = ("aic", "bic", "icl") if icl else ("aic", "bic")

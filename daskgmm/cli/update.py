@@ -40,6 +40,7 @@ def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span
 )
 @options.weights
 @options.known
+@options.noise
 @options.store
 @options.reading
 @options.overwrite
@@ -53,6 +54,7 @@ def update(
     rows: Span,
     weights: str | None,
     known: str | None,
+    noise: str | None,
     array: str | None,
     variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
@@ -69,8 +71,8 @@ def update(
     While it waits for the rows of its start, those of DATA join them.
     """
     place = within(data, array)
-    places = inputs.Places.of(storage, variables, data, weights, known)
-    output.refuse_overlaps([out], [place, weights, known], places.storage)
+    places = inputs.Places.of(storage, variables, data, weights, known, noise)
+    output.refuse_overlaps([out], [place, weights, known, noise], places.storage)
     with output.model_file(out, overwrite) as write:
         learner = _learner(model, settings, places)
         shape = places.rows(place).shape
@@ -79,7 +81,7 @@ def update(
         if first < last:
             weight, labels = (places.rowwise(one, shape[:1]) for one in (weights, known))
             with cluster.running(**where), display.fitting(verbose, 1) as ledger:
-                learner.extend(place, weight, slice(first, last), known=labels)
+                learner.extend(place, weight, slice(first, last), known=labels, noise=noise)
             spent = {"accounting": ledger.to_dict()}
         write(learner)
     result = {

@@ -1,11 +1,12 @@
 """What may go with the rows: how each column is opened, and what a task makes of its values.
 
-To add one, such as a noise variance for each row, write a class and enter it in `COLUMNS`: `as_rows` then takes it
-by its name, and every `Block` has it.
+To add one, write a class and enter it in `COLUMNS`: `as_rows` then takes it by its name, and every `Block` has it.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
 from numbers import Real
 from typing import Any
 
@@ -17,6 +18,8 @@ from daskgmm.compute.sources import as_source
 from daskgmm.compute.sources.base import Asked, Source
 from daskgmm.compute.sources.memory import Constant
 from daskgmm.errors import DataError
+
+ROUNDING = 1e-6  # of covariances of errors, which may be float32
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Column:
                 f"{len(found)} and {len(block.x)}."
             )
         return found
+
+    def settled(self, block: Block, omit_nan: bool, missing_nan: bool) -> Block:
+        """The block, with what these values say of its rows; refuses values that cannot be."""
+        return block
 
     def check(self, source: Source, n: float) -> None:
         """Refuse a shape or type that cannot be used beside ``n`` rows."""
@@ -136,9 +143,71 @@ class Known(Labels):
         return labels
 
 
+class Noise(Column):
+    """How each row errs: variances of its features, (n, d), or a covariance, (n, d, d)."""
+
+    def open(self, value: Any, x: Source, asked: Asked) -> Source:
+        source = super().open(value, x, asked)
+        n, d = x.shape
+        if source.shape[1:] not in ((d,), (d, d)):
+            raise DataError(
+                f"noise.shape == {source.shape}, expected {(n, d)}, a variance of each value, or {(n, d, d)}, a "
+                "covariance of each row."
+            )
+        return source
+
+    def values(self, found: Array, block: Block) -> Array:
+        found = super().values(found, block)
+        return found if found.dtype in (np.float32, np.float64) else found.astype(np.float64)
+
+    def check(self, source: Source, n: float) -> None:
+        if not math.isnan(source.shape[0] + n) and source.shape[0] != n:
+            super().check(source, n)
+
+    def settled(self, block: Block, omit_nan: bool, missing_nan: bool) -> Block:
+        """A value of which the variance is infinite, or NaN, is missing, if values may be."""
+        noise = block.columns["noise"]
+        variances = noise if noise.ndim == 2 else np.diagonal(noise, axis1=1, axis2=2)
+        if omit_nan and np.isnan(noise.min(initial=0.0)):
+            bad = np.isnan(noise).reshape(len(noise), -1).any(axis=1)
+            block = replace(block, weight=np.where(bad, 0.0, 1.0 if block.weight is None else block.weight))
+        if missing_nan and (unknown := ~np.isfinite(variances)).any():
+            block = replace(block, x=np.where(unknown, np.nan, block.x))
+        for message, bad in _faults(noise, variances, block.x):
+            wrong = bad if block.weight is None else bad & (block.weight > 0)
+            if wrong.any():
+                raise DataError(f"noise {message}: {block.where(wrong)}.")
+        return block
+
+
+def _faults(noise: Array, variances: Array, x: Array) -> Iterator[tuple[str, Array]]:
+    """What may be wrong with the errors of values that are there, and in which rows."""
+    if not (variances.min(initial=0.0) >= 0 and variances.max(initial=0.0) < np.inf):
+        wrong: tuple[tuple[str, Array], ...] = (
+            ("holds NaN (nan_policy='omit' leaves such rows out, 'missing' such values)", np.isnan(variances)),
+            ("holds infinity (nan_policy='missing' takes such values as missing)", variances == np.inf),
+            ("has variances below 0", np.asarray(variances < 0)),
+        )
+        for message, bad in wrong:
+            rows: Array = np.asarray(bad & ~np.isnan(x)).any(axis=1)
+            yield message, rows
+    if noise.ndim == 2:
+        return
+    with np.errstate(invalid="ignore"):  # of what is missing, or was told above
+        deviations = np.sqrt(variances)
+        for i, j in combinations(range(noise.shape[1]), 2):
+            here, there = noise[:, i, j], noise[:, j, i]
+            sound: Array = np.abs(here) <= (1 + ROUNDING) * deviations[:, i] * deviations[:, j]
+            sound &= np.abs(here - there) <= ROUNDING * np.abs(here)
+            if not sound.all():
+                both = ~np.isnan(x[:, (i, j)]).any(axis=1)
+                yield "is no covariance: it is to be symmetric, and positive semidefinite", ~sound & both
+
+
 COLUMNS: dict[str, Column] = {
     "weight": Weights("sample_weight"),
     "known": Known("known"),
     "labels": Labels("labels_init", once=True),
     "responsibilities": Column("responsibilities_init", ndim=2, once=True),
+    "noise": Noise("noise", ndim=2),
 }

@@ -223,6 +223,8 @@ class _Reader:
             name: COLUMNS[name].values(values, block) for name, values in zip(self.names, found, strict=True)
         }
         block = replace(block, weight=columns.pop("weight", None), columns=columns, decoded=self.decoded)
+        for name in columns:
+            block = COLUMNS[name].settled(block, self.omit_nan, self.missing_nan)
         if self.omit_nan:
             block = block.without_nan()
         else:

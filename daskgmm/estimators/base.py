@@ -173,21 +173,23 @@ class BaseMixture(Parameters, Scikit):
         self._check_features(rows)
         return rows
 
-    def _answer(self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False) -> Any:
+    def _answer(self, X: Any, answer: str, dtype: Any, missing: float, wide: bool = False, **how: Any) -> Any:
         """One answer per row, in kind: NumPy, a lazy Dask array, or a DataArray with its coordinates."""
         self._check_fitted()
         mixture = self._fitted.mixture
         columns = mixture.n_components if wide else None
-        rows = self._query_rows(X, answer_bytes=8 * (columns or 1))
+        rows = self._query_rows(X, answer_bytes=8 * (columns or 1), **how)
         return in_kind(rows, Query(mixture, answer, missing, dtype), columns)
 
     @query
-    def predict(self, X: Any, *, dtype: Any = np.int64) -> Any:
+    def predict(self, X: Any, *, noise: Any = None, dtype: Any = np.int64) -> Any:
         """The most probable component of each row.
 
         Parameters
         ----------
         X : any input of ``fit``, of shape (n, d)
+        noise : (n, d) or (n, d, d), optional
+            Error variances or covariances of the rows, as in ``fit``; here and in the queries below.
         dtype : a signed integer type, or "smallest"
             Of the labels. The smallest type that holds them is int8 for up to 128 components.
 
@@ -203,20 +205,20 @@ class BaseMixture(Parameters, Scikit):
         if dtype is not np.int64:
             self._check_fitted()
             dtype = label_type(dtype, self._fitted.mixture.n_components)
-        return self._answer(X, "labels", dtype, -1)
+        return self._answer(X, "labels", dtype, -1, noise=noise)
 
     @query
-    def predict_proba(self, X: Any) -> Any:
+    def predict_proba(self, X: Any, *, noise: Any = None) -> Any:
         """Posterior probability of each component, (n, k) float64; lazy where `predict` is.
 
         Rows sum to 1, less the probability of the ``background``, if there is one.
         """
-        return self._answer(X, "responsibilities", np.float64, np.nan, wide=True)
+        return self._answer(X, "responsibilities", np.float64, np.nan, wide=True, noise=noise)
 
     @query
-    def score_samples(self, X: Any) -> Any:
-        """Log-density of each row in nats, (n,) float64; lazy where `predict` is."""
-        return self._answer(X, "score_samples", np.float64, np.nan)
+    def score_samples(self, X: Any, *, noise: Any = None) -> Any:
+        """Log-density of each row in nats, (n,) float64, errors included; lazy where `predict` is."""
+        return self._answer(X, "score_samples", np.float64, np.nan, noise=noise)
 
     @query
     def mahalanobis(self, X: Any) -> Any:
@@ -227,7 +229,7 @@ class BaseMixture(Parameters, Scikit):
         """
         return self._answer(X, "distances", np.float64, np.nan, wide=True)
 
-    def threshold(self, X: Data, quantile: float = 0.01, sample_weight: Any = None) -> float:
+    def threshold(self, X: Data, quantile: float = 0.01, sample_weight: Any = None, noise: Any = None) -> float:
         """The log-density below which this share of the rows lies, in one pass: for `is_outlier`.
 
         Parameters
@@ -235,7 +237,7 @@ class BaseMixture(Parameters, Scikit):
         X : any input of ``fit``, of shape (n, d)
         quantile : float in [0, 1]
             Of the total weight of the rows.
-        sample_weight : (n,), optional
+        sample_weight, noise : optional
 
         Returns
         -------
@@ -246,18 +248,18 @@ class BaseMixture(Parameters, Scikit):
         """
         if not 0 <= quantile <= 1:
             raise ValueError(f"quantile must be in [0, 1], got {quantile!r}.")
-        rows = self._query_rows(X, weight=sample_weight)
+        rows = self._query_rows(X, weight=sample_weight, noise=noise)
         density, weight = _drawn(rows, SKETCH_ROWS, self._fitted.mixture)
         return float(np.quantile(density[:, 0], quantile, weights=weight, method="inverted_cdf"))
 
     @query
-    def is_outlier(self, X: Any, threshold: float) -> Any:
+    def is_outlier(self, X: Any, threshold: float, *, noise: Any = None) -> Any:
         """Whether the log-density of each row is below a threshold, (n,) bool; lazy where `predict` is.
 
         ``model.is_outlier(X, model.threshold(X, 0.001))`` finds the thousandth of the rows that is least likely.
         Rows that ``nan_policy="omit"`` leaves out are none.
         """
-        found = self.score_samples(X) < threshold
+        found = self.score_samples(X, noise=noise) < threshold
         return found.rename("is_outlier") if hasattr(found, "rename") else found  # of xarray
 
     def sample_rows(self, X: Data, n_rows: int = 20_000, sample_weight: Any = None) -> tuple[Array, Array]:
@@ -283,13 +285,14 @@ class BaseMixture(Parameters, Scikit):
         self._check_features(rows)
         return _drawn(rows, n_rows)
 
-    def evaluate(self, X: Data, sample_weight: Any = None, *, entropy: bool = False) -> Score:
+    def evaluate(self, X: Data, sample_weight: Any = None, *, noise: Any = None, entropy: bool = False) -> Score:
         """All scores of X in one pass: log-likelihood, total weight, and the criteria that follow from them.
 
         Parameters
         ----------
         X : any input of ``fit``, of shape (n, d)
-        sample_weight : (n,), optional
+        sample_weight, noise : optional
+            As in `fit`.
         entropy : bool
             Whether to add up the entropy of the responsibilities, too, which ``icl`` needs.
 
@@ -298,7 +301,7 @@ class BaseMixture(Parameters, Scikit):
         Score
             With ``mean``, ``log_likelihood``, ``total_weight``, ``aic``, ``bic`` and ``icl``.
         """
-        rows = self._query_rows(X, weight=sample_weight)
+        rows = self._query_rows(X, weight=sample_weight, noise=noise)
         meter = Meter()
         engine = replace(engine_for(rows), spend=meter.add)
         found: Score = engine.reduce(rows, Rate(self._fitted.mixture, entropy))
@@ -307,22 +310,22 @@ class BaseMixture(Parameters, Scikit):
             raise error
         return found
 
-    def score(self, X: Data, y: Any = None, sample_weight: Any = None) -> float:
+    def score(self, X: Data, y: Any = None, sample_weight: Any = None, noise: Any = None) -> float:
         """Mean log-likelihood per unit of weight, in nats. Computes at once.
 
         Parameters
         ----------
         X : any input of ``fit``, of shape (n, d)
         y : ignored
-        sample_weight : (n,), optional
+        sample_weight, noise : optional
         """
-        return self.evaluate(X, sample_weight).mean
+        return self.evaluate(X, sample_weight, noise=noise).mean
 
-    def aic(self, X: Data, sample_weight: Any = None) -> float:
+    def aic(self, X: Data, sample_weight: Any = None, noise: Any = None) -> float:
         """Akaike's information criterion on X, lower is better (Akaike 1974). Warns as `bic` does."""
-        return self._judged(X, sample_weight).aic
+        return self._judged(X, sample_weight, noise).aic
 
-    def bic(self, X: Data, sample_weight: Any = None) -> float:
+    def bic(self, X: Data, sample_weight: Any = None, noise: Any = None) -> float:
         """Bayesian information criterion on X, lower is better (Schwarz 1978); n is the sum of weights.
 
         Warns
@@ -331,18 +334,18 @@ class BaseMixture(Parameters, Scikit):
             If more iterations would add more to the log-likelihood than a tenth of what one parameter costs,
             ½·log(n), as far as ``remaining_`` can tell: criteria would then compare how far fits went.
         """
-        return self._judged(X, sample_weight).bic
+        return self._judged(X, sample_weight, noise).bic
 
-    def icl(self, X: Data, sample_weight: Any = None) -> float:
+    def icl(self, X: Data, sample_weight: Any = None, noise: Any = None) -> float:
         """Integrated completed likelihood on X, lower is better: bic + 2·entropy of the responsibilities.
 
         Biernacki, Celeux & Govaert (2000), eq. 8, in the sign of `bic`; n is the sum of weights. Warns as that.
         """
-        return self._judged(X, sample_weight, entropy=True).icl
+        return self._judged(X, sample_weight, noise, entropy=True).icl
 
-    def _judged(self, X: Data, sample_weight: Any, entropy: bool = False) -> Score:
+    def _judged(self, X: Data, sample_weight: Any, noise: Any, entropy: bool = False) -> Score:
         """Scores of a fit to be compared with others, with a warning if it stopped too early for that."""
-        found = self.evaluate(X, sample_weight, entropy=entropy)
+        found = self.evaluate(X, sample_weight, noise=noise, entropy=entropy)
         if told := found.unfinished(self.remaining_):
             warn(told, ConvergenceWarning)
         return found

@@ -11,7 +11,7 @@ from daskgmm.errors import ClusterLostError, DataError
 M = TypeVar("M", bound=Any)
 STATE = ("_fitted", "_unseeded")
 END = object()
-WHAT = {"sample_weight": "weights", "known": "labels"}  # goes with the rows of a batch
+WHAT = {"sample_weight": "weights", "known": "labels", "noise": "variances"}  # goes with the rows of a batch
 
 
 def fit_batches(model: M, batches: Iterator[Any], **beside: Any) -> M:

@@ -58,14 +58,14 @@ class Watched(BaseMixture):
 
     fit: Callable[..., Self]
 
-    def fit_predict(self, X: Data, y: Any = None, sample_weight: Any = None) -> Any:
+    def fit_predict(self, X: Data, y: Any = None, sample_weight: Any = None, **beside: Any) -> Any:
         """Fit, then `predict` the same rows: lazily, where `predict` is. An iterator is a `DataError`."""
         if isinstance(X, Iterator):
             raise DataError(
                 "X is an iterator, which can be gone through once: there is nothing left to predict after a fit. "
                 "Fit, and predict the batches of a new one, each by itself."
             )
-        return self.fit(X, sample_weight=sample_weight).predict(X)
+        return self.fit(X, sample_weight=sample_weight, **beside).predict(X, **beside)
 
     def _follow(
         self,
@@ -155,7 +155,9 @@ class Fitting(Watched, PartedMixture, Single):
 
     @with_callbacks
     @one_at_a_time
-    def fit(self, X: Data | Batches, y: Any = None, sample_weight: Any = None, known: Any = None) -> Self:
+    def fit(
+        self, X: Data | Batches, y: Any = None, sample_weight: Any = None, noise: Any = None, known: Any = None
+    ) -> Self:
         """Fit to stored rows: one pass for the survey, unless a run goes on, then up to ``max_iter``.
 
         Parameters
@@ -166,6 +168,10 @@ class Fitting(Watched, PartedMixture, Single):
         y : ignored
         sample_weight : (n,), optional
             Weights >= 0; a row of weight 2 counts as two rows. An iterator of them for an iterator of batches.
+        noise : (n, d) or (n, d, d), optional
+            Error variances of the values of each row, or their covariance, of any kind that X may be. The mixture
+            is then that of the values without errors: extreme deconvolution (Bovy, Hogg & Roweis 2011). The start
+            is found on the rows as they are. Queries of such rows take their noise, too.
         known : (n,) of integers, optional
             Component of each row whose component is known, −1 (or a missing value) for others; of any kind that
             weights may be, and an iterator like them. Such a row belongs to its component alone, and the
@@ -181,8 +187,8 @@ class Fitting(Watched, PartedMixture, Single):
         Raises
         ------
         DataError
-            A ``ValueError`` that names the block and rows: NaN or infinity, bad weights or starts, fewer rows
-            than components, missing chunks. The estimator stays as it was.
+            A ``ValueError`` that names the block and rows: NaN or infinity, bad weights, noise or starts, fewer
+            rows than components, missing chunks. The estimator stays as it was.
         CollapseError
             A `DataError`: a covariance is not positive definite in any run.
         CheckpointError
@@ -201,9 +207,9 @@ class Fitting(Watched, PartedMixture, Single):
         """
         self._validate_params()
         if isinstance(X, Iterator) and hasattr(self, "partial_fit"):
-            return fit_batches(self, X, sample_weight=sample_weight, known=known)
+            return fit_batches(self, X, sample_weight=sample_weight, noise=noise, known=known)
         last = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
-        rows = self._stored(X, last, weight=sample_weight, known=known)
+        rows = self._stored(X, last, weight=sample_weight, noise=noise, known=known)
         if last is not None:
             check_names(last.feature_names, rows.feature_names, type(self).__name__)
             check_decoding(last.decoded, self, rows)

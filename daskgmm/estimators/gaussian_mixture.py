@@ -189,17 +189,16 @@ class GaussianMixture(Fitting):
     def _found(self, state: State, rows: Rows) -> Fitted:
         return Fitted.of(best(state.runs), state.n_passes, rows)
 
-    def expectation(self, X: Data, sample_weight: Any = None, known: Any = None) -> Expectation:
+    def expectation(self, X: Data, sample_weight: Any = None, noise: Any = None, known: Any = None) -> Expectation:
         """The E-step over rows, in one pass: what `maximise` makes parameters of, as a value to keep.
 
         Parameters
         ----------
         X : any input of ``fit``, of shape (n, d)
-        sample_weight : (n,), optional
-        known : (n,) of integers, optional
+        sample_weight, noise, known : optional
             As in `fit`.
         """
-        rows = self._query_rows(X, weight=sample_weight, known=known)
+        rows = self._query_rows(X, weight=sample_weight, noise=noise, known=known)
         found: Statistics = engine_for(rows).reduce(rows, Expect(self._fitted.mixture))
         if (error := unfit(found.total_weight)) is not None:
             raise error

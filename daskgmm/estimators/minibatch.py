@@ -86,6 +86,8 @@ class MiniBatchGaussianMixture(Fitting):
     splits around rows of low log-likelihood, by EM of the parts alone (Ueda et al. 2000). It stays, and a
     warning names it, if the half of the sample that had no say gains more, two standard errors at least.
 
+    **Noise.** The start has the errors of its rows in it, which fade with it. With noise, and once there was a
+    label, no component is placed anew. With noise no row is held out: all ``max_iter`` passes are made.
     **Order.** `fit` visits blocks in a random order that is even over the data, several at a time, and draws each
     mini-batch from all of those, so rows may be stored sorted. `partial_fit` learns in the order it is given.
 
@@ -251,7 +253,9 @@ class MiniBatchGaussianMixture(Fitting):
         return told
 
     @one_at_a_time
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, known: Any = None) -> Self:
+    def partial_fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, noise: Any = None, known: Any = None
+    ) -> Self:
         """Learn from one batch; the first ``init_size`` rows are kept until they can seed the model.
 
         Rows are learnt in the order in which they come: shuffle what is sorted, or `fit` it. Before the seeding,
@@ -264,8 +268,8 @@ class MiniBatchGaussianMixture(Fitting):
         X : (b, d)
             Rows, of any number and kind that `fit` reads; chunked rows are one batch, too.
         y : ignored
-        sample_weight, known : (b,), optional
-            As in `fit`. Once there was a label, no component is placed anew.
+        sample_weight, noise, known : optional
+            As in `fit`. The first rows seed the model as they are, with their errors in them.
 
         Returns
         -------
@@ -275,8 +279,6 @@ class MiniBatchGaussianMixture(Fitting):
         ------
         DataError
             As in `fit`. The model stays exactly as it was before the batch.
-        CollapseError
-            A `DataError`: with ``reg_covar=0``, the first rows span no covariance that is positive definite.
 
         Warns
         -----
@@ -285,7 +287,7 @@ class MiniBatchGaussianMixture(Fitting):
         """
         self._validate_params()
         fitted, unseeded = vars(self).get("_fitted"), vars(self).get("_unseeded")
-        rows = self._rows(X, weight=sample_weight, known=known, few_rows=True)
+        rows = self._rows(X, weight=sample_weight, noise=noise, known=known, few_rows=True)
         self._check_features(rows)
         recipe = self._recipe(rows.n_features)
         random = check_random_state(self.random_state)
@@ -308,17 +310,17 @@ class MiniBatchGaussianMixture(Fitting):
         return self
 
     @one_at_a_time
-    def extend(self, X: Any, sample_weight: Any = None, rows: slice = slice(None), *, known: Any = None) -> Self:
+    def extend(
+        self, X: Any, sample_weight: Any = None, rows: slice = slice(None), *, noise: Any = None, known: Any = None
+    ) -> Self:
         """Learn from rows that were added to a store, each once, in the mini-batches of `fit`.
-
-        Where rows wait for the start of the model, the first rows join them until they can seed it, as in
-        `partial_fit`; the others follow in mini-batches.
 
         Parameters
         ----------
         X : (n, d)
-            All rows, those before included.
-        sample_weight, known : (n,), optional
+            All rows, those before included. The next join those that wait for the start of the model.
+        sample_weight, noise, known : optional
+            As in `fit`.
         rows : slice
             Numbers of the rows to learn from, not below ``next_row_``, which is the start where none is given.
             Rows before them, and rows that weigh nothing, count as learnt, too.
@@ -330,13 +332,12 @@ class MiniBatchGaussianMixture(Fitting):
         Raises
         ------
         DataError
-            As in `fit`; where rows would be learnt twice, or their number is unknown. The model stays as it
-            was.
+            As in `fit`; where rows would be learnt twice, or their number is unknown. The model stays.
         """
         self._validate_params()
         if "_unseeded" not in vars(self):
             self._check_fitted()
-        held = self._stored(X, weight=sample_weight, known=known)
+        held = self._stored(X, weight=sample_weight, noise=noise, known=known)
         self._check_features(held)
         recipe, learnt = replace(self._recipe(held.n_features), max_iter=1), self.next_row_
         if held.n_rows is None:

@@ -273,7 +273,7 @@ def _odd(block: Block) -> tuple[Array, Array]:
     """Where a block holds NaN, and which of its columns hold one number, in rows of positive weight."""
     d = block.x.shape[1]
     nan = np.isnan(block.x) if block.x.dtype.kind == "f" else np.zeros((len(block.x), d), bool)
-    x, _ = seen(block)
+    x = seen(block).x
     if not len(x):
         return nan, np.zeros(d, bool)
     low, high = (np.asarray(extreme.reduce(x, axis=0)) for extreme in (np.fmin, np.fmax))  # they pass NaN over
@@ -287,7 +287,7 @@ def _picked(titles: Sequence[str], mask: Any) -> tuple[str, ...]:
 def _timed(block: Block, structure: Structure, k: int) -> float | None:
     """Seconds of an E-step over a block; `DataError` where its values allow none."""
     overall = Examine(structure, k, 0, Threshold(1))(replace(block, columns={})).overall
-    x, _ = seen(block)
+    x = seen(block).x
     if not len(x):
         return None
     held = structure.held(k, x.shape[1])

@@ -178,7 +178,8 @@ def _started(
         found = survey(recipe, engine, rows, seed, size)
         yield State(random.get_state(legacy=False), n_passes=1, survey=found)
     held_out = None
-    if recipe.max_iter > 1 and len(found.sample.rows) >= MIN_HELD:
+    # Rows are kept without their noise, by which alone they could be judged.
+    if recipe.max_iter > 1 and len(found.sample.rows) >= MIN_HELD and "noise" not in rows.columns:
         sample, held_out = found.sample.hold_out(EVERY)
         found = replace(found, sample=sample)
     run = begin(recipe, found, random)

@@ -20,6 +20,7 @@ from daskgmm.model.kernels import WHOLE
 from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
+from daskgmm.model.noisy import Noisy, indefinite
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import Structure
 
@@ -35,12 +36,9 @@ BEGINNING = (-1, -1)  # before every row of every block
 TOO_LARGE = "Input X contains infinity or a value too large for dtype('float64')"
 
 
-def seen(block: Block) -> tuple[Array, Array | None]:
-    """Rows of positive weight and their weights; a copy only where there are others."""
-    if block.weight is None or block.weight.all():
-        return block.x, block.weight
-    kept = block.weight > 0
-    return block.x[kept], block.weight[kept]
+def seen(block: Block) -> Block:
+    """Its rows of positive weight; a copy only where there are others."""
+    return block if block.weight is None or block.weight.all() else block.take(block.weight > 0)
 
 
 def all_finite(x: Array, partial: bool = False) -> bool:
@@ -53,8 +51,14 @@ def all_finite(x: Array, partial: bool = False) -> bool:
 
 
 def facing(mixture: Any, block: Block) -> Any:
-    """The mixture as rows of the block see it: by patterns, where values may be missing."""
-    return Incomplete(mixture) if block.partial and isinstance(mixture, Mixture) else mixture
+    """The mixture as rows of the block see it: through their noise, or by patterns of what is missing."""
+    if not isinstance(mixture, Mixture):
+        return mixture
+    if (noise := block.columns.get("noise")) is not None:
+        if mixture.members is not mixture:
+            raise DataError("noise does not go together with a background: leave one of them out.")
+        return Noisy(mixture, noise, block.partial)
+    return Incomplete(mixture) if block.partial else mixture
 
 
 def expectation(mixture: Mixture, block: Block) -> Statistics:
@@ -108,9 +112,19 @@ def refuse(block: Block) -> NoReturn:
             remedy += ", nan_policy='missing' takes what they have." if nan else ""
             told = f" Its values are decoded {block.decoded}." if block.decoded else ""
             raise DataError(f"Input X contains {'NaN' if nan else 'infinity'}: {block.where(bad)}.{told}{remedy}")
+    refuse_indefinite(block)
     if block.weight is not None and block.weight.max(initial=0.0) > 1e300:
         raise DataError(f"sample_weight holds values too large to add up: block {block.index}. Scale them.")
     raise DataError(f"{TOO_LARGE}: block {block.index}. Scale the data.")
+
+
+def refuse_indefinite(block: Block) -> None:
+    """Raise where a row's noise is no covariance."""
+    if (noise := block.columns.get("noise")) is None:
+        return
+    bad = indefinite(noise, np.isnan(block.x)) & (True if block.weight is None else block.weight > 0)
+    if bad.any():
+        raise DataError(f"noise is no covariance: it is to be positive semidefinite: {block.where(bad)}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,9 +157,11 @@ class Learn:
         number, row = self.after
         first = 0 if block.index > number else len(block.x) if block.index < number else row + 1
         block = block.take(slice(first, None)) if first else block
-        recent = Recent.of(block.x, block.weight, self.size, self.seed, block.index + 1)
-        if block.partial:
-            recent = replace(recent, x=facing(self.mixture, block).impute(recent.x)[0])
+        # Rows with noise would look as if they were badly fitted: none is kept to look at.
+        kept = block.take(slice(0)) if "noise" in block.columns else block
+        recent = Recent.of(kept.x, kept.weight, self.size, self.seed, block.index + 1)
+        if kept.partial and len(kept.x):
+            recent = replace(recent, x=facing(self.mixture, kept).impute(recent.x)[0])
         labelled = [int((block.columns["known"] >= 0).sum())] if "known" in block.columns else []
         return Bundle((expectation(self.mixture, block), recent, *labelled))
 
@@ -166,6 +182,7 @@ class Examine:
         overall = add_up(block.x, block.weight)
         if not np.isfinite(overall.scatter).all():
             refuse(block)
+        refuse_indefinite(block)
         start = None
         for name in ("labels", "responsibilities"):
             if (values := block.columns.get(name)) is None:
@@ -218,8 +235,8 @@ class Rate:
     entropy: bool = False
 
     def __call__(self, block: Block) -> Score:
-        x, weight = seen(block)
-        asked = facing(self.mixture, block)
+        kept = seen(block)
+        x, weight, asked = kept.x, kept.weight, facing(self.mixture, kept)
         density, finite = asked.answer(x, "score_samples")
         if not finite:
             refuse(block)
@@ -247,8 +264,9 @@ class Query:
     dtype: Any = None  # of the answers; None leaves it
 
     def __call__(self, block: Block) -> Array:
-        x, _ = seen(block)
-        asked: Answering = facing(self.mixture, block)
+        kept = seen(block)
+        x = kept.x
+        asked: Answering = facing(self.mixture, kept)
         found, finite = asked.answer(x, self.answer)
         if not finite:
             refuse(block)
@@ -271,11 +289,11 @@ class Draw:
     seed: int = 0
 
     def __call__(self, block: Block) -> RowSample:
-        x, _ = seen(block)
+        kept = seen(block)
         if self.mixture is None:
-            finite = all_finite(x, block.partial)
+            finite = all_finite(kept.x, block.partial)
         else:
-            found, finite = facing(self.mixture, block).answer(x, "score_samples")
+            found, finite = facing(self.mixture, kept).answer(kept.x, "score_samples")
             density = np.zeros((len(block.x), 1))
             density[... if block.weight is None else block.weight > 0, 0] = found
             block = replace(block, x=density) if finite else block
@@ -312,7 +330,7 @@ class TakeFirst:
         if self.span is not None:
             weight = 1.0 if block.weight is None else block.weight
             block = replace(block, weight=np.where(self.span.of(block), weight, 0.0))
-        if not all_finite(seen(block)[0], block.partial):
+        if not all_finite(seen(block).x, block.partial):
             refuse(block)
         return First.of(block, self.size)
 

@@ -115,3 +115,16 @@ class Axes(Covariance):
         offset = factor * (means - near)
         log_norm = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
         return layouts.Axes(near, factor.astype(dtype, order="C"), offset.astype(dtype), log_norm)
+
+    def matrices(self, d: int) -> Array:
+        return self._of_all(d)[:, :, None] * np.eye(d)
+
+    def blurred(self, means: Array, log_weights: Array, errors: int) -> layouts.Model:
+        if errors > (d := means.shape[1]):
+            return super().blurred(means, log_weights, errors)
+        log_norm = log_weights - 0.5 * d * np.log(2 * np.pi)
+        return layouts.BlurredAxes(np.array(means, order="C"), self._of_all(d), log_norm, errors)
+
+    def _of_all(self, d: int) -> Array:
+        """Variances of all d features, (s, d)."""
+        return np.broadcast_to(self.values, (len(self.values), d)).copy()

@@ -171,6 +171,17 @@ class Covariance(ABC):
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         """Parameters as the kernels read them: ``means`` (k, d), ``log_weights`` (k,); work in "f8" or "f4"."""
 
+    @abstractmethod
+    def matrices(self, d: int) -> Array:
+        """The covariances of d features as matrices, (s, d, d)."""
+
+    def blurred(self, means: Array, log_weights: Array, errors: int) -> layouts.Model:
+        """Parameters as the kernels read them for rows with so many ``errors`` of their own; in float64."""
+        d = means.shape[1]
+        return layouts.Blurred(
+            np.array(means, order="C"), self.matrices(d), log_weights - 0.5 * d * np.log(2 * np.pi), errors
+        )
+
     @property
     def amplification(self) -> float:
         """Largest Σ_j |f_ij|·σ_j over rows i of the transposed factors: 1 where features are uncorrelated."""

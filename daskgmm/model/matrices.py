@@ -154,6 +154,9 @@ class Matrices(Covariance):
         layout = layouts.Wide if w >= 2 * layouts.MANY_FEATURES and k > 1 else layouts.Triangular
         return layout(near, factor, offset.astype(dtype), log_norm)
 
+    def matrices(self, d: int) -> Array:
+        return self.values.copy()
+
 
 # Where a matrix of d rows has its lower triangle; kept, as small blocks would spend a third of their time on it.
 _lower = cache(partial(np.tri, dtype=bool))

@@ -203,6 +203,8 @@ def _differs(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bo
     """Whether a fit cannot go on with this value of ours."""
     agree: Callable[[Any, Any], bool] = FURTHER.get(name, operator.eq)
     try:
-        return name not in there or not agree(there[name], here[name])
+        if name not in there:  # what a fit may be told since then
+            return here[name] is not None
+        return not agree(there[name], here[name])
     except TypeError:  # in a damaged file
         return True

@@ -75,8 +75,8 @@ def test_columns_are_cut_as_the_rows(kind: str, holder: str, tmp_path: Path) -> 
     np.testing.assert_allclose(mapped, VALUES[:, 0] * WEIGHT)
 
 
-class Noise(Column):
-    """A made-up column: variances, one for each feature, that must be positive and become float64."""
+class Exposure(Column):
+    """A made-up column: times, one for each feature, that must be positive and become float64."""
 
     def values(self, found: Any, block: Any) -> Array:
         values = super().values(np.asarray(found, dtype=np.float64), block)
@@ -91,39 +91,39 @@ class Noise(Column):
 def test_a_new_column_is_one_entry(
     kind: str, holder: str, once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(COLUMNS, "noise", Noise("noise_variance", ndim=2, once=once))
-    noise = np.arange(N * D, dtype=np.float32).reshape(N, D) + 1
+    monkeypatch.setitem(COLUMNS, "exposure", Exposure("exposure_time", ndim=2, once=once))
+    exposure = np.arange(N * D, dtype=np.float32).reshape(N, D) + 1
 
     def open_with(values: Array, name: str) -> Rows:
         X, held = KINDS[kind](tmp_path / f"{name}-x.zarr"), HOLDERS[holder](values, tmp_path / f"{name}.zarr")
-        return as_rows(X, weight=WEIGHT, noise=held, block_size=100)
+        return as_rows(X, weight=WEIGHT, exposure=held, block_size=100)
 
-    rows = open_with(noise, "sound")
+    rows = open_with(exposure, "sound")
     assert rows.n_blocks > 1
-    assert_beside(rows, {"weight": WEIGHT, "noise": noise})
-    assert column(rows, "noise").dtype == np.float64
+    assert_beside(rows, {"weight": WEIGHT, "exposure": exposure})
+    assert column(rows, "exposure").dtype == np.float64
     # Its bytes count where blocks are planned, its layout where a checkpoint is compared.
     assert rows.row_bytes == D * 8 + 8 + D * 4
-    assert rows.layout()["noise_variance's dtype"] == noise.dtype.str
+    assert rows.layout()["exposure_time's dtype"] == exposure.dtype.str
     # Later passes have it from memory, unless only the first looks at it.
     with kept(Threads(), rows) as near:
         read_all(near)
         if near.shelf is not None:
-            assert all(("noise" in block.columns) == (not once) for block in near.shelf.blocks.values())
-        assert_beside(near.lasting(), {"weight": WEIGHT} if once else {"weight": WEIGHT, "noise": noise})
-    spoilt = noise.copy()
+            assert all(("exposure" in block.columns) == (not once) for block in near.shelf.blocks.values())
+        assert_beside(near.lasting(), {"weight": WEIGHT} if once else {"weight": WEIGHT, "exposure": exposure})
+    spoilt = exposure.copy()
     spoilt[9, 1] = 0
-    with pytest.raises(DataError, match=r"noise_variance is not positive: block .*, row\(s\) 9\."):
+    with pytest.raises(DataError, match=r"exposure_time is not positive: block .*, row\(s\) 9\."):
         read_all(open_with(spoilt, "spoilt"))
-    with pytest.raises(DataError, match=r"noise_variance\.shape == \(19, 3\), expected \(20, 3\)!"):
-        open_with(noise[:19], "short")
-    with pytest.raises(DataError, match=r"noise_variance should be 2-dimensional, got shape \(20,\)"):
-        open_with(noise[:, 0], "flat")
+    with pytest.raises(DataError, match=r"exposure_time\.shape == \(19, 3\), expected \(20, 3\)!"):
+        open_with(exposure[:19], "short")
+    with pytest.raises(DataError, match=r"exposure_time should be 2-dimensional, got shape \(20,\)"):
+        open_with(exposure[:, 0], "flat")
 
 
 def test_a_column_that_nobody_entered_is_refused() -> None:
-    with pytest.raises(KeyError, match="noise"):
-        as_rows(VALUES, noise=VALUES)
+    with pytest.raises(KeyError, match="exposure"):
+        as_rows(VALUES, exposure=VALUES)
 
 
 def test_a_wide_column_makes_smaller_blocks() -> None:

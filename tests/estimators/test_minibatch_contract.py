@@ -100,7 +100,11 @@ def test_weights_are_routed() -> None:
         pipeline.fit(X, sample_weight=WEIGHT)
         scaled = pipeline[:-1].transform(X)
         routed = MiniBatchGaussianMixture().set_partial_fit_request(sample_weight=True)
-        assert routed.get_metadata_routing().partial_fit.requests == {"sample_weight": True, "known": None}
+        assert routed.get_metadata_routing().partial_fit.requests == {
+            "sample_weight": True,
+            "noise": None,
+            "known": None,
+        }
     weighted = MiniBatchGaussianMixture(3, random_state=0).fit(scaled, sample_weight=WEIGHT)
     np.testing.assert_array_equal(pipeline[-1].means_, weighted.means_)
     assert not np.allclose(weighted.means_, MiniBatchGaussianMixture(3, random_state=0).fit(scaled).means_)

@@ -74,12 +74,12 @@ def test_a_mini_batch_begins_after_a_place(index: int, first: int, weight: Any) 
 
 
 def test_seen_copies_only_where_it_must() -> None:
-    assert seen(Block(X))[0] is X
-    ones = np.ones(100)
-    assert seen(Block(X, weight=ones)) == (X, ones)
-    x, weight = seen(Block(X, weight=WEIGHT))
-    np.testing.assert_array_equal(x, X[WEIGHT > 0])
-    np.testing.assert_array_equal(weight, WEIGHT[WEIGHT > 0])
+    for block in (Block(X), Block(X, weight=np.ones(100))):
+        assert seen(block) is block
+    found = seen(Block(X, weight=WEIGHT, columns={"noise": X**2}))
+    np.testing.assert_array_equal(found.x, X[WEIGHT > 0])
+    np.testing.assert_array_equal(found.weight, WEIGHT[WEIGHT > 0])
+    np.testing.assert_array_equal(found.columns["noise"], X[WEIGHT > 0] ** 2)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ class Delayed(Source):
     def of(cls, array: da.Array) -> "Delayed":
         """An array as it is chunked."""
         chunks = tuple(size if math.isnan(size) else int(size) for size in array.chunks[0])
+        array = array.rechunk(dict.fromkeys(range(1, array.ndim), -1)) if array.ndim > 2 else array
         return cls(shape=tuple(array.shape), dtype=array.dtype, chunks=chunks, collection=array)
 
     def plan(self, block_bytes: int) -> Chunks:
@@ -75,7 +76,8 @@ class Delayed(Source):
         name = self.collection.name
         if self.collection.ndim == 1:
             return (name, index)
-        columns = [(name, index, column) for column in range(self.collection.numblocks[1])]
+        rest = (0,) * (self.collection.ndim - 2)
+        columns = [(name, index, column, *rest) for column in range(self.collection.numblocks[1])]
         return columns[0] if len(columns) == 1 else columns
 
     def as_dask(self) -> da.Array:

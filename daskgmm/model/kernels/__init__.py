@@ -27,6 +27,8 @@ Contract
   that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows has a relative
   error of at most ``c * eps(dtype) + n / c * eps(float64)`` of the sum of magnitudes, for c rows in a tile. What
   float32 cannot hold of a mean is in the offset, so that no digit of the means is lost.
+- Rows with errors of their own come with these beside them, as `blurred.beside` puts them, in float64. Their tiles
+  are smaller, as a factor of each column lies beside them. What is left out is as above.
 - ``exp`` and ``log`` are written out so that they vectorise. The relative error of ``exp`` is at most
   ``(|argument| + 4) * eps(dtype)``, what the rounding of its argument costs already; ``log`` is exact to ``4 *
   eps`` times its result plus one.
@@ -41,11 +43,13 @@ from typing import Any
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.model.kernels import diagonal, shared, triangular
+from daskgmm.model.kernels import blurred, diagonal, shared, triangular
 from daskgmm.model.kernels import layouts as layouts
 from daskgmm.model.kernels.compiling import TILE, allocated, compiled
 from daskgmm.model.kernels.layouts import (
     Axes,
+    Blurred,
+    BlurredAxes,
     Points,
     Pooled,
     Scratch,
@@ -59,7 +63,7 @@ from daskgmm.model.kernels.layouts import (
 from daskgmm.model.kernels.softmax import scale, softmax
 from daskgmm.model.kernels.tiles import likeliest, load
 
-LAYOUTS = (diagonal, shared, triangular)  # imported for what they register
+LAYOUTS = (blurred, diagonal, shared, triangular)  # imported for what they register
 
 # Rows that are read as they lie at once, and rows that are converted (or given k logits) at once: no temporary
 # grows with the block. Both are whole tiles: how the rows lie in memory changes no bit.
@@ -75,8 +79,9 @@ MANY = 1024
 def expectation(x: Array, weight: Array | None, model: layouts.Model) -> layouts.Sums:
     """Weighted log-likelihood and expected sufficient statistics of ``x`` about the means of ``model``."""
     k, d = model.means.shape
-    zeros = np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros(model.factor.shape)
-    sums: layouts.Sums = Squares(*zeros) if isinstance(model, Axes) else Triangles(*zeros)
+    shape = (k, *model.covariance.shape[1:]) if isinstance(model, Blurred | BlurredAxes) else model.factor.shape
+    zeros = np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros(shape)
+    sums: layouts.Sums = Squares(*zeros) if isinstance(model, Axes | BlurredAxes) else Triangles(*zeros)
     if isinstance(model, Shared) and k <= min(2 * d * d, MANY):  # else, a scatter for each component costs less
         sums = Pooled(*zeros, np.zeros((k, k)))
     with scratch_for(model) as scratch:
@@ -124,7 +129,8 @@ def far(model: layouts.Model) -> float:
 
 def _pieces(x: Array, weight: Array | None, model: Any, step: int) -> Iterator[tuple[slice, Array, Array]]:
     """Rows and weights as compiled code reads them, with their place in ``x``; checks shapes, as it does not."""
-    if x.ndim != 2 or x.shape[1] > model.means.shape[1] or (weight is not None and weight.shape != (len(x),)):
+    width = model.means.shape[1] + getattr(model, "errors", 0)
+    if x.ndim != 2 or x.shape[1] > width or (weight is not None and weight.shape != (len(x),)):
         raise ValueError(f"x of shape {x.shape} fits neither means of shape {model.means.shape} nor its weights.")
     single = x.dtype.kind == "f" and x.dtype.itemsize == 4
     dtype = np.dtype(np.float32 if single else np.float64)

@@ -14,7 +14,7 @@ import numpy as np
 from numba.extending import overload
 
 from daskgmm._typing import Array
-from daskgmm.model.kernels.compiling import INLINED, LINE, TILE
+from daskgmm.model.kernels.compiling import INLINED, LINE, TILE, TILES
 
 # From here on the rows that matter to a component are listed: as fast where all do, .6 of the time where 16
 # components lie 16 standard deviations apart. At twice as many, half the features come first: with 48, 1.2 of the
@@ -63,6 +63,24 @@ class Axes(NamedTuple):
     log_norm: Array  # (k,)
 
 
+class Blurred(NamedTuple):
+    """Parameters of components whose rows have errors of their own: a tile holds these below the features."""
+
+    means: Array  # (k, d)
+    covariance: Array  # (s, d, d)
+    log_norm: Array  # (k,) log weight, less d halves of log 2π
+    errors: int  # numbers that are a row's noise: d variances, or the lower triangle of a covariance
+
+
+class BlurredAxes(NamedTuple):
+    """The same where neither components nor errors are correlated."""
+
+    means: Array  # (k, d)
+    covariance: Array  # (s, d) variances
+    log_norm: Array  # (k,)
+    errors: int
+
+
 class Points(NamedTuple):
     """Points that sums are taken about, where responsibilities are given."""
 
@@ -97,7 +115,7 @@ class Squares(NamedTuple):
     scatter: Array  # (s, d)
 
 
-Model: TypeAlias = Triangular | Wide | Shared | Axes
+Model: TypeAlias = Triangular | Wide | Shared | Axes | Blurred | BlurredAxes
 Sums: TypeAlias = Triangles | Pooled | Squares
 
 
@@ -129,14 +147,8 @@ class Scratch(NamedTuple):
         parts: list[tuple[tuple[int, ...], Any]] = [((height, n), real) for height in (d, d, 4, k, k)]
         parts += [((n,), kind) for kind in (real, real, real, real, REAL, REAL, COUNT, COUNT)]
         parts += [((height * pooled, n), real) for height in (d, d, k)]
-        sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in parts]
-        room = np.empty(sum(size + -size % LINE for size in sizes) + LINE, np.uint8)
-        arrays, place = [], -room.ctypes.data % LINE
-        for (shape, dtype), size in zip(parts, sizes, strict=True):
-            arrays.append(np.ndarray(shape, dtype, room, place))
-            place += size + -size % LINE
         kind = Narrow if d < 4 else Scratch if d < MANY_FEATURES else Listing
-        return kind(*arrays)
+        return kind(*_allotted(parts))
 
 
 class Narrow(Scratch):
@@ -147,20 +159,64 @@ class Listing(Scratch):
     """For many features: the columns that matter to a component are listed."""
 
 
+class Blur(NamedTuple):
+    """Memory for one tile of rows with errors of their own; all float64, each row of data a column."""
+
+    tile: Array  # (d + errors, n) rows of the data, features as rows, and their noise
+    held: Array  # (d + errors, n) those columns that matter to a component
+    lower: Array  # (d(d + 1)/2, n) Cholesky factors of component's and row's covariance together
+    inverse: Array  # (d, n) of their diagonals
+    white: Array  # (d, n) solved for the row less the mean
+    gain: Array  # (d·d, n) solved for the component's covariance; of uncorrelated ones (d, n)
+    lines: Array  # (6, n)
+    logits: Array  # (k, n) as in `Scratch`, and so are those that follow
+    resp: Array  # (k, n)
+    peak: Array  # (n,)
+    total: Array
+    density: Array
+    weight: Array
+    nearest: Array
+    listed: Array
+
+    @staticmethod
+    def of(model: Any) -> "Blur":
+        """For parameters of either blurred layout."""
+        (k, d), n, dense = model.means.shape, TILES[Blur], isinstance(model, Blurred)
+        heights = [d + model.errors] * 2 + [d * (d + 1) // 2 * dense, d, d, d * d if dense else d, 6, k, k]
+        parts: list[tuple[tuple[int, ...], Any]] = [((height, n), REAL) for height in heights]
+        return Blur(*_allotted(parts + [((n,), kind) for kind in (*(REAL,) * 4, COUNT, COUNT)]))
+
+
+TILES[Blur] = 48  # of six features, with what follows from them, they fit in the first-level cache
+
+
+def _allotted(parts: list[tuple[tuple[int, ...], Any]]) -> list[Array]:
+    """Arrays of these shapes and types in one piece of memory, each from the start of a line of the cache on."""
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in parts]
+    room = np.empty(sum(size + -size % LINE for size in sizes) + LINE, np.uint8)
+    arrays, place = [], -room.ctypes.data % LINE
+    for (shape, dtype), size in zip(parts, sizes, strict=True):
+        arrays.append(np.ndarray(shape, dtype, room, place))
+        place += size + -size % LINE
+    return arrays
+
+
 # Scratches at rest: new memory comes page by page, which takes as long as a few thousand rows.
-_IDLE: deque[tuple[tuple[Any, ...], Scratch]] = deque(maxlen=16)
+_IDLE: deque[tuple[tuple[Any, ...], Any]] = deque(maxlen=16)
 
 
 @contextmanager
-def scratch_for(model: Any) -> Iterator[Scratch]:
-    """Memory for one tile, which nobody else uses meanwhile."""
-    key = (model.means.shape, model.means.dtype, isinstance(model, Shared))
+def scratch_for(model: Any) -> Iterator[Any]:
+    """Memory for one tile, a `Scratch` or `Blur`, which nobody else uses meanwhile."""
+    blurred = isinstance(model, Blurred | BlurredAxes)
+    kind = (type(model), model.errors) if blurred else isinstance(model, Shared)
+    key = (model.means.shape, model.means.dtype, kind)
     try:
         found, scratch = _IDLE.pop()
     except IndexError:
         found = ()
     if found != key:
-        scratch = Scratch.of(model)
+        scratch = (Blur if blurred else Scratch).of(model)
     yield scratch
     _IDLE.append((key, scratch))
 

@@ -6,8 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskgmm.model.kernels.compiling import LINE, TILE
-from daskgmm.model.kernels.layouts import Points, Scratch, Shared, scratch_for, width
+from daskgmm.model.kernels import PIECE
+from daskgmm.model.kernels.compiling import LINE, TILE, TILES
+from daskgmm.model.kernels.layouts import (
+    Blur,
+    Blurred,
+    BlurredAxes,
+    Points,
+    Scratch,
+    Shared,
+    scratch_for,
+    width,
+)
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4"])
@@ -22,6 +32,22 @@ def test_parts_overlap_nowhere_and_begin_at_a_line_of_the_cache(dtype: str, pool
         assert part.flags.c_contiguous
     assert not any(np.may_share_memory(a, b) for a, b in combinations(scratch, 2))
     assert all(part.size for part in scratch) == pooled  # others need less
+
+
+@pytest.mark.parametrize("errors", [3, 6])
+@pytest.mark.parametrize("layout", [Blurred, BlurredAxes])
+def test_rows_with_errors_have_memory_of_their_own(layout: Any, errors: int) -> None:
+    model = layout(np.zeros((2, 3)), np.zeros((2, 3, 3)), np.zeros(2), errors)
+    with scratch_for(model) as scratch, scratch_for(model) as other:
+        assert scratch.tile.shape == (3 + errors, TILES[Blur])
+        assert not any(np.may_share_memory(a, b) for a, b in combinations((*scratch, *other), 2))
+        for part in scratch:
+            assert part.shape[-1] == TILES[Blur]
+            assert part.ctypes.data % LINE == 0
+    with scratch_for(Points(np.zeros((2, 3)))) as plain:
+        assert isinstance(plain, Scratch)
+    # How rows lie in memory changes no bit: pieces are whole tiles.
+    assert PIECE % TILES[Blur] == 0
 
 
 def test_nobody_else_has_the_memory_meanwhile() -> None:

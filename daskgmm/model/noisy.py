@@ -1,0 +1,103 @@
+"""Rows that are measured with errors of known size: what they say of the mixture behind the errors.
+
+Extreme deconvolution (Bovy, Hogg & Roweis 2011, Annals of Applied Statistics 5, 1657): row i is x = v + e, with v
+from the mixture and e normal about 0 with covariance S_i. Its density is that of a mixture of N(m_k, C_k + S_i).
+The E-step finds what is expected of v, so statistics, and the M-step on them, are those of a plain mixture.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from scipy.special import entr
+
+from daskgmm._typing import Array
+from daskgmm.model import kernels
+from daskgmm.model.kernels.blurred import beside
+from daskgmm.model.matrices import Matrices
+from daskgmm.model.mixture import ANSWERS, Mixture
+from daskgmm.model.statistics import Statistics
+
+ROUNDING = 1e-10  # by which a correlation matrix of errors may fall short of one
+
+
+def indefinite(noise: Array, missing: Array) -> Array:
+    """Which rows of errors (n, d, d) have no covariance: a matrix with an eigenvalue below 0 beyond rounding.
+
+    Of values that are not ``missing`` (n, d), nor infinite.
+    """
+    if noise.ndim == 2:
+        return np.zeros(len(noise), bool)
+    noise = np.where(missing[:, :, None] | missing[:, None] | ~np.isfinite(noise), 0.0, noise)
+    variances = np.diagonal(noise, axis1=1, axis2=2)
+    scale = np.sqrt(np.where(variances > 0, variances, 1.0))
+    unit = noise / (scale[:, :, None] * scale[:, None, :]) + ROUNDING * np.eye(noise.shape[1])
+    try:
+        np.linalg.cholesky(unit)
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.eigvalsh(unit)[:, 0] < 0)
+    return np.zeros(len(noise), bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Noisy:
+    """A mixture as rows with errors see it."""
+
+    mixture: Mixture
+    noise: Array  # of these rows: variances (n, d), or covariances (n, d, d)
+    partial: bool = False  # whether NaN in a row is a missing value, of infinite error
+
+    @property
+    def model(self) -> Any:
+        """The parameters as the kernels read them; kept with the mixture."""
+        d = self.mixture.n_features
+        errors = d if self.noise.ndim == 2 else d * (d + 1) // 2
+        models: dict[str, Any] = vars(self.mixture).setdefault("_models", {})
+        if (found := models.get(key := f"{errors} errors")) is None:
+            with np.errstate(divide="ignore"):
+                log_weights = np.log(self.mixture.weights)
+            found = models[key] = self.mixture.covariance.blurred(self.mixture.means, log_weights, errors)
+        return found
+
+    def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
+        """E-step over rows ``x`` (n, d): what is expected of the statistics of their true values."""
+        model, structure, d = self.model, self.mixture.covariance.structure, x.shape[1]
+        found = [
+            kernels.expectation(rows, None if weight is None else weight[part], model)
+            for part, rows in self._parts(x)
+        ]
+        sums = reduce(lambda a, b: type(a)(*map(np.add, a, b)), found)
+        lower = sums.scatter if sums.scatter.ndim == 3 else sums.scatter[:, :, None] * np.eye(d)
+        scatter = structure.condensed(Matrices.completed(lower))
+        total = float(len(x) if weight is None else weight.sum())
+        n_rows = len(x) if weight is None else int(np.count_nonzero(weight))
+        log_likelihood = float(sums.log_likelihood[0])
+        return Statistics(
+            structure, self.mixture.means, sums.weight, sums.shift, scatter, log_likelihood, total, n_rows
+        )
+
+    def answer(self, x: Array, question: str) -> tuple[Array, bool]:
+        """One of `ANSWERS` for each row, and whether all rows and their noise are sound."""
+        n, k, model = len(x), self.mixture.n_components, self.model
+        asked = [question == name for name in ANSWERS]
+        out = [np.empty(n * asked[0], np.int64), np.empty(n), np.empty((n * asked[2], k))]
+        for part, rows in self._parts(x):
+            kernels.posterior(rows, model, *(values[part] for values in out))
+        return out[ANSWERS.index(question)], bool(np.isfinite(out[1]).all())
+
+    def entropies(self, x: Array) -> Array:
+        """Entropy of each row's responsibilities, (n,), in nats."""
+        found = []
+        for first in range(0, len(x), kernels.PIECE):
+            part = slice(first, first + kernels.PIECE)
+            resp, _ = Noisy(self.mixture, self.noise[part], self.partial).answer(x[part], "responsibilities")
+            found.append(entr(resp).sum(axis=1))
+        return np.concatenate([np.empty(0), *found])
+
+    def _parts(self, x: Array) -> Iterator[tuple[slice, Array]]:
+        """Rows with their noise beside them, a part at a time, as copies are not to grow with the block."""
+        for first in range(0, max(len(x), 1), kernels.PIECE):
+            part = slice(first, first + kernels.PIECE)
+            yield part, beside(x[part], self.noise[part], self.model.errors, self.partial)
