@@ -185,7 +185,7 @@ def _faults(noise: Array, variances: Array, x: Array) -> Iterator[tuple[str, Arr
     if not (variances.min(initial=0.0) >= 0 and variances.max(initial=0.0) < np.inf):
         wrong: tuple[tuple[str, Array], ...] = (
             ("holds NaN (nan_policy='omit' leaves such rows out, 'missing' such values)", np.isnan(variances)),
-            ("holds infinity (nan_policy='missing' takes such values as missing)", variances == np.inf),
+            ("holds infinity (nan_policy='missing' takes such values as missing)", np.isposinf(variances)),
             ("has variances below 0", np.asarray(variances < 0)),
         )
         for message, bad in wrong:

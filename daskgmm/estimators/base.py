@@ -13,6 +13,7 @@ from daskgmm._typing import Array, Data
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError, warn
+from daskgmm.estimators.answers import SKETCH_ROWS, drawn, in_kind
 from daskgmm.estimators.checks import check_decoding, check_names, label_type
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, loadings, names_of, shown
 from daskgmm.estimators.parameters import Parameters
@@ -21,32 +22,7 @@ from daskgmm.estimators.summary import Summary
 from daskgmm.fit.accounting import Meter
 from daskgmm.fit.events import teller
 from daskgmm.fit.score import Score, unfit
-from daskgmm.fit.survey import Threshold
-from daskgmm.fit.tasks import Draw, Query, Rate
-from daskgmm.model.mixture import Mixture
-
-SKETCH_ROWS = 2**17  # of which quantiles are found: 4 MiB
-
-
-def _drawn(rows: Rows, size: int, mixture: Mixture | None = None) -> tuple[Array, Array]:
-    """A sample of the rows, or of their log-densities, and weights that stand for all rows."""
-    found = engine_for(rows).reduce(rows, Draw(Threshold(size), mixture))
-    if not len(found.rows):
-        raise DataError("There is no row of positive weight.")
-    points, weight = found.points()
-    return points, np.ones(len(points)) if weight is None else weight
-
-
-def in_kind(rows: Rows, query: Query, columns: int | None, features: tuple[str, ...] | None = None) -> Any:
-    """One answer per row: NumPy, a lazy Dask array, or a DataArray with its coordinates.
-
-    ``columns`` are those of components, or of ``features``, if that is given; None stands for a number.
-    """
-    if rows.x.local:
-        values: Any = engine_for(rows).answers(rows, query, query.dtype, columns)
-    else:
-        values = rows.map(query, dtype=query.dtype, columns=columns)
-    return values if rows.table is None else rows.table.answer(values, query.answer, query.missing, features)
+from daskgmm.fit.tasks import Query, Rate
 
 
 class _Html(str):
@@ -249,7 +225,7 @@ class BaseMixture(Parameters, Scikit):
         if not 0 <= quantile <= 1:
             raise ValueError(f"quantile must be in [0, 1], got {quantile!r}.")
         rows = self._query_rows(X, weight=sample_weight, noise=noise)
-        density, weight = _drawn(rows, SKETCH_ROWS, self._fitted.mixture)
+        density, weight = drawn(rows, SKETCH_ROWS, self._fitted.mixture)
         return float(np.quantile(density[:, 0], quantile, weights=weight, method="inverted_cdf"))
 
     @query
@@ -283,7 +259,7 @@ class BaseMixture(Parameters, Scikit):
             raise ValueError(f"n_rows must be at least 1, got {n_rows!r}.")
         rows = self._rows(X, weight=sample_weight)
         self._check_features(rows)
-        return _drawn(rows, n_rows)
+        return drawn(rows, n_rows)
 
     def evaluate(self, X: Data, sample_weight: Any = None, *, noise: Any = None, entropy: bool = False) -> Score:
         """All scores of X in one pass: log-likelihood, total weight, and the criteria that follow from them.

@@ -13,7 +13,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 
 from daskgmm._typing import InitParams
-from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection, finer
 from daskgmm.errors import DataError
@@ -36,8 +35,7 @@ from daskgmm.fit.recipe import OnlineRecipe, Recipe, sample_size
 from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import StepRule, Stepwise, Watch
-from daskgmm.fit.stream import Waiting, first_rows, given, learn, resumed, seeded, start_rows
-from daskgmm.fit.tasks import BEGINNING
+from daskgmm.fit.stream import Waiting, given, learn, resumable, resumed, start_rows
 from daskgmm.model.mixture import Mixture
 
 WINDOW_BLOCKS = 4  # blocks of full size that are in memory at once
@@ -349,7 +347,8 @@ class MiniBatchGaussianMixture(Fitting):
         if "_fitted" in vars(self):
             before, run = self._fitted, self._resumed(held, recipe)
         else:
-            started = self._seeded(held, recipe, Selection(first, last))
+            random = check_random_state(self.random_state)
+            started = resumable(recipe, held, self._unseeded.waiting, Selection(first, last), random)
             if isinstance(started, Waiting):
                 self._unseeded = replace(self._unseeded, waiting=started, next_row=last)
                 return self
@@ -363,18 +362,6 @@ class MiniBatchGaussianMixture(Fitting):
         self._fitted = replace(before, mixture=passes.mixture, decoded=held.x.decoded or None, **told)
         self.__dict__.pop("_unseeded", None)
         return self
-
-    def _seeded(self, rows: Rows, recipe: OnlineRecipe, span: Selection) -> Waiting | tuple[int, Stepwise]:
-        """What the first rows of a span make of those that wait; where a model starts, with the next row."""
-        engine, waiting = engine_for(rows), self._unseeded.waiting
-        after = seeded(
-            recipe, waiting, check_random_state(self.random_state), partial(first_rows, engine, rows, span)
-        )
-        if isinstance(after, Waiting):
-            return after
-        block, row = after.after
-        first = span.first if after.after == BEGINNING else int(rows.x.offsets[block]) + row + 1
-        return first, replace(after, after=BEGINNING, n_batches=after.n_batches + (first > span.first))
 
     @property
     def n_rows_to_start_(self) -> int:

@@ -11,7 +11,8 @@ from sklearn.utils import check_random_state
 from daskgmm._typing import Array
 from daskgmm.compute.engines import engine_for
 from daskgmm.errors import DataError
-from daskgmm.estimators.base import BaseMixture, in_kind
+from daskgmm.estimators.answers import in_kind
+from daskgmm.estimators.base import BaseMixture
 from daskgmm.estimators.checks import feature_numbers, read_structure
 from daskgmm.estimators.fitted import Fitted
 from daskgmm.estimators.parameters import ARRAYS, ROWWISE

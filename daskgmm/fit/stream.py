@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -105,6 +106,18 @@ def learn(
         run = started
     found: Stepwise = step(engine, rows, run, rows)
     return found
+
+
+def resumable(
+    recipe: OnlineRecipe, rows: Rows, waiting: Waiting, span: Selection, random: np.random.RandomState
+) -> Waiting | tuple[int, Stepwise]:
+    """What the first rows of a span make of those that wait; where a model starts, with the next row."""
+    after = seeded(recipe, waiting, random, partial(first_rows, engine_for(rows), rows, span))
+    if isinstance(after, Waiting):
+        return after
+    block, row = after.after
+    first = span.first if after.after == BEGINNING else int(rows.x.offsets[block]) + row + 1
+    return first, replace(after, after=BEGINNING, n_batches=after.n_batches + (first > span.first))
 
 
 def first_rows(engine: Engine, rows: Rows, span: Selection, size: int) -> First:

@@ -14,7 +14,7 @@ from scipy.stats import chi2
 from daskgmm import GaussianMixture
 from daskgmm.errors import DataError
 from daskgmm.estimators import base
-from daskgmm.estimators.base import SKETCH_ROWS
+from daskgmm.estimators.answers import SKETCH_ROWS
 from tests.apart import K, rows_of
 from tests.structures import KINDS, matrices
 
