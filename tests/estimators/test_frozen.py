@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 
-from daskgmm import GaussianMixture, MiniBatchGaussianMixture, NormalInverseWishart, load
+from daskgmm import CollapseError, GaussianMixture, MiniBatchGaussianMixture, NormalInverseWishart, load
 from daskgmm.cli import main
 from tests import structures
 from tests.estimators.test_known import rows
@@ -111,6 +111,18 @@ def test_streams_keep_what_is_frozen(kind: Any, share: float, tmp_path: Path) ->
     assert np.array_equal(again.weights_, model.weights_)
 
 
+@every_kind
+def test_a_covariance_that_stays_cannot_collapse(kind: Any) -> None:
+    x = np.concatenate([rows(100)[0], np.full((30, 2), 50.0)])
+    how: dict[str, Any] = {"covariance_type": kind, "reg_covar": 0.0, "means_init": [[0, 0], [50, 50]], "tol": 0.0}
+    how["precisions_init"] = structures.covariances(np.tile(np.eye(2), (2, 1, 1)), np.ones(2), kind)
+    model = GaussianMixture(2, frozen="covariances", max_iter=3, **how).fit(x)
+    assert np.array_equal(model.precisions_, how["precisions_init"])
+    if not KINDS[kind].shared:
+        with pytest.raises(CollapseError):
+            GaussianMixture(2, frozen="weights", weights_init=[0.5, 0.5], max_iter=3, **how).fit(x)
+
+
 @pytest.mark.parametrize("estimator", EITHER)
 def test_a_start_on_a_sample_keeps_what_is_frozen(estimator: Any) -> None:
     x, _, _ = rows(3000)
@@ -119,7 +131,7 @@ def test_a_start_on_a_sample_keeps_what_is_frozen(estimator: Any) -> None:
         model = estimator(
             K, frozen=("weights", "covariances"), weights_init=weights, precisions_init=precisions, random_state=0
         )
-        model.set_params(init_params=init).fit(x)
+        model.set_params(init_params=init, tol=1e-9, max_iter=1).fit(x)
         assert np.array_equal(model.weights_, weights)
         assert np.array_equal(model.precisions_, precisions)
 

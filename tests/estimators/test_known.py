@@ -1,5 +1,6 @@
 """Rows of which it is known to which component they belong: exact EM, in batch and online, whatever the input."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +104,14 @@ def test_components_are_numbered_as_the_labels(kind: Any, init: str) -> None:
         assert np.mean(np.array(order)[labels] == model.predict(x)) > 0.9
 
 
-def test_labels_decide_where_clusters_cannot() -> None:
+@pytest.mark.parametrize("kind", EITHER)
+def test_labels_decide_where_clusters_cannot(kind: Any) -> None:
     # Two classes that halve one cluster: without labels EM has no reason to part them.
     random = np.random.default_rng(0)
     x = random.normal(size=(2000, 2))
     labels = (x[:, 0] > 0).astype(int)
     known = np.where(random.random(len(x)) < 0.5, labels, -1)
-    model = GaussianMixture(2, random_state=0).fit(x, known=known)
-    assert np.mean(model.predict(x) == labels) > 0.95
+    assert np.mean(kind(2, random_state=0).fit(x, known=known).predict(x) == labels) > 0.95
 
 
 def test_all_kinds_of_input_give_the_same(tmp_path: Path) -> None:
@@ -159,6 +160,24 @@ def test_a_stream_learns_labels_and_goes_on_to_the_same_bits(tmp_path: Path) -> 
     batches = iter(np.array_split(x, 10)), iter(np.array_split(known, 10))
     one = MiniBatchGaussianMixture(K, random_state=0).fit(batches[0], known=batches[1])
     assert np.mean(one.predict(x) == labels) > 0.9
+
+
+def test_a_component_that_has_a_label_is_not_placed_anew() -> None:
+    random = np.random.default_rng(0)
+    x = np.array([0.0, 10, 20])[random.integers(3, size=4000), None] + random.normal(size=(4000, 1))
+    start = {
+        "weights_init": [0.4, 0.4, 0.2],
+        "means_init": [[0.0], [10.0], [99.0]],
+        "precisions_init": np.ones((3, 1, 1)),
+    }
+    for known, told in ((None, 1), (np.where(x[:, 0] > 5, -1, 0), 0)):
+        model = MiniBatchGaussianMixture(3, random_state=0, **start)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            for part in np.array_split(np.arange(4000), 40):
+                model.partial_fit(x[part], known=None if known is None else known[part])
+        assert sum("starts anew" in str(one.message) for one in heard) == told
+        assert (model.means_.max() > 90) == (told == 0)
 
 
 @pytest.mark.parametrize("kind", EITHER)
