@@ -155,9 +155,7 @@ def frozen_parts(model: Any) -> dict[str, tuple[int, ...]] | None:
         if listed and getattr(model, inits[name]) is None:
             raise ValueError(f"frozen names {name}, and {inits[name]} is None: give the values that are to stay.")
         found[name] = tuple(sorted({*listed}))
-    structure = read_structure(model)
-    related = structure.shared or structure.loose is not structure
-    if related and 0 < len(found["covariances"]) < k:
+    if read_structure(model).related and 0 < len(found["covariances"]) < k:
         raise ValueError(
             "frozen names covariances of some components, and these have something in common with the others: "
             "name all or none."

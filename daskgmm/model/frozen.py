@@ -33,8 +33,7 @@ class Frozen(Update):
         require(all(m.dtype == bool and m.shape == masks[0].shape and m.ndim == 1 for m in masks), "No masks.")
 
     def fits(self, mixture: Mixture) -> bool:
-        structure, some = mixture.covariance.structure, len({*self.covariances.tolist()}) > 1
-        related = structure.shared or structure.loose is not structure
+        related, some = mixture.covariance.structure.related, len({*self.covariances.tolist()}) > 1
         return self.weights.shape == mixture.weights.shape and not (some and related) and self.update.fits(mixture)
 
     @property

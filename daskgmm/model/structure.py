@@ -46,6 +46,10 @@ class Structure:
     isotropic: bool = False  # whether all features have the same variance; scatter is then the mean over them
     n_factors: int = 0  # of each component, where there are any
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """There is one of each in a process."""
+        return structure_of, (self.key,)
+
     @property
     def key(self) -> str:
         """What `structure_of` knows it by."""
@@ -77,6 +81,11 @@ class Structure:
         """That of scikit-learn which such covariances have, too; one along the axes is each component's own."""
         shared = self.shared and self.form is Matrices
         return next(s for s in PLAIN if (s.form, s.shared, s.isotropic) == (self.form, shared, self.isotropic))
+
+    @property
+    def related(self) -> bool:
+        """Whether the covariance of a component tells something of those of others."""
+        return self.shared
 
     @property
     def loose(self) -> "Structure":
@@ -195,6 +204,10 @@ PLAIN = FULL, TIED, DIAGONAL, SPHERICAL = (
 
 class Related(Structure, ABC):
     """Covariances of components that have something in common, but not all."""
+
+    @property
+    def related(self) -> bool:
+        return True
 
     @property
     def loose(self) -> Structure:

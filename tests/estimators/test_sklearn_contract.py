@@ -62,7 +62,7 @@ def test_the_interface_that_others_build_on() -> None:
         "n_components covariance_type tol reg_covar max_iter n_init init_params weights_init means_init "
         "prior precisions_init labels_init responsibilities_init random_state warm_start acceleration block_size "
         "nan_policy missing_chunks decode_cf feature_dim variables storage_options checkpoint verbose "
-        "verbose_interval frozen background"
+        "verbose_interval frozen background n_factors"
     )
     assert list(GaussianMixture().get_params()) == sorted(names.split())
     defaults = GaussianMixture().get_params()

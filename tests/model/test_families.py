@@ -4,6 +4,7 @@ Volume and shape are E(qual) or V(arying), a shape may be I (a sphere), and so m
 features. No formula of an M-step is repeated here: what it finds is the best of its family.
 """
 
+import pickle
 from dataclasses import replace
 from functools import reduce
 from itertools import permutations
@@ -22,7 +23,7 @@ from daskgmm.model.changes import merge
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.parts import Parts
-from daskgmm.model.structure import FULL, STRUCTURES
+from daskgmm.model.structure import FULL, STRUCTURES, structure_of
 from daskgmm.model.update import MAP, Regularised
 from tests.model.test_structure import check_structure
 from tests.strategies import chunkings, parts, seeds
@@ -94,6 +95,13 @@ def test_the_letters_say_how_many_parameters_there_are(code: str) -> None:
             many[letter] * of for letter, of in zip(code, (1, d - 1, d * (d - 1) // 2), strict=True)
         )
         assert STRUCTURES[code].n_parameters(k, d) == volume + shape + turn
+
+
+def test_structures_are_the_same_objects_in_every_process() -> None:
+    for structure in (*STRUCTURES.values(), structure_of("factors", 3)):
+        assert pickle.loads(pickle.dumps(structure)) is structure is structure_of(structure.key)
+    with pytest.raises(KeyError):
+        structure_of("none")
 
 
 @every_code
