@@ -245,6 +245,7 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
     leader = best(sound) if sound else None
     seen = [run.run.n_rows for run in state.runs if isinstance(run, Passes)]
     given, rows = options.asked(identity)
+    bound = "lower_bound" if isinstance(leader, Inference) else "log_likelihood"
     return {
         "estimator": identity["estimator"],
         "n_components": identity["n_components"],
@@ -255,9 +256,7 @@ def _standing(identity: Mapping[str, Any], state: State) -> dict[str, Any]:
         "n_runs": len(state.runs),
         "n_runs_ended": sum(run.done for run in state.runs),
         "n_iter": leader.n_iter if leader else 0,
-        "lower_bound" if isinstance(leader, Inference) else "log_likelihood": leader.lower_bound
-        if leader
-        else None,
+        bound: leader.lower_bound if leader else None,
         **({"n_samples_seen": seen[0]} if seen else {}),
         "options": given,
         "data": rows,
