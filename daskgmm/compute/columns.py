@@ -189,16 +189,16 @@ def _faults(noise: Array, variances: Array, x: Array) -> Iterator[tuple[str, Arr
             ("has variances below 0", np.asarray(variances < 0)),
         )
         for message, bad in wrong:
-            rows: Array = np.asarray(bad & ~np.isnan(x)).any(axis=1)
-            yield message, rows
+            there: Array = bad & ~np.isnan(x)
+            yield message, there.any(axis=1)
     if noise.ndim == 2:
         return
     with np.errstate(invalid="ignore"):  # of what is missing, or was told above
         deviations = np.sqrt(variances)
         for i, j in combinations(range(noise.shape[1]), 2):
-            here, there = noise[:, i, j], noise[:, j, i]
+            here, mirrored = noise[:, i, j], noise[:, j, i]
             sound: Array = np.abs(here) <= (1 + ROUNDING) * deviations[:, i] * deviations[:, j]
-            sound &= np.abs(here - there) <= ROUNDING * np.abs(here)
+            sound &= np.abs(here - mirrored) <= ROUNDING * np.abs(here)
             if not sound.all():
                 both = ~np.isnan(x[:, (i, j)]).any(axis=1)
                 yield "is no covariance: it is to be symmetric, and positive semidefinite", ~sound & both

@@ -55,8 +55,8 @@ def facing(mixture: Any, block: Block) -> Any:
     if not isinstance(mixture, Mixture):
         return mixture
     if (noise := block.columns.get("noise")) is not None:
-        if mixture.members is not mixture:
-            raise DataError("noise does not go together with a background: leave one of them out.")
+        if type(mixture) is not Mixture:
+            raise DataError("noise does not go together with a background, or with BayesianGaussianMixture.")
         return Noisy(mixture, noise, block.partial)
     return Incomplete(mixture) if block.partial else mixture
 

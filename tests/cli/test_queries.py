@@ -58,12 +58,12 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     def watch(each: Callable[[int], object]) -> None:
         predict: Any = GaussianMixture.predict
 
-        def watched(self: GaussianMixture, x: Any) -> Any:
+        def watched(self: GaussianMixture, x: Any, **how: Any) -> Any:
             def seen(block: Array, block_info: Any = None) -> Array:
                 each(block_info[0]["chunk-location"][0])
                 return block
 
-            answers = predict(self, x)
+            answers = predict(self, x, **how)
             if isinstance(answers, np.ndarray):
                 return answers
             return answers.map_blocks(seen, dtype=answers.dtype, meta=np.empty(0, answers.dtype))

@@ -12,12 +12,15 @@ import xarray as xr
 import zarr
 from click.testing import CliRunner
 
-from daskgmm import DataError, GaussianMixture, MiniBatchGaussianMixture
+from daskgmm import BayesianGaussianMixture, DataError, GaussianMixture, MiniBatchGaussianMixture
 from daskgmm.cli import main
 from daskgmm.compute.rows import Rows
+from daskgmm.model.structure import STRUCTURES
 from tests.data import xdgmm
 from tests.model import dense_noisy
 from tests.structures import KINDS, draw_covariances, draw_mixture
+
+FAMILIES = sorted({structure.name for structure in STRUCTURES.values()})
 
 pytestmark = pytest.mark.filterwarnings("ignore:Best performing initialization")
 EITHER = (GaussianMixture, MiniBatchGaussianMixture)
@@ -85,6 +88,22 @@ def test_no_errors_give_the_plain_fit(kind: str, full: bool) -> None:
     model.fit(x, noise=np.zeros((300, 3, 3) if full else (300, 3)))
     assert_same(model, plain, 1e-10)
     np.testing.assert_allclose(model.lower_bounds_, plain.lower_bounds_, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [*(name for name in FAMILIES if name not in KINDS), "factors"])
+def test_families_see_through_errors(kind: Any) -> None:
+    x = draw_mixture("full", 2, 3, 2).sample(300, np.random.RandomState(0))[0]
+    random = np.random.default_rng(0)
+    noise = random.gamma(1.0, 0.3, size=x.shape)
+    how = {"n_factors": 1} if kind == "factors" else {}
+    models = [GaussianMixture(2, covariance_type=kind, tol=0.0, max_iter=10, random_state=0, **how) for _ in "abc"]
+    plain, without, through = models
+    plain.fit(x)
+    assert_same(without.fit(x, noise=0 * noise), plain, 1e-9)
+    noisy = x + np.sqrt(noise) * random.normal(size=x.shape)
+    through.fit(noisy, noise=noise)
+    assert np.diff(through.lower_bounds_).min() > -1e-6  # reg_covar
+    assert through.score(noisy, noise=noise) > through.score(noisy)
 
 
 def test_one_gaussian_with_equal_errors_is_that_of_the_closed_form() -> None:
@@ -256,6 +275,8 @@ def test_what_cannot_be_is_refused(kind: Any) -> None:
         two(kind).fit(x, noise=noise)
     with pytest.raises(DataError, match="noise does not go together with a background"):
         two(background=True).fit(x[:5], noise=noise[:5])
+    with pytest.raises(DataError, match="or with BayesianGaussianMixture"):
+        two(BayesianGaussianMixture).fit(x[10:]).score(x[10:], noise=noise[10:])
 
 
 def test_rows_of_known_components_may_have_errors() -> None:
