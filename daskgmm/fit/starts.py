@@ -44,6 +44,7 @@ ROUNDS, MORE_ROUNDS = 20, 3  # of moves on the few rows, and on more
 # Where the few rows are fewer than parameters (8x8 patches) the best on them ended .05 lower on all.
 TRIES = 4
 GO_ON = 3  # of so many chains one goes on to more rows
+FEW_ROWS = 4  # for each feature and one: with fewer, a covariance has seen other rows of its cluster as too far
 FAR = 1e3  # standard deviations from 0, where squares of 1e6 leave ten digits
 SAMPLE_TOL = 1e-5  # of EM on the sample of an online fit, which costs little
 
@@ -146,10 +147,13 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
     chains = [_settled(run, few.rows) for run in tries]
     if more.size > len(few.x):
         others = sorted(range(1, len(chains)), key=lambda i: chains[i].rank, reverse=True)
-        ground = Ground.of(recipe, survey, more)
-        chains = [_further(chains[i], ground, randoms[i]) for i in (0, *others[: len(chains) // GO_ON])]
+        ground, seen = Ground.of(recipe, survey, more), len(few.x)
+        chains = [_further(chains[i], ground, seen, randoms[i]) for i in (0, *others[: len(chains) // GO_ON])]
+        few = ground
     leader = max(chains, key=lambda run: run.rank)
-    return [run.mixture for run in chains if run in (chains[0], leader)]
+    found = [run.mixture for run in chains if run in (chains[0], leader)]
+    whole = len(few.x) == survey.overall.n_rows or not few.movable
+    return found if whole else [widened(mixture, len(few.x)) for mixture in found]
 
 
 def _chain(
@@ -174,13 +178,33 @@ def _has_several(x: Array, k: int) -> bool:
     return len(np.unique(x[:, 0])) >= k or len(np.unique(x, axis=0)) >= k
 
 
-def _further(run: EM, ground: Ground, random: np.random.RandomState) -> EM:
-    """The run on more rows."""
+def _further(run: EM, ground: Ground, seen: int, random: np.random.RandomState) -> EM:
+    """The run on more rows than those that it has seen."""
     rows = ground.rows
+    if ground.movable:
+        run = replace(run, mixture=widened(run.mixture, seen))
     (run,) = Rung(rows, TRIAL_ITER, anew=True).climb([run])
     if ground.movable:
         run = improved(run, ground.x, ground.weight, MORE_ROUNDS, random)
     return _settled(run, rows)
+
+
+def widened(mixture: Mixture, seen: int) -> Mixture:
+    """Covariances that few rows have told, drawn towards the mean of all before other rows come.
+
+    The covariance of m rows in d features takes another row for (m + 1)/(m − d − 2) times as far, squared, as it
+    is (the mean of an inverse Wishart): a component that saw few rows would lose the others of its cluster.
+    """
+    structure, rows, least = mixture.covariance.structure, mixture.weights * seen, mixture.n_features + 1
+    few = rows < FEW_ROWS * least
+    if structure.shared or not few.any():
+        return mixture
+    values = mixture.covariance.values
+    share = np.where(few, least / (rows + least), 0.0)[structure.form.beside]
+    mean = np.average(values, axis=0, weights=mixture.weights)
+    values = (1 - share) * values + share * mean
+    covariance = structure.covariance(values, mixture.weights, near=mixture.covariance)
+    return replace(mixture, covariance=covariance)
 
 
 def _settled(run: EM, rows: Rows) -> EM:

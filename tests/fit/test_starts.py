@@ -16,13 +16,15 @@ from daskgmm.fit import starts
 from daskgmm.fit.race import Rung
 from daskgmm.fit.recipe import OnlineRecipe, Recipe, Start
 from daskgmm.fit.run import EM
-from daskgmm.fit.starts import STARTS, Ground, polished, seed
+from daskgmm.fit.starts import STARTS, Ground, polished, seed, widened
 from daskgmm.fit.stepwise import StepRule
 from daskgmm.fit.survey import Survey, Threshold
 from daskgmm.fit.tasks import Examine
 from daskgmm.model.matrices import Matrices
 from daskgmm.model.mixture import Mixture
+from daskgmm.model.moments import moments
 from daskgmm.model.structure import FULL, STRUCTURES
+from daskgmm.model.update import maximise
 from tests.structures import KINDS
 
 METHODS = [*STARTS, "subsample"]
@@ -349,3 +351,25 @@ def test_no_start_reads_the_rows_again(method: str, reads: Any) -> None:
     assert counted.total == 6
     seeds(method, found=found)
     assert counted.total == 6
+
+
+@pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
+def test_other_rows_of_a_cluster_are_not_far_from_the_few_that_were_seen(kind: str) -> None:
+    random, structure, d = np.random.default_rng(0), STRUCTURES[kind], 16
+    few, bulk, others = (random.normal(size=(n, d)) for n in (20, 5000, 2000))
+    found = moments(structure, np.concatenate([few, bulk]), None, np.repeat([0, 1], [20, 5000]), 2)
+    mixture = maximise(found, found.means, found.scatter, 0.0)
+    after = widened(mixture, len(few) + len(bulk))
+
+    def apart(of: Mixture) -> float:
+        return float(np.mean([np.square(of.covariance.whiten(x - of.means[0], 0)).sum() for x in others])) / d
+
+    assert apart(after) < 1.5
+    assert apart(mixture) > (3 if kind == "full" else 1) * apart(after)
+    np.testing.assert_array_equal(after.covariance.values[1], mixture.covariance.values[1])
+    assert widened(mixture, 100 * 5020) is mixture
+
+
+def test_what_all_components_share_no_few_rows_have_told() -> None:
+    (mixture,) = seeds("kmeans", "tied")
+    assert widened(mixture, 4) is mixture
