@@ -78,8 +78,9 @@ class Contaminated(Mixture):
         counted = weight > 0
         if not sound:  # what is infinite is no background
             density = np.where(np.isfinite(x).all(axis=1), density, np.nan)
-        found = super().expectation(x, np.where(counted, weight * expit(density - self.level), 0.0))
-        log_likelihood = np.where(counted, weight * np.logaddexp(density, self.level), 0.0).sum()
+        shares, logs = self._beside(density)
+        found = super().expectation(x, np.where(counted, weight * shares, 0.0))
+        log_likelihood = np.where(counted, weight * logs, 0.0).sum()
         totals = float(log_likelihood), float(weight.sum()), int(np.count_nonzero(weight))
         return replace(found, log_likelihood=totals[0], total_weight=totals[1], n_rows=totals[2])
 
@@ -95,12 +96,18 @@ class Contaminated(Mixture):
     def _answered(self, x: Array, question: str) -> tuple[Array, bool]:
         several = question != "score_samples"
         (labels, density, resp), sound = self._answers(x, [question == "labels", True, several])
+        shares, logs = self._beside(density)
         if not several:
-            return np.logaddexp(density, self.level), sound
-        resp = resp * expit(density - self.level)[:, None]
+            return logs, sound
+        resp = resp * shares[:, None]
         if question == "responsibilities":
             return resp, sound
-        return np.where(expit(self.level - density) > resp.max(axis=1), -1, labels), sound
+        return np.where(1 - shares > resp.max(axis=1), -1, labels), sound
+
+    def _beside(self, density: Array) -> tuple[Array, Array]:
+        """What the background leaves of rows with these log-densities in components, and log-densities with it."""
+        with np.errstate(invalid="ignore"):  # of rows that are no numbers
+            return expit(density - self.level), np.logaddexp(density, self.level)
 
     def entropies(self, x: Array) -> Array:
         parts = (

@@ -109,12 +109,7 @@ class Statistics:
         rounding = 64 * np.finfo(np.float64).eps * np.maximum(self.weight, self.total_weight)
         if (left.weight < -rounding).any() or not left.total_weight > rounding.max() or left.n_rows < 1:
             raise DataError("The rows that are to be taken away are not a part of these.")
-        gone = left.weight <= rounding
-        shift = np.where(gone[:, None], 0.0, left.shift)
-        scatter = left.scatter
-        if not self.structure.shared:
-            scatter = np.where(gone[self.structure.form.beside], 0.0, scatter)
-        return replace(left, weight=np.where(gone, 0.0, left.weight), shift=shift, scatter=scatter)
+        return replace(left, weight=np.where(left.weight <= rounding, 0.0, left.weight))
 
     def lifted(self, parts: "Parts") -> "Statistics":
         """What is expected of all features in rows of which these statistics know some, given those.

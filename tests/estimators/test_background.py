@@ -198,8 +198,12 @@ def test_what_cannot_be_is_refused() -> None:
     model = GaussianMixture(K, background=True, random_state=0)
     with pytest.raises(DataError, match=r"Feature\(s\) 1 do not vary"):
         model.fit(x * [1, 0])
-    with pytest.raises(DataError, match=r"block 0, row\(s\) 3"):
-        model.fit(np.where(np.arange(500)[:, None] == 3, np.inf, x))
+    for kind in KINDS:
+        fitted = GaussianMixture(K, covariance_type=kind, background=True, random_state=0).fit(x)
+        for bad in (np.where(np.arange(500)[:, None] == 3, v, x) for v in (np.inf, np.nan)):
+            for ask in (fitted.expectation, fitted.predict, fitted.score):
+                with pytest.raises(DataError, match=r"block 0, row\(s\) 3"):
+                    ask(bad)
     with pytest.raises(ValueError, match="scikit-learn's mixture has no background"):
         model.fit(x).to_sklearn()
     plain = GaussianMixture(K, random_state=0, warm_start=True).fit(x)

@@ -118,7 +118,9 @@ def test_all_kinds_of_input_give_the_same(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused() -> None:
     model, x, _ = fitted()
     part, whole = model.expectation(x[:100]), model.expectation(x)
-    for one, other in ((part, whole), (part, part), (part, model.expectation(x[:99]) + part)):
+    of = model.predict(x)
+    some, others = model.expectation(x[of == 0]), model.expectation(x[of == 1][:20])
+    for one, other in ((some, others), (part, whole), (part, part), (part, model.expectation(x[:99]) + part)):
         with pytest.raises(DataError, match="are not a part of these"):
             one - other
     for other in (fitted("diag")[0], GaussianMixture(2, random_state=0).fit(x)):
