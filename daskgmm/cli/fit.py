@@ -172,9 +172,9 @@ def _as(kind: type[inputs.Model], model: inputs.Model) -> inputs.Model:
     """A model as one of this kind, with its parameters and the settings that mean the same to both."""
     if isinstance(model, kind):
         return model
-    parts = (model.weights_, model.means_, model.covariances_, model.covariance_type)
-    names = getattr(model, "feature_names_in_", None)
-    own: inputs.Model = kind.from_parameters(*parts, feature_names=names, n_factors=model.n_factors)
+    covariances = (model.loadings_, model.noise_variances_) if model.n_factors else model.covariances_
+    parts = (model.weights_, model.means_, covariances, model.covariance_type)
+    own: inputs.Model = kind.from_parameters(*parts, feature_names=getattr(model, "feature_names_in_", None))
     own.set_params(**{name: getattr(model, name) for name in SHARED})
     return own
 

@@ -20,11 +20,12 @@ from daskgmm.fit.state import State
 from daskgmm.fit.variational import Inference
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.frozen import PARTS
+from daskgmm.model.loadings import Loadings
 from daskgmm.model.mixture import Mixture, sums_to_one
 from daskgmm.model.posterior import Variational
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.structure import FULL, NAMES, Structure, structure_of
+from daskgmm.model.structure import FACTORS, FULL, NAMES, Structure, structure_of
 
 
 def check_settings(model: Any, d: int | None) -> None:
@@ -116,7 +117,7 @@ def read_structure(model: Any, d: int | None = None) -> Structure:
     """What an estimator says that covariances have in common; `ValueError` for too many factors of d features."""
     structure = structure_of(model.covariance_type, getattr(model, "n_factors", None))
     if d is not None and structure.n_factors >= d:
-        raise ValueError(f"n_factors must be below the number of features, {d}, got {structure.n_factors}.")
+        raise DataError(f"n_factors must be below the number of features, {d}, got {structure.n_factors}.")
     return structure
 
 
@@ -270,15 +271,16 @@ def check_mixture(
     """A mixture of given parameters, whose shapes and values must agree."""
     if covariance_type not in NAMES:
         raise ValueError(f"covariance_type must be one of {set(NAMES)}, got {covariance_type!r}.")
-    structure = structure_of(covariance_type, n_factors)
     means = check_array(plain(means), dtype=np.float64, input_name="means", copy=True)
     k, d = means.shape
+    if covariance_type == FACTORS and isinstance(covariances, tuple):
+        return Mixture(_weights(weights, k), means, _loadings(covariances, k, d))
+    structure = structure_of(covariance_type, n_factors)
     covariance = _covariance(covariances, k, d, structure, "covariances")
     if not structure.holds(covariance.values):
-        other = structure.plain.name
-        raise ValueError(
-            f"The covariances do not have in common what {covariance_type!r} says: give covariance_type={other!r}."
-        )
+        remedy = f"give covariance_type={structure.plain.name!r}"
+        remedy += ", or loadings and noise variances" if structure.n_factors else ""
+        raise ValueError(f"The covariances do not have in common what {covariance_type!r} says: {remedy}.")
     weights = _weights(weights, k)
     return Mixture(weights, means, structure.imposed(covariance, weights))
 
@@ -305,6 +307,18 @@ def _weights(value: Any, k: int) -> Array:
             f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}"
         )
     return weights
+
+
+def _loadings(given: tuple[Any, ...], k: int, d: int) -> Covariance:
+    """Covariances of loadings and noise variances; `ValueError` for noise that is not positive."""
+    if len(given) != 2:
+        raise ValueError("The parameter 'covariances' should be loadings and noise variances, or matrices.")
+    loadings, noise = given
+    many = np.shape(loadings)[-1] if np.ndim(loadings) == 3 else 0
+    parts = _array(loadings, (k, d, many), "loadings"), _array(noise, (k, d), "noise variances")
+    if not np.all(parts[1] > 0):
+        raise ValueError("'factors noise variances' should be positive")
+    return Loadings.made(structure_of(FACTORS, many), *parts)
 
 
 def _covariance(value: Any, k: int, d: int, asked: Structure, name: str) -> Covariance:

@@ -271,6 +271,7 @@ class Fitting(Watched, PartedMixture, Single):
         weights : (k,) >= 0, summing to 1
         means : (k, d)
         covariances : in the shape of ``covariances_`` for ``covariance_type``
+            Of "factors" also a tuple, ``(loadings_, noise_variances_)``; those of matrices are found anew.
         covariance_type : str
             As the estimator's.
         feature_names : (d,) of str, optional
@@ -286,7 +287,7 @@ class Fitting(Watched, PartedMixture, Single):
         """
         mixture = check_mixture(weights, means, covariances, covariance_type, n_factors)
         settings: dict[str, Any] = {"n_components": mixture.n_components, "covariance_type": covariance_type}
-        settings["n_factors"] = n_factors
+        settings["n_factors"] = mixture.covariance.structure.n_factors or None
         model = cls(**settings)
         names = None if feature_names is None else tuple(feature_names)
         if names is not None and len(names) != mixture.n_features:

@@ -52,9 +52,14 @@ class Loadings(Matrices):
         rows = enumerate(zip(values, starts, strict=True))
         pairs = [analysed(scatter, structure.n_factors, least, noise, j) for j, (scatter, noise) in rows]
         loadings, noise = (np.stack(parts) for parts in zip(*pairs, strict=True))
-        composite = composed(loadings, noise)
-        factor = np.stack([precision_factor(c, j, ridge) for j, c in enumerate(composite)])
-        return cls(structure, composite, factor, loadings, noise)
+        return cls.made(structure, loadings, noise, ridge)
+
+    @classmethod
+    def made(cls, structure: "Structure", loadings: Array, noise: Array, ridge: float = np.inf) -> Self:
+        """Those of given loadings and noise; ``ridge`` as in `Covariance.of`."""
+        values = composed(loadings, noise)
+        factor = np.stack([precision_factor(c, j, ridge) for j, c in enumerate(values)])
+        return cls(structure, values, factor, loadings, noise)
 
     @classmethod
     def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from daskgmm._typing import Array
+from daskgmm.errors import DataError
 from daskgmm.model.axes import Axes
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.factors import EPS, collapsed
@@ -345,10 +346,10 @@ def _factors(n_factors: int) -> Structure:
 
 
 def structure_of(name: str, n_factors: int | None = None) -> Structure:
-    """The structure that a ``covariance_type`` or a key names; `ValueError` if it lacks a number of factors."""
+    """The structure that a ``covariance_type`` or a key names; `DataError` if it lacks a number of factors."""
     name, _, number = name.partition(" ")
     if name != FACTORS:
         return STRUCTURES[name]
     if (many := int(number) if number else n_factors or 0) < 1:
-        raise ValueError("covariance_type='factors' needs n_factors, the number of factors of each component.")
+        raise DataError("covariance_type='factors' needs n_factors, the number of factors of each component.")
     return _factors(many)

@@ -151,6 +151,14 @@ def test_parameters_come_back(name: str) -> None:
     again = GaussianMixture.from_parameters(*parts, n_factors=fitted.n_factors)
     close = 1e-9 if name != "factors" else 1e-4  # as it is found anew
     np.testing.assert_allclose(again.covariances_, fitted.covariances_, rtol=close, atol=close)
+    if name == "factors":
+        given = fitted.loadings_, fitted.noise_variances_
+        exact = GaussianMixture.from_parameters(fitted.weights_, fitted.means_, given, name)
+        assert digest(exact.mixture_) == digest(fitted.mixture_)
+        assert exact.n_factors == 1
+        for wrong in (given[:1], (given[0], given[0]), (given[1], given[1]), (given[0], -given[1])):
+            with pytest.raises(ValueError, match=r"shape|loadings|positive|factors"):
+                GaussianMixture.from_parameters(fitted.weights_, fitted.means_, wrong, name)
     start = dict(
         zip(("weights_init", "means_init", "precisions_init"), (*parts[:2], fitted.precisions_), strict=True)
     )
@@ -217,3 +225,20 @@ def test_the_command_line_knows_them(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["select", given[0], "-k", "1:2", *chosen, "--out", str(tmp_path / "b.npz")])
     assert done.exit_code in (0, 3), done.output
     assert "tied_diag" in done.output
+
+
+def test_the_command_line_goes_on_with_factors(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", rows())
+    x, out = str(tmp_path / "x.npy"), [str(tmp_path / f"{name}.npz") for name in "abc"]
+    factors = ["-k", "2", "--covariance-type", "factors"]
+    for verb, *more in (("fit", "--out", out[0]), ("check",), ("select", "--out", out[0])):
+        answer = CliRunner().invoke(main, [verb, x, *factors, *more])
+        assert answer.exit_code == 4
+        assert "needs --n-factors" in answer.output
+    online = ["--online", "--warm-start", out[0], "--out", out[1]]
+    for more in ([*factors, "--n-factors", "1", "--out", out[0]], online):
+        done = CliRunner().invoke(main, ["fit", x, "--seed", "0", *more])
+        assert done.exit_code in (0, 3), done.output
+    done = CliRunner().invoke(main, ["update", out[1], x, "--rows", "0:100", "--out", out[2]])
+    assert done.exit_code == 0, done.output
+    assert load(out[2]).loadings_.shape == (2, 4, 1)
