@@ -330,7 +330,9 @@ def test_online_fits_see_through_errors() -> None:
             part = slice(first, first + 500)
             stream.partial_fit(x[part], noise=noise[part])
     plain = two().fit(x)
+    assert online.n_iter_ == 4  # without rows to judge by it goes on to the end
     for model in (online, stream):
+        assert not len(model.online_.recent.x)  # nor is any looked at, to place a component anew
         assert model.score(x, noise=noise) > batch.score(x, noise=noise) - 0.01
         assert model.score(x, noise=noise) > plain.score(x, noise=noise) + 0.1
     pieces = [slice(first, first + 500) for first in range(0, len(x), 500)]
