@@ -149,8 +149,8 @@ class Parameters:
         [StrOptions({"raise", "omit", "missing"})],
         """What NaN, a masked or a null value means: an error with "raise"; with "omit", a row left out; with
         "missing", a row that counts with the values it has. "omit" heeds ``sample_weight``, too, and leaves out of
-        the start those rows that ``labels_init`` or ``responsibilities_init`` miss. "missing" is exact EM
-        where values of X are missing at random (Ghahramani & Jordan 1994). A row without any counts as nothing.""",
+        the start those rows that ``labels_init`` or ``responsibilities_init`` miss. "missing" is exact EM where
+        values of X are missing at random (Ghahramani & Jordan 1994). A row without any counts as nothing.""",
     )
     missing_chunks: Literal["raise", "fill"] = parameter(
         "raise",
