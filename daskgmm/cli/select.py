@@ -142,15 +142,15 @@ def _lines(search: GaussianMixtureSearch) -> Iterator[str]:
     """The table as text; a star marks the best."""
     held = search.criterion == "held_out"
     names = ("bic", "aic", "icl", *(["held_out"] if held else []), "log_likelihood")
-    yield (
-        f"  {'components':>10}  {'type':<9}" + "".join(f"{name.replace('_', ' '):>16}" for name in names) + "  end"
-    )
+    form = dict.fromkeys(("bic", "aic", "icl"), ("10", "10.1f")) | {"held_out": ("12", "12.8g")}
+    form |= {"log_likelihood": ("14", "14.8g")}  # in all 80 columns, and a space even where a number is long
+    heads = "".join(f" {name.replace('_', ' '):>{form[name][0]}}" for name in names)
+    yield f"{'k':>4}  {'type':<9}{heads}  end, iterations"
     for number, row in enumerate(_rows(search)):
         star = "*" if number == search.best_index_ else " "
-        numbers = "".join(f"{row[name]:>16.8g}" for name in names)
+        numbers = "".join(f" {row[name]:>{form[name][1]}}" for name in names)
         end = "dropped" if row["dropped"] else "converged" if row["converged"] else "not converged"
-        named = f"{star} {row['n_components']:>10}  {row['covariance_type']:<9}"
-        yield f"{named}{numbers}  {end}, {row['n_iter']} iterations"
+        yield f"{star}{row['n_components']:>3}  {row['covariance_type']:<9}{numbers}  {end}, {row['n_iter']}"
 
 
 def _result(search: GaussianMixtureSearch) -> dict[str, Any]:

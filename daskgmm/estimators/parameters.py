@@ -182,10 +182,10 @@ class Parameters:
     nan_policy: Literal["raise", "omit", "missing"] = parameter(
         "raise",
         [StrOptions({"raise", "omit", "missing"})],
-        """"omit" leaves rows out that hold NaN, or are masked or null, in X or in ``sample_weight``; and out of
-        the start those that ``labels_init`` or ``responsibilities_init`` miss. With "missing", such values of X
-        are missing at random, and a row counts with those that it has: exact EM (Ghahramani & Jordan 1994). One
-        without any counts as nothing.""",
+        """What NaN, a masked or a null value means: an error with "raise"; with "omit", a row left out; with
+        "missing", a row that counts with the values it has. "omit" heeds ``sample_weight``, too, and leaves out of
+        the start those rows that ``labels_init`` or ``responsibilities_init`` miss. "missing" is exact EM where
+        values of X are missing at random (Ghahramani & Jordan 1994). A row without any counts as nothing.""",
     )
     missing_chunks: Literal["raise", "fill"] = parameter(
         "raise",

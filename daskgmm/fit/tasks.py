@@ -108,8 +108,8 @@ def refuse(block: Block) -> NoReturn:
             bad &= block.weight > 0
         if bad.any():
             nan = not block.partial and np.isnan(x[bad]).any()
-            remedy = " nan_policy='omit' or a sample_weight of 0 leaves rows out" if nan else ""
-            remedy += ", nan_policy='missing' takes what they have." if nan else ""
+            remedy = ' nan_policy="omit" or a weight of 0 leaves such rows out' if nan else ""
+            remedy += ', nan_policy="missing" uses the values that they have.' if nan else ""
             told = f" Its values are decoded {block.decoded}." if block.decoded else ""
             raise DataError(f"Input X contains {'NaN' if nan else 'infinity'}: {block.where(bad)}.{told}{remedy}")
     refuse_indefinite(block)
@@ -215,7 +215,7 @@ def _check_start(name: str, given: Array, k: int, block: Block) -> None:
     where = f"block {block.index}"
     if np.isnan(given).any():
         raise DataError(
-            f"{name}_init has missing values in {where}. nan_policy='omit' leaves their rows out of the start, "
+            f'{name}_init has missing values in {where}. nan_policy="omit" leaves their rows out of the start, '
             "and a sample_weight of 0 out of the fit."
         )
     if name == "labels":

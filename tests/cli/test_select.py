@@ -154,6 +154,13 @@ def test_outputs_that_are_there_stay(run: Run, data: str, out: Path, tmp_path: P
         assert run("select", data, "-k", "1", "--out", out, "--table", clash).exit_code == 2
 
 
+def test_the_table_fits_a_terminal(run: Run, data: str, out: Path) -> None:
+    result = run("select", data, "-k", "1:3", "--covariance-type", "spherical", "--seed", 3, "--out", out)
+    lines = result.stdout.splitlines()[-4:]
+    assert lines[0].split() == ["k", "type", "bic", "aic", "icl", "log", "likelihood", "end,", "iterations"]
+    assert max(map(len, lines)) <= 80
+
+
 def test_not_converged(run: Run, data: str, out: Path) -> None:
     result = run("select", data, "-k", "3", "--max-iter", 1, "--tol", 0, "--out", out)
     assert result.exit_code == 3

@@ -99,7 +99,7 @@ def test_a_start_leaves_out_what_it_misses(name: str) -> None:
     expected = GaussianMixture(2, **settings, **{name: whole[kept]}).fit(X[kept])
     model = GaussianMixture(2, **settings, **{name: start}, nan_policy="omit").fit(X)
     np.testing.assert_allclose(model.means_, expected.means_, rtol=1e-12)
-    with pytest.raises(DataError, match=f"{name} has missing values in block 0. nan_policy='omit'"):
+    with pytest.raises(DataError, match=f'{name} has missing values in block 0. nan_policy="omit"'):
         model.set_params(nan_policy="raise").fit(X)
     weighed = model.fit(X, sample_weight=kept.astype(float))  # rows of zero weight need no label
     np.testing.assert_allclose(weighed.means_, expected.means_, rtol=1e-12)

@@ -177,7 +177,7 @@ def test_what_cannot_be_is_refused(kind: Any) -> None:
     x[:, 2] = np.nan
     with pytest.raises(DataError, match=r"No row has a value of feature\(s\) 2"):
         missing(kind).fit(x)
-    with pytest.raises(DataError, match="nan_policy='missing' takes"):
+    with pytest.raises(DataError, match='nan_policy="missing" uses'):
         missing(kind, nan_policy="raise").fit(rows())
 
 

@@ -71,7 +71,7 @@ def test_a_packed_store_is_fitted_as_xarray_reads_it(version: int, tmp_path: Pat
     numbers = np.asarray(zarr.open_array(place)[...])
     np.testing.assert_allclose(raw.means_[0], numbers.mean(axis=0), rtol=1e-12)
     assert raw.decoded_ is None
-    told = r"contains NaN: block 0, row\(s\) 0, 5.* Its values are decoded from int16: .* nan_policy='omit'"
+    told = r"contains NaN: block 0, row\(s\) 0, 5.* Its values are decoded from int16: .* nan_policy=.omit."
     with pytest.raises(DataError, match=told):
         GaussianMixture().fit(place)
 
