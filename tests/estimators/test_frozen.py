@@ -161,7 +161,7 @@ def test_a_warm_start_puts_in_what_is_frozen() -> None:
         ({"frozen": "means"}, "frozen names means, and means_init is None: give the values that are to stay"),
         (
             {"frozen": {"covariances": [0]}, "precisions_init": np.eye(2), "covariance_type": "tied"},
-            "frozen names covariances of some components, and all share one: name all or none",
+            "frozen names covariances of some components, and these have something in common",
         ),
     ],
 )
