@@ -77,20 +77,24 @@ def expectation(mixture: Mixture, block: Block) -> Statistics:
     weight = np.ones(len(labels)) if block.weight is None else block.weight
     check_known(labels, weight, mixture.n_components, block)
     parts = dict[int, Statistics]()
-    for j, rows in _by_label(np.where(known & (weight > 0), labels, -1)):
-        own = expectation(mixture.alone(j), block.take(rows))
+    for j, rows in _by_label(labels, np.flatnonzero(weight > 0)):
+        own = expectation(mixture if j < 0 else mixture.alone(j), block.take(rows))
         parts[j] = parts[j] + own if j in parts else own
-    rest = expectation(mixture, replace(block, weight=np.where(known, 0.0, weight)))
-    return rest + Statistics.gathered(parts, mixture.means) if parts else rest
+    rest = parts.pop(-1, None)
+    if not parts:
+        return expectation(mixture, block) if rest is None else rest
+    found = Statistics.gathered(parts, mixture.means)
+    return found if rest is None else rest + found
 
 
-def _by_label(labels: Array) -> Iterator[tuple[int, Array]]:
-    """Labels from 0 on, each with the numbers of its rows, no more at once than a kernel reads as they lie."""
-    order = np.argsort(labels, kind="stable")
-    for j in np.unique(labels[labels >= 0]).tolist():
-        first, last = np.searchsorted(labels, [j, j + 1], sorter=order)
-        for begin in range(first, last, WHOLE):
-            yield j, order[begin : min(last, begin + WHOLE)]
+def _by_label(labels: Array, rows: Array) -> Iterator[tuple[int, Array]]:
+    """Labels from −1 on, each with the numbers of its rows, no more at once than a kernel reads as they lie."""
+    known = rows[labels[rows] >= 0]
+    own = labels[known].astype(np.int16 if labels.max() < 2**15 else np.int64)  # sorted by their digits
+    order = known[np.argsort(own, kind="stable")]
+    for group in (rows[labels[rows] < 0], *np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)):
+        for first in range(0, len(group), WHOLE):
+            yield int(labels[group[first]]), group[first : first + WHOLE]
 
 
 def check_known(labels: Array, weight: Array, k: int, block: Block) -> None:
