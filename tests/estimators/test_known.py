@@ -166,7 +166,7 @@ def test_a_stream_learns_labels_and_goes_on_to_the_same_bits(tmp_path: Path) -> 
 def test_a_component_that_has_a_label_is_not_placed_anew() -> None:
     random = np.random.default_rng(0)
     x = np.array([0.0, 10, 20])[random.integers(3, size=4000), None] + random.normal(size=(4000, 1))
-    start = {
+    start: dict[str, Any] = {
         "weights_init": [0.4, 0.4, 0.2],
         "means_init": [[0.0], [10.0], [99.0]],
         "precisions_init": np.ones((3, 1, 1)),
