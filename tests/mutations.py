@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import dask
 import numpy as np
 
-from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
+from daskgmm import BayesianGaussianMixture, GaussianMixture, MiniBatchGaussianMixture, watching
 from daskgmm.store import files
 from tests.listeners import stop
 
@@ -35,6 +35,9 @@ def models(folder: Path) -> dict[str, bytes]:
         settings: Any = {"n_components": 3, "covariance_type": kind, "random_state": 0}
         made[f"batch {kind}"] = batch(**settings).fit(X)
         made[f"stream {kind}"] = online(**settings).partial_fit(X[:200]).partial_fit(X[200:])
+    for prior in ("dirichlet_process", "dirichlet_distribution"):
+        settings = {"n_components": 3, "weight_concentration_prior_type": prior, "random_state": 0}
+        made[prior] = BayesianGaussianMixture(**settings).fit(X)
     made["given"] = batch(3, **GIVEN, max_iter=5).fit(X)  # type: ignore[arg-type]
     made["online"] = online(3, random_state=0, half_life=50.0).fit(X)
     made["online given"] = online(3, **GIVEN).partial_fit(X)  # type: ignore[arg-type]
@@ -54,6 +57,8 @@ FITS: dict[str, tuple[type[Any], dict[str, Any], tuple[int | None, ...]]] = {
     **{kind: (GaussianMixture, {"covariance_type": kind}, (3, None)) for kind in KINDS},
     "start": (GaussianMixture, {"labels_init": LABELS}, (0, 1)),
     "several": (GaussianMixture, {"init_params": "random", "n_init": 3}, (4,)),
+    "bayesian": (BayesianGaussianMixture, {}, (3, None)),
+    "bayesian tied": (BayesianGaussianMixture, {"covariance_type": "tied", "init_params": "subsample"}, (4,)),
     "online": (MiniBatchGaussianMixture, {"batch_size": 50}, (1, 2, 5, None)),
     "online tied": (MiniBatchGaussianMixture, {"batch_size": 50, "covariance_type": "tied"}, (4,)),
     "online given": (MiniBatchGaussianMixture, {"batch_size": 50, **GIVEN}, (3,)),

@@ -189,8 +189,7 @@ def _faults(noise: Array, variances: Array, x: Array) -> Iterator[tuple[str, Arr
             ("has variances below 0", np.asarray(variances < 0)),
         )
         for message, bad in wrong:
-            there: Array = bad & ~np.isnan(x)
-            yield message, there.any(axis=1)
+            yield message, np.any(bad & ~np.isnan(x), axis=1)
     if noise.ndim == 2:
         return
     with np.errstate(invalid="ignore"):  # of what is missing, or was told above

@@ -60,6 +60,10 @@ class Posterior(Mixture):
         require(sound, "The means are no distributions.")
         count, nu = len(self.covariance.values), self.degrees_of_freedom
         require(holds(nu, (count,)) and bool((nu > d - 1).all()), "There are too few degrees of freedom.")
+        with np.errstate(all="ignore"):
+            same = np.abs(self.weights - shares(c)) <= 1e-9  # NaN is no less
+            sound = bool(same.all() and np.isfinite(self.log_weights).all())
+        require(sound, "The weights are not those of their distributions.")
 
     @property
     def log_weights(self) -> Array:

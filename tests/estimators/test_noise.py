@@ -95,7 +95,7 @@ def test_families_see_through_errors(kind: Any) -> None:
     x = draw_mixture("full", 2, 3, 2).sample(300, np.random.RandomState(0))[0]
     random = np.random.default_rng(0)
     noise = random.gamma(1.0, 0.3, size=x.shape)
-    how = {"n_factors": 1} if kind == "factors" else {}
+    how: dict[str, Any] = {"n_factors": 1} if kind == "factors" else {}
     models = [GaussianMixture(2, covariance_type=kind, tol=0.0, max_iter=10, random_state=0, **how) for _ in "abc"]
     plain, without, through = models
     plain.fit(x)

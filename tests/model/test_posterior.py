@@ -98,6 +98,15 @@ def test_a_posterior_is_checked(kind: Any) -> None:
         for other in (-values, values[..., :0], np.full_like(values, np.nan)):
             with pytest.raises(ValueError, match=r"."):
                 replace(held, **{name: other}).check()
+    large, small = np.full_like(held.concentration, 1e308), np.full(K, 5e-324)
+    wrong: list[dict[str, Any]] = [
+        {"weights": np.full(K, 1 / K)},
+        {"concentration": large},
+        {"mean_precision": small},
+    ]
+    for parts in wrong:
+        with pytest.raises(ValueError, match="not those of their distributions"):
+            replace(held, **parts).check()
 
 
 @pytest.mark.parametrize("kind", KINDS)
