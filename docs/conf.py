@@ -1,5 +1,6 @@
 """The documentation site: `nox -s docs` builds it, from this folder and the docstrings, without the network."""
 
+import re
 from importlib.metadata import version as version_of
 from typing import Any
 
@@ -98,9 +99,15 @@ def formula(writer: Any, node: nodes.math | nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def unmarked(app: Sphinx, context: Any, lines: list[str]) -> None:
+    """Help of commands is no markup: an underscore at the end of a name is a letter, and no link."""
+    lines[:] = [re.sub(r"(?<=\w)_(?!\w)", r"\_", line) for line in lines]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", inline_renderers=(formula, None), block_renderers=(formula, None))
     app.connect("autodoc-skip-member", ours_alone)
+    app.connect("sphinx-click-process-options", unmarked)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
