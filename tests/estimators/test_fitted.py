@@ -16,6 +16,7 @@ from tests.apart import D, K, attributes, online, rows_of
 X = rows_of(0, 600)
 FRAME = pd.DataFrame(X, columns=["a", "b"])
 ESTIMATORS = [GaussianMixture, MiniBatchGaussianMixture]
+OF_FACTORS = {"loadings_", "noise_variances_"}  # of no other covariance type
 EACH = pytest.mark.parametrize("kind", ESTIMATORS)
 
 
@@ -59,14 +60,20 @@ WAYS: list[tuple[type[Any], Callable[[Any, Any], Any]]] = [
 def test_what_is_documented_is_there_and_nothing_else(kind: type[Any], way: Any) -> None:
     names = set(documented(kind))
     assert {"means_", "n_iter_", "feature_names_in_"} < names
-    assert attributes(way(kind(K, random_state=0), FRAME)) == names
-    assert attributes(way(kind(K, random_state=0), X)) == names - {"feature_names_in_"}
+    assert attributes(way(kind(K, random_state=0), FRAME)) == names - OF_FACTORS
+    assert attributes(way(kind(K, random_state=0), X)) == names - OF_FACTORS - {"feature_names_in_"}
+
+
+@EACH
+def test_factors_have_loadings(kind: type[Any]) -> None:
+    model = kind(K, covariance_type="factors", n_factors=1, random_state=0).fit(FRAME)
+    assert attributes(model) == set(documented(kind))
 
 
 @EACH
 def test_a_file_holds_every_attribute(kind: type[Any], tmp_path: Path) -> None:
     found = through_a_file(kind(K, random_state=0), FRAME, tmp_path / "m.npz")
-    assert attributes(found) == set(documented(kind))
+    assert attributes(found) == set(documented(kind)) - OF_FACTORS
 
 
 @EACH
@@ -95,7 +102,13 @@ def test_what_a_stream_shares_with_batch_fits_is_of_the_mixture_alone() -> None:
     batch, own = documented(GaussianMixture), documented(MiniBatchGaussianMixture)
     shared = {name for name, text in own.items() if batch.get(name) == text}
     parameters = {"weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"}
-    assert shared == parameters | {"mixture_", "decoded_", "accounting_", "remaining_"}
+    assert shared == parameters | OF_FACTORS | {
+        "mixture_",
+        "background_weight_",
+        "decoded_",
+        "accounting_",
+        "remaining_",
+    }
     for name in parameters:
         np.testing.assert_allclose(getattr(other, name), getattr(model, name), rtol=1e-9, atol=1e-12)
 
