@@ -347,9 +347,9 @@ def test_an_output_that_came_meanwhile_stays(run: Run, world: World, monkeypatch
     (world / "before.npz").write_bytes((world / "m.npz").read_bytes())
     predicted: Any = GaussianMixture.predict
 
-    def slow(model: GaussianMixture, x: Any) -> Any:
+    def slow(model: GaussianMixture, x: Any, **how: Any) -> Any:
         world.file("out.zarr/notes.txt")
-        return predicted(model, x)
+        return predicted(model, x, **how)
 
     monkeypatch.setattr(GaussianMixture, "predict", slow)
     result = run(*predict("out.zarr"))
