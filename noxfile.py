@@ -83,8 +83,8 @@ def run_readme(session: nox.Session, extra: str, *arguments: str) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests, by the command that the README gives."""
-    run_readme(session, ".[test]", *session.posargs)
+    """The tests, by the command that the README gives; and which of them take long."""
+    run_readme(session, ".[test]", "--durations=60", *session.posargs)
 
 
 @nox.session
