@@ -36,7 +36,7 @@ def test_the_interface_that_others_build_on() -> None:
         "n_components covariance_type batch_size learning_decay learning_offset half_life init_size max_iter tol "
         "prior reg_covar init_params weights_init means_init precisions_init random_state warm_start block_size "
         "nan_policy missing_chunks decode_cf feature_dim variables storage_options checkpoint verbose "
-        "verbose_interval frozen background"
+        "verbose_interval frozen background n_factors"
     )
     defaults = MiniBatchGaussianMixture().get_params()
     assert list(defaults) == sorted(names.split())
