@@ -32,6 +32,7 @@ APART = (
     *("feature_dim", "verbose", "verbose_interval"),
 )
 NONE = "none"  # what stands for None where that is not the default
+CHOICES = 8  # at most in one line of the help
 READING = ("block_size", "nan_policy", "missing_chunks")  # and decode_cf, whose option is a flag
 DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
 # What a checkpoint says of arrays that go with the rows, and their options.
@@ -102,6 +103,8 @@ def _parameter(name: str, default: str = "", kinds: Mapping[str, Any] = KINDS) -
     how = _kind(known[0][1].metadata["allowed"])
     if known[0][1].metadata["allowed"] == ["boolean"]:
         how = {"is_flag": True, "default": None}
+    if isinstance(how.get("type"), click.Choice) and len(how["type"].choices) > CHOICES:
+        how["metavar"], help = "NAME", f"{help} One of {', '.join(how['type'].choices)}."
     if name == "frozen":
         how = {"callback": names, "metavar": "NAME,NAME,..."}
     if name == "block_size":
@@ -289,8 +292,9 @@ search = together(
         "covariance_types",
         type=click.Choice(sorted(NAMES)),
         multiple=True,
+        metavar="NAME",
         callback=lambda ctx, param, types: tuple(dict.fromkeys(types)),
-        help="Covariance type to compare; repeatable.  [default: full]",
+        help="Covariance type to compare, as `daskgmm fit --help` lists them; repeatable.  [default: full]",
     ),
     *(_parameter(name, kinds={"": SEARCH}) for name in SEARCH if name not in (*APART, "covariance_types")),
     _raw,
