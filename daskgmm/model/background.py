@@ -1,8 +1,6 @@
 """A mixture beside a uniform background: rows that belong to no component."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import entr, expit
@@ -13,7 +11,7 @@ from daskgmm.model.checks import holds, require
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import ANSWERS, Mixture
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.update import Update
+from daskgmm.model.update import Around
 
 SHARE = 0.05  # that a start leaves to the background
 
@@ -33,9 +31,6 @@ class Contaminated(Mixture):
         super().__post_init__()
         for values in (self.low, self.high):
             values.setflags(write=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def check(self) -> None:
         k, d = self.means.shape
@@ -109,11 +104,10 @@ class Contaminated(Mixture):
         with np.errstate(invalid="ignore"):  # of rows that are no numbers
             return expit(density - self.level), np.logaddexp(density, self.level)
 
-    def entropies(self, x: Array) -> Array:
-        parts = (
-            self.answer(x[i : i + kernels.PIECE], "responsibilities")[0] for i in range(0, len(x), kernels.PIECE)
-        )
-        return np.concatenate([np.empty(0), *(uncertainty(resp) for resp in parts)])
+    @staticmethod
+    def uncertainty(resp: Array) -> Array:
+        found: Array = Mixture.uncertainty(resp) + entr(np.clip(1 - resp.sum(axis=1), 0.0, 1.0))
+        return found
 
     def entropy(self, found: Statistics) -> float:
         outside = found.total_weight - found.weight.sum()
@@ -127,30 +121,12 @@ class Contaminated(Mixture):
         return np.concatenate([rows, box]), np.concatenate([labels, np.full(outside, -1)])
 
 
-def uncertainty(resp: Array) -> Array:
-    """Entropy (n,) of responsibilities (n, k), and of what they leave of 1."""
-    found: Array = entr(resp).sum(axis=1) + entr(np.clip(1 - resp.sum(axis=1), 0.0, 1.0))
-    return found
-
-
 @dataclass(frozen=True, eq=False)
-class Background(Update):
+class Background(Around):
     """Another M-step, of a mixture beside a background, whose weight is the share of the rows that it has."""
-
-    update: Update
 
     def fits(self, mixture: Mixture) -> bool:
         return isinstance(mixture, Contaminated) and self.update.fits(mixture)
-
-    @property
-    def inner(self) -> Update:
-        return self.update.inner
-
-    def around(self, change: Callable[[Update], Update]) -> Update:
-        return replace(self, update=self.update.around(change))
-
-    def penalty(self, mixture: Mixture) -> float:
-        return self.update.penalty(mixture)
 
     def counted(self, statistics: Statistics) -> float:
         return self.update.counted(statistics)

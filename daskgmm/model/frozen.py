@@ -1,6 +1,5 @@
 """An M-step that leaves some parameters as they are."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,20 +8,19 @@ from daskgmm._typing import Array
 from daskgmm.model.checks import require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.update import Update
+from daskgmm.model.update import Around
 
 PARTS = ("weights", "means", "covariances")
 
 
 @dataclass(frozen=True, eq=False)
-class Frozen(Update):
+class Frozen(Around):
     """Another M-step under constraints: parameters of some components stay as they are, to the bit.
 
     It maximises over the others. A covariance that follows is that about the mean that stays, and weights that
     follow share what is left to them as before.
     """
 
-    update: Update
     weights: Array  # (k,) of bool: whether that of a component stays; so below
     means: Array  # (k,)
     covariances: Array  # (k,) all or none, where they share one
@@ -35,16 +33,6 @@ class Frozen(Update):
     def fits(self, mixture: Mixture) -> bool:
         related, some = mixture.covariance.structure.related, len({*self.covariances.tolist()}) > 1
         return self.weights.shape == mixture.weights.shape and not (some and related) and self.update.fits(mixture)
-
-    @property
-    def inner(self) -> Update:
-        return self.update.inner
-
-    def around(self, change: Callable[[Update], Update]) -> Update:
-        return replace(self, update=self.update.around(change))
-
-    def penalty(self, mixture: Mixture) -> float:
-        return self.update.penalty(mixture)
 
     def __call__(self, mixture: Mixture, statistics: Statistics) -> Mixture:
         fixed = self.means[:, None]

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import entr
 
 from daskgmm._typing import Array
 from daskgmm.model import kernels
-from daskgmm.model.background import Contaminated, uncertainty
 from daskgmm.model.blas import one_thread
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.parts import Parts
@@ -113,8 +111,7 @@ class Incomplete:
     def entropies(self, x: Array) -> Array:
         """Entropy of each row's responsibilities, (n,), in nats."""
         parts = (x[first : first + kernels.PIECE] for first in range(0, len(x), kernels.PIECE))
-        of = uncertainty if isinstance(self.mixture, Contaminated) else lambda resp: entr(resp).sum(axis=1)
-        found = (of(self.answer(part, "responsibilities")[0]) for part in parts)
+        found = (self.mixture.uncertainty(self.answer(part, "responsibilities")[0]) for part in parts)
         return np.concatenate([np.empty(0), *found])
 
     def impute(self, x: Array, random: np.random.Generator | None = None) -> tuple[Array, bool]:

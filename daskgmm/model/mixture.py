@@ -147,7 +147,13 @@ class Mixture:
     def entropies(self, x: Array) -> Array:
         """Entropy of each row's responsibilities, (n,), in nats."""
         parts = (x[first : first + kernels.PIECE] for first in range(0, len(x), kernels.PIECE))
-        return np.concatenate([np.empty(0), *(entr(self.responsibilities(part)).sum(axis=1) for part in parts)])
+        return np.concatenate([np.empty(0), *(self.uncertainty(self.responsibilities(part)) for part in parts)])
+
+    @staticmethod
+    def uncertainty(resp: Array) -> Array:
+        """Entropy (n,) of responsibilities (n, k), and of what they leave of 1."""
+        found: Array = entr(resp).sum(axis=1)
+        return found
 
     def distances(self, x: Array) -> Array:
         """Mahalanobis distance of each row from each component, (n, k), in standard deviations of that."""

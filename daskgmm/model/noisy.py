@@ -11,7 +11,6 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from scipy.special import entr
 
 from daskgmm._typing import Array
 from daskgmm.model import kernels
@@ -56,9 +55,8 @@ class Noisy:
         errors = d if self.noise.ndim == 2 else d * (d + 1) // 2
         models: dict[str, Any] = vars(self.mixture).setdefault("_models", {})
         if (found := models.get(key := f"{errors} errors")) is None:
-            with np.errstate(divide="ignore"):
-                log_weights = np.log(self.mixture.weights)
-            found = models[key] = self.mixture.covariance.blurred(self.mixture.means, log_weights, errors)
+            mixture = self.mixture
+            found = models[key] = mixture.covariance.blurred(mixture.means, mixture.log_weights, errors)
         return found
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
@@ -93,7 +91,7 @@ class Noisy:
         for first in range(0, len(x), kernels.PIECE):
             part = slice(first, first + kernels.PIECE)
             resp, _ = Noisy(self.mixture, self.noise[part], self.partial).answer(x[part], "responsibilities")
-            found.append(entr(resp).sum(axis=1))
+            found.append(self.mixture.uncertainty(resp))
         return np.concatenate([np.empty(0), *found])
 
     def _parts(self, x: Array) -> Iterator[tuple[slice, Array]]:

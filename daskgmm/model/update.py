@@ -51,6 +51,23 @@ class Update(ABC):
         return (found.log_likelihood + self.penalty(mixture)) / found.total_weight
 
 
+@dataclass(frozen=True, eq=False)
+class Around(Update):
+    """An M-step around another one."""
+
+    update: Update
+
+    @property
+    def inner(self) -> Update:
+        return self.update.inner
+
+    def around(self, change: Callable[[Update], Update]) -> Update:
+        return replace(self, update=self.update.around(change))
+
+    def penalty(self, mixture: Mixture) -> float:
+        return self.update.penalty(mixture)
+
+
 def strict(error: CollapseError) -> bool:
     """Excuses no collapse."""
     return False

@@ -27,7 +27,7 @@ from daskgmm.model.posterior import Posterior
 from daskgmm.model.prior import NormalInverseWishart
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import Structure, structure_of
-from daskgmm.model.update import Update
+from daskgmm.model.update import Around, Update
 
 C = TypeVar("C")
 
@@ -45,7 +45,7 @@ def storable(kind: type[C]) -> type[C]:
 
 
 # A class of a class of these is for what is only tried.
-_updates: set[type[Any]] = {*Update.__subclasses__(), Frozen, Background}
+_updates: list[type[Any]] = [kind for kind in Update.__subclasses__() if kind is not Around] + [Frozen, Background]
 for _kind in (
     Mixture,
     Contaminated,
