@@ -58,14 +58,19 @@ class Watched(BaseMixture):
 
     fit: Callable[..., Self]
 
-    def fit_predict(self, X: Data, y: Any = None, sample_weight: Any = None, **beside: Any) -> Any:
-        """Fit, then `predict` the same rows: lazily, where `predict` is. An iterator is a `DataError`."""
+    def fit_predict(
+        self, X: Data, y: Any = None, sample_weight: Any = None, noise: Any = None, known: Any = None
+    ) -> Any:
+        """Fit, then `predict` the same rows: lazily, where `predict` is. An iterator is a `DataError`.
+
+        Labels that are ``known`` are of the fit alone: what is predicted of their rows may differ.
+        """
         if isinstance(X, Iterator):
             raise DataError(
                 "X is an iterator, which can be gone through once: there is nothing left to predict after a fit. "
                 "Fit, and predict the batches of a new one, each by itself."
             )
-        return self.fit(X, sample_weight=sample_weight, **beside).predict(X, **beside)
+        return self.fit(X, sample_weight=sample_weight, noise=noise, known=known).predict(X, noise=noise)
 
     def _follow(
         self,
