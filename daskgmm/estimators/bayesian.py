@@ -80,7 +80,9 @@ class BayesianGaussianMixture(Fitting):
     scikit-learn's, the bound leaves constants out: it compares fits of one prior. With ``reg_covar=0`` it never
     falls.
 
-    With ``nan_policy="missing"``, what a row misses has a posterior of its own, and the bound counts it.
+    With ``nan_policy="missing"``, what a row misses has a posterior of its own, and so have the true values of a
+    row with ``noise``; the bound counts them. Where rows have noise, "auto" starts by "kmeans". Rows of which the
+    component is ``known`` belong to that under every posterior, and where there are some, none is merged.
 
     Attias (2000), A variational Bayesian framework for graphical models; Bishop (2006), Pattern recognition and
     machine learning, section 10.2; Blei & Jordan (2006), Variational inference for Dirichlet process mixtures.
@@ -99,7 +101,7 @@ class BayesianGaussianMixture(Fitting):
     covariance_type: CovarianceType = parameter(
         "full",
         [StrOptions({structure.name for structure in PLAIN})],
-        "What the covariances of the components have in common, as in scikit-learn: nothing, all, or axes.",
+        "What the covariances of the components have in common. As in scikit-learn: nothing, all, or axes.",
     )
     tol: float | str = parameter(
         1e-3,
@@ -196,8 +198,6 @@ class BayesianGaussianMixture(Fitting):
         return {"start": read_start(self, d), "belief": read_belief(self, d)}
 
     def _stored(self, X: Any, last: Fitted | None, **columns: Any) -> Rows:
-        if given := [name for name, value in columns.items() if name != "weight" and value is not None]:
-            raise ValueError(f"{type(self).__name__} takes no {', '.join(given)}: GaussianMixture does.")
         return GaussianMixture._stored(cast(Any, self), X, last, **columns)
 
     def _begun(self, rows: Rows, recipe: BayesianRecipe, last: Fitted | None) -> tuple[Run, ...]:

@@ -104,12 +104,15 @@ def label_type(dtype: Any, k: int) -> np.dtype[Any]:
     return wanted
 
 
-def start_shapes(k: int, d: int, covariance_type: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of ``weights_init``, ``means_init`` and ``precisions_init``."""
+def array_shapes(k: int, d: int, covariance_type: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of parameters that are small arrays."""
+    structure = structure_of(covariance_type, 1)
     return {
         "weights_init": (k,),
         "means_init": (k, d),
-        "precisions_init": structure_of(covariance_type, 1).shape(k, d),
+        "precisions_init": structure.shape(k, d),
+        "mean_prior": (d,),
+        "covariance_prior": structure.shape(1, d)[not structure.shared :],
     }
 
 
@@ -192,7 +195,7 @@ def read_belief(model: Any, d: int) -> Variational:
         told = f"The parameter 'degrees_of_freedom_prior' should be greater than {d - 1}, but got {nu:.3f}."
         raise ValueError(told)
     if covariance is not None:
-        one, shape = np.asarray(covariance), structure.shape(1, d)[not structure.shared :]
+        one, shape = np.asarray(covariance), array_shapes(1, d, kind)["covariance_prior"]
         if one.shape != shape:
             told = f"The parameter '{kind} covariance_prior' should have the shape of {shape}, but got {one.shape}"
             raise ValueError(told)

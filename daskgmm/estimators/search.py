@@ -129,7 +129,7 @@ class GaussianMixtureSearch(Watched):
 
     @with_callbacks
     @one_at_a_time
-    def fit(self, X: Data, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Data, y: Any = None, sample_weight: Any = None, noise: Any = None, known: Any = None) -> Self:
         """Compare all candidates on stored rows: one pass for the survey, then as many as the slowest takes.
 
         Parameters
@@ -139,6 +139,10 @@ class GaussianMixtureSearch(Watched):
         y : ignored
         sample_weight : (n,), optional
             Weights >= 0; a row of weight 2 counts as two rows. Their sum is n in the criteria.
+        noise, known : optional
+            As in `GaussianMixture.fit`. Every candidate has to have the components that labels name, and its
+            criteria are those of rows and labels together: a labelled row counts log(weight·density) of its own
+            component. Rows that are held out count without their labels, which starts may have seen.
 
         Returns
         -------
@@ -158,7 +162,7 @@ class GaussianMixtureSearch(Watched):
             If the best candidate did not converge within ``max_iter``.
         """
         self._validate_params()
-        rows = self._rows(X, weight=sample_weight)
+        rows = self._rows(X, weight=sample_weight, noise=noise, known=known)
         plan = self._plan(rows.n_features)
         self._follow(X, rows, partial(search, plan), (), partial(self._identity, None))
         if self._fitted.n_iter == self.max_iter > 0 and not self._fitted.converged:

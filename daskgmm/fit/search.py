@@ -19,7 +19,7 @@ from daskgmm.fit.run import Run, too_few
 from daskgmm.fit.score import Score
 from daskgmm.fit.state import State
 from daskgmm.fit.survey import Survey
-from daskgmm.fit.tasks import Expect
+from daskgmm.fit.tasks import Judge
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.structure import FULL
@@ -99,22 +99,18 @@ class Candidate(Run):
 
     @property
     def task(self) -> Any:
-        task = Expect(self.mixture) if self.ended else self.run.task
+        task = Judge(self.mixture) if self.ended else self.run.task
         return task if self.held_out is None else Apart(task, self.mixture, self.held_out)
 
     def advance(self, found: Any) -> "Candidate":
-        statistics, rated = (found, None) if self.held_out is None else found
+        found, rated = (found, None) if self.held_out is None else found
         after = replace(
             self,
-            total=statistics.total_weight,
+            total=found.total_weight,
             n_passes=self.n_passes + 1,
             held=nan if rated is None or not rated.total_weight else rated.mean,
         )
-        if not self.ended:
-            return replace(after, run=self.run.advance(statistics))
-        entropy = self.mixture.entropy(statistics)
-        score = Score(statistics.log_likelihood, entropy, after.total, self.mixture.n_parameters)
-        return replace(after, score=score)
+        return replace(after, score=found) if self.ended else replace(after, run=self.run.advance(found))
 
     @property
     def standing(self) -> Score:
@@ -234,8 +230,14 @@ def _seeded(plan: Plan, survey: Survey, random: np.random.RandomState, seed: int
     held_out = HeldOut(plan.share, seed) if plan.criterion.holds_out else None
     found: list[Candidate] = []
     failure: CollapseError | None = None
+    last = -1 if survey.labelled is None else int(np.flatnonzero(survey.labelled)[-1])
     for recipe in plan.recipes:
-        own = survey.under(recipe.structure, sample_rows(recipe, survey.sample.rows.shape[1]))
+        if last >= recipe.k:
+            raise DataError(
+                f"known names component {last}, and a candidate has {recipe.k} component(s): compare n_components "
+                f"from {last + 1} on."
+            )
+        own = survey.under(recipe.structure, recipe.k, sample_rows(recipe, survey.sample.rows.shape[1]))
         if held_out is not None:
             own = held_out.without(own)
             if len(own.sample.chosen) < recipe.k:

@@ -194,9 +194,10 @@ class Survey:
         """Which components have known rows, (k,); None where none has."""
         return None if self.known is None or not self.known.weight.any() else self.known.weight > 0
 
-    def under(self, structure: Structure, size: int) -> "Survey":
-        """What a survey of the same rows finds under another structure, with a smaller sample."""
-        return replace(self, overall=self.overall.under(structure), sample=self.sample.first(size))
+    def under(self, structure: Structure, k: int, size: int) -> "Survey":
+        """What a survey of the same rows finds under another structure, for fewer components, in fewer rows."""
+        known = None if self.known is None else self.known.under(structure).first(k)
+        return replace(self, overall=self.overall.under(structure), sample=self.sample.first(size), known=known)
 
     def whole(self, structure: Structure, k: int) -> "Survey":
         """Of rows that miss values: with moments of k components in place of those of single features.

@@ -16,6 +16,7 @@ from daskgmm.fit.recent import Recent
 from daskgmm.fit.score import Score
 from daskgmm.fit.survey import First, RowSample, Survey, Threshold, box_of
 from daskgmm.model.available import available
+from daskgmm.model.background import Contaminated
 from daskgmm.model.kernels import WHOLE
 from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
@@ -55,8 +56,8 @@ def facing(mixture: Any, block: Block) -> Any:
     if not isinstance(mixture, Mixture):
         return mixture
     if (noise := block.columns.get("noise")) is not None:
-        if type(mixture) is not Mixture:
-            raise DataError("noise does not go together with a background, or with BayesianGaussianMixture.")
+        if isinstance(mixture, Contaminated):
+            raise DataError("noise does not go together with a background: leave out one of them.")
         return Noisy(mixture, noise, block.partial)
     return Incomplete(mixture) if block.partial else mixture
 
@@ -248,6 +249,22 @@ class Rate:
         log_likelihood = _weighted_sum(density, weight)
         entropy = _weighted_sum(asked.entropies(x), weight) if self.entropy else np.nan
         return Score(log_likelihood, entropy, total, self.mixture.n_parameters)
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Maps a block to the `Score` that EM gives it: a row of a known component counts as in `expectation`."""
+
+    mixture: Mixture
+
+    def __call__(self, block: Block) -> Score:
+        found = Expect(self.mixture)(block)
+        entropy = self.mixture.entropy(found)
+        if "noise" in block.columns:  # statistics do not tell how much is left open of what is behind it
+            known = block.columns.get("known", np.full(len(block.x), -1))
+            weight = np.where(known < 0, 1.0 if block.weight is None else block.weight, 0.0)
+            entropy = Rate(self.mixture, entropy=True)(replace(block, weight=weight)).entropy
+        return Score(found.log_likelihood, entropy, found.total_weight, self.mixture.n_parameters)
 
 
 def _weighted_sum(values: Array, weight: Array | None) -> float:

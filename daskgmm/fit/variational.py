@@ -79,6 +79,8 @@ class BayesianRecipe(Recipe):
 
 def variational(recipe: BayesianRecipe, engine: Engine, rows: Rows, state: State) -> Iterator[State]:
     """The state, and those after the survey, the seeding and each iteration, as `batch` gives them."""
+    if "noise" in rows.columns and recipe.init_params == "auto":  # mergers would take errors for overlap
+        recipe = replace(recipe, init_params="kmeans")
     begin = partial(surveyed, recipe, sample_rows(recipe, rows.n_features), partial(seeded, recipe))
     return advanced(engine, rows, state, begin)
 
@@ -106,10 +108,12 @@ def _ahead(begun: Inference, ground: Ground) -> EM:
     assert isinstance(recipe, BayesianRecipe)
     weight = np.ones(len(ground.x)) if ground.weight is None else ground.weight
     weight = weight * (recipe.total_weight / weight.sum())
-    rung = Rung(points_as_rows(ground.x if ground.stored is None else ground.stored, weight), SAMPLE_ITER)
+    stored = ground.x if ground.stored is None else ground.stored
+    rung = Rung(points_as_rows(stored, weight, ground.known), SAMPLE_ITER)
     for _ in range(recipe.k):
         (run,) = rung.climb([replace(begun, mixture=run.mixture)])
-        if run.failure is not None or ground.stored is not None:  # mergers know nothing of what rows miss
+        # Mergers know nothing of what rows miss, and would take the names of components.
+        if run.failure is not None or ground.stored is not None or ground.survey.labelled is not None:
             break
         after = merged(run.mixture, recipe.belief, ground.x, weight)
         if after is None:

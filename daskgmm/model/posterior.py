@@ -31,6 +31,13 @@ class Expected(Mixture):
     def log_weights(self) -> Array:
         return self.logs
 
+    def seen(self, features: Array, covariance: Covariance) -> Mixture:
+        return replace(self, means=self.means[:, features], covariance=covariance)
+
+    def alone(self, component: int) -> Mixture:
+        one = super().alone(component)
+        return Expected(one.weights, one.means, one.covariance, self.logs[component][None])
+
 
 @dataclass(frozen=True, eq=False)
 class Posterior(Mixture):
@@ -73,8 +80,16 @@ class Posterior(Mixture):
         logs: Array = log_shares(self.concentration) + 0.5 * (log_det - d / self.mean_precision)
         return logs
 
+    @cached_property
+    def expected(self) -> Expected:
+        """What it is to rows."""
+        return Expected(self.weights, self.means, self.covariance, self.log_weights)
+
     def seen(self, features: Array, covariance: Covariance) -> Mixture:
-        return Expected(self.weights, self.means[:, features], covariance, self.log_weights)
+        return self.expected.seen(features, covariance)
+
+    def alone(self, component: int) -> Mixture:
+        return self.expected.alone(component)
 
     @cached_property
     def plain(self) -> Mixture:

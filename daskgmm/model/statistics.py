@@ -165,6 +165,12 @@ class Statistics:
             return self
         return replace(self, structure=structure, scatter=structure.condensed(self.scatter))
 
+    def first(self, k: int) -> "Statistics":
+        """The same rows, of which the first k components have all."""
+        scatter = self.scatter if self.structure.shared else self.scatter[:k]
+        reference, weight, shift = (sums[:k] for sums in (self.reference, self.weight, self.shift))
+        return replace(self, reference=reference, weight=weight, shift=shift, scatter=scatter)
+
     @classmethod
     def of(cls, reference: Array, structure: Structure, sums: Any, x: Array, weight: Array | None) -> "Statistics":
         """What the kernels added up about ``reference`` over rows ``x``, without their padding."""

@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 from click.testing import CliRunner
 
-from daskgmm import BayesianGaussianMixture, DataError, GaussianMixture, MiniBatchGaussianMixture
+from daskgmm import DataError, GaussianMixture, MiniBatchGaussianMixture
 from daskgmm.cli import main
 from daskgmm.compute.rows import Rows
 from daskgmm.model.structure import STRUCTURES
@@ -275,8 +275,6 @@ def test_what_cannot_be_is_refused(kind: Any) -> None:
         two(kind).fit(x, noise=noise)
     with pytest.raises(DataError, match="noise does not go together with a background"):
         two(background=True).fit(x[:5], noise=noise[:5])
-    with pytest.raises(DataError, match="or with BayesianGaussianMixture"):
-        two(BayesianGaussianMixture).fit(x[10:]).score(x[10:], noise=noise[10:])
 
 
 def test_rows_of_known_components_may_have_errors() -> None:
