@@ -17,6 +17,7 @@ import click
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm.errors import ClusterLostError, DataError, InUseError, OutputError, printable
+from daskgmm.estimators.bayesian import BayesianGaussianMixture
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.search import GaussianMixtureSearch
@@ -38,7 +39,7 @@ An output appears under its name only once it is whole.
 """
 
 # Parameters as messages of the library name them, outside paths and quotation marks, and what each is set to.
-ESTIMATORS = (GaussianMixture, MiniBatchGaussianMixture, GaussianMixtureSearch)
+ESTIMATORS = (GaussianMixture, MiniBatchGaussianMixture, BayesianGaussianMixture, GaussianMixtureSearch)
 PARAMETERS = {name for kind in ESTIMATORS for name in kind._get_param_names()}
 # For some there is no option of that name.
 PLAIN = "|".join(

@@ -13,13 +13,14 @@ from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES, HINT, NOT_CONVERGED, Command, option, say
 from daskgmm.compute.sources.paths import within
 from daskgmm.errors import DataError
-from daskgmm.estimators.checks import check_settings, start_shapes
+from daskgmm.estimators.bayesian import BayesianGaussianMixture
+from daskgmm.estimators.checks import array_shapes, check_settings
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
-from daskgmm.estimators.parameters import ROWWISE, SMALL
+from daskgmm.estimators.parameters import ARRAYS, ROWWISE, SMALL
 from daskgmm.estimators.search import GaussianMixtureSearch
 
-# What batch and online estimators both have, in one sense.
+# What all estimators have, in one sense.
 SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks", "decode_cf")
 # What a warm start takes the place of.
 STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance_type")
@@ -49,6 +50,7 @@ def fit(
     storage: tuple[tuple[str, Any], ...],
     warm_start: str | None,
     online: bool,
+    bayesian: bool,
     overwrite: bool,
     as_json: bool,
     verbose: bool,
@@ -65,17 +67,18 @@ def fit(
     given = {
         name: None if value == options.NONE else value for name, value in settings.items() if value is not None
     }
-    _check(given, warm_start, online)
+    kind = _kind(online, bayesian)
+    _check(given, warm_start, kind)
     place = within(data, array)
-    read = [place, weights, known, noise, *(given.get(name) for name in (*ROWWISE, *SMALL))]
+    read = [place, weights, known, noise, *(given.get(name) for name in (*ROWWISE, *ARRAYS))]
     places = inputs.Places.of(storage, variables, *read)
     output.refuse_overlaps([out, given.get("checkpoint")], read, places.storage)
     with output.model_file(out, overwrite) as write:
         x = places.rows(place)
-        given |= _starts(given, places, x)
+        given |= _arrays(given, places, x)
         beside = {"sample_weight": weights, "known": known}
         beside = {name: places.rowwise(value, x.shape[:1]) for name, value in beside.items()}
-        model = _estimator({**given, **places.settings}, warm_start, online, x.shape)
+        model = _estimator({**given, **places.settings}, warm_start, kind, x.shape)
         began = perf_counter()
         with (
             cluster.running(**where),
@@ -91,7 +94,8 @@ def fit(
     output.show({**result, "accounting": ledger.to_dict()}, as_json)
     if not online and model.max_iter > 0 and not model.converged_:
         told = f"Not converged after {model.n_iter_} iterations (tol={model.tol}); the model is written. "
-        further = "the same command, a larger --max-iter" if "checkpoint" in given else f"--warm-start {out}"
+        further = f"{'--bayesian ' if bayesian else ''}--warm-start {out}"
+        further = "the same command, a larger --max-iter" if "checkpoint" in given else further
         say(f"{told}To go on: {further}{'' if overwrite else ' and --overwrite'}")
         raise click.exceptions.Exit(NOT_CONVERGED)
 
@@ -122,11 +126,20 @@ def _saved_so_far(model: inputs.Model | GaussianMixtureSearch, out: str) -> str:
     return f"The best model so far is in {place}: --warm-start goes on from it."
 
 
-def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:
+def _kind(online: bool, bayesian: bool) -> type[inputs.Model]:
+    """What the options ask for."""
+    if online and bayesian:
+        raise click.UsageError("Give --online or --bayesian, not both.")
+    return MiniBatchGaussianMixture if online else BayesianGaussianMixture if bayesian else GaussianMixture
+
+
+def _check(given: dict[str, Any], warm_start: str | None, kind: type[inputs.Model]) -> None:
     """Refuse options that do not go together."""
-    known = (MiniBatchGaussianMixture if online else GaussianMixture)._get_param_names()
-    if clash := [name for name in given if name not in known]:
-        raise click.UsageError(f"{option(clash[0])} has no meaning {'with' if online else 'without'} --online.")
+    if clash := [name for name in given if name not in kind._get_param_names()]:
+        own = [flag for flag, other in options.FLAGS.items() if other is kind]
+        others = [flag for flag, other in options.FLAGS.items() if clash[0] in other._get_param_names()]
+        where = f"with {own[0]}" if own else f"without {' or '.join(others)}"
+        raise click.UsageError(f"{option(clash[0])} has no meaning {where}.")
     if warm_start is None and "n_components" not in given:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     if clash := [name for name in STARTS if warm_start is not None and name in given]:
@@ -135,28 +148,40 @@ def _check(given: dict[str, Any], warm_start: str | None, online: bool) -> None:
         raise click.UsageError("Give --labels-init or --responsibilities-init, not both.")
 
 
-def _starts(given: dict[str, Any], places: inputs.Places, x: Any) -> dict[str, Any]:
-    """The arrays to start from: small ones read, those that go with the rows opened."""
-    named = [name for name in (*SMALL, *ROWWISE) if name in given]
+def _arrays(given: dict[str, Any], places: inputs.Places, x: Any) -> dict[str, Any]:
+    """The arrays of starts and priors: small ones read, those that go with the rows opened."""
+    named = [name for name in (*ARRAYS, *ROWWISE) if name in given]
     if not named:
         return {}
-    (n, d), k = x.shape, given["n_components"]
-    shapes = start_shapes(k, d, given.get("covariance_type", GaussianMixture.covariance_type))
+    (n, d), k = x.shape, given.get("n_components", 1)
+    shapes = array_shapes(k, d, given.get("covariance_type", GaussianMixture.covariance_type))
     shapes |= {"labels_init": (n,), "responsibilities_init": (n, k)}
-    small = partial(places.whole, decode_cf=given.get("decode_cf", True))
-    return {name: (small if name in SMALL else places.rowwise)(given[name], shapes[name]) for name in named}
+    small = partial(_small, places, given.get("decode_cf", True))
+    return {name: (small if name in ARRAYS else places.rowwise)(given[name], shapes[name]) for name in named}
+
+
+def _small(places: inputs.Places, decode_cf: bool, place: str, shape: tuple[int, ...]) -> Any:
+    """A small array, or the number that stands in its place where it has one value."""
+    if shape:
+        return places.whole(place, shape, decode_cf)
+    try:
+        return float(place)
+    except ValueError as error:
+        raise click.UsageError(f"{place!r} is no number, which a spherical covariance is.") from error
 
 
 def _estimator(
-    given: dict[str, Any], warm_start: str | None, online: bool, shape: tuple[float, ...]
+    given: dict[str, Any], warm_start: str | None, kind: type[inputs.Model], shape: tuple[float, ...]
 ) -> inputs.Model:
     """The estimator to fit, its parameters checked."""
-    kind: type[inputs.Model] = MiniBatchGaussianMixture if online else GaussianMixture
     model: inputs.Model
     if warm_start is None:
         model = kind(**given)
     else:
-        cold = dict.fromkeys((*SMALL, "frozen", "checkpoint"))  # the start of the fit before
+        names = kind._get_param_names()
+        cold = dict.fromkeys(
+            name for name in (*SMALL, "frozen", "checkpoint") if name in names
+        )  # of the fit before
         model = _as(kind, inputs.load_fitted(warm_start))
         model.set_params(**(cold | given), warm_start=True)
     try:
@@ -172,7 +197,12 @@ def _as(kind: type[inputs.Model], model: inputs.Model) -> inputs.Model:
     """A model as one of this kind, with its parameters and the settings that mean the same to both."""
     if isinstance(model, kind):
         return model
-    covariances = (model.loadings_, model.noise_variances_) if model.n_factors else model.covariances_
+    if kind is BayesianGaussianMixture:
+        raise DataError(
+            f"--bayesian goes on from a posterior, and the model is a {type(model).__name__}: it has none."
+        )
+    factors = getattr(model, "n_factors", None)
+    covariances = (model.loadings_, model.noise_variances_) if factors else model.covariances_
     parts = (model.weights_, model.means_, covariances, model.covariance_type)
     own: inputs.Model = kind.from_parameters(*parts, feature_names=getattr(model, "feature_names_in_", None))
     own.set_params(**{name: getattr(model, name) for name in SHARED})
@@ -189,8 +219,8 @@ def _result(model: inputs.Model, out: str, n_rows: int, seconds: float) -> dict[
         "converged": bool(model.converged_),
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
-        "log_likelihood": float(model.lower_bound_),
-        **({"background_weight": model.background_weight_} if model.background else {}),
+        **output.bound(model),
+        **({"background_weight": model.background_weight_} if getattr(model, "background", False) else {}),
         **output.learnt(model),
         "seconds": round(seconds, 3),
     }

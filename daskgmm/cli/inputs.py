@@ -15,6 +15,7 @@ from daskgmm.compute.sources import as_source
 from daskgmm.compute.sources.base import Asked, Source
 from daskgmm.compute.sources.paths import signed
 from daskgmm.errors import DataError, ModelFileError
+from daskgmm.estimators.bayesian import BayesianGaussianMixture
 from daskgmm.estimators.checks import check_standing
 from daskgmm.estimators.expectation import Expectation
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
@@ -26,8 +27,8 @@ from daskgmm.store import checkpoint, files
 FILE_URL = "file://"
 CHUNK_VALUES = 2**20  # which a small array may have whatever its own size
 
-Model = GaussianMixture | MiniBatchGaussianMixture
-M = TypeVar("M", GaussianMixture, MiniBatchGaussianMixture, Model)
+Model = GaussianMixture | MiniBatchGaussianMixture | BayesianGaussianMixture
+M = TypeVar("M", GaussianMixture, MiniBatchGaussianMixture, BayesianGaussianMixture, Model)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def is_url(place: str) -> bool:
 
 
 def load_model(place: str) -> Model:
-    """Read a saved model, of either kind; one that waits for its start may be learnt on, and shown."""
+    """Read a saved model, of any kind; one that waits for its start may be learnt on, and shown."""
     try:
         found = load(place)
     except OSError as error:

@@ -12,10 +12,10 @@ import click
 from dask.utils import parse_bytes
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from daskgmm.cli.failure import VERBOSE, option
-from daskgmm.estimators.gaussian_mixture import GaussianMixture
+from daskgmm.cli.failure import ESTIMATORS, VERBOSE, option
+from daskgmm.estimators.bayesian import BayesianGaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
-from daskgmm.estimators.parameters import ROWWISE, SMALL
+from daskgmm.estimators.parameters import ARRAYS, ROWWISE
 from daskgmm.estimators.search import GaussianMixtureSearch
 from daskgmm.model.structure import NAMES
 
@@ -23,9 +23,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 CONSTANTS = {"True": True, "False": False, "None": None}
-FITTED = (GaussianMixture, MiniBatchGaussianMixture, GaussianMixtureSearch)
-BATCH, ONLINE, SEARCH = ({f.name: f for f in fields(kind) if f.metadata} for kind in FITTED)
-KINDS = {"": BATCH, "Online: ": ONLINE}
+FLAGS: dict[str, type[Any]] = {"--online": MiniBatchGaussianMixture, "--bayesian": BayesianGaussianMixture}
+BATCH, ONLINE, BAYESIAN, SEARCH = ({f.name: f for f in fields(kind) if f.metadata} for kind in ESTIMATORS)
+KINDS = {"": BATCH, "Online: ": ONLINE, "Bayesian: ": BAYESIAN}
 # What has another name or meaning here, or none.
 APART = (
     *("n_components", "random_state", "warm_start", "variables", "storage_options", "decode_cf"),
@@ -34,7 +34,7 @@ APART = (
 NONE = "none"  # what stands for None where that is not the default
 CHOICES = 8  # at most in one line of the help
 READING = ("block_size", "nan_policy", "missing_chunks")  # and decode_cf, whose option is a flag
-DIGESTS = (*SMALL, "warm_start")  # of which a checkpoint knows a hash
+DIGESTS = (*ARRAYS, "warm_start")  # of which a checkpoint knows a hash
 # What a checkpoint says of arrays that go with the rows, and their options.
 OF_ROWS = {
     "sample_weight's dtype": "weights",
@@ -132,6 +132,8 @@ def _kind(allowed: Any) -> dict[str, Any]:
     """How click tells and checks what is allowed."""
     words = [word for a in allowed if isinstance(a, StrOptions) for word in sorted(a.options)]
     for a in allowed:
+        if a == "array-like":
+            break
         if isinstance(a, Interval) and a.type is Integral:
             return {"type": click.IntRange(a.left, a.right)}
         if isinstance(a, Interval):
@@ -153,18 +155,18 @@ def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
 
 def asked(identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options that go on from a checkpoint, as far as they are given, and what the rows have to be."""
-    online = identity["estimator"] == MiniBatchGaussianMixture.__name__
-    given: dict[str, Any] = {"--online": True} if online else {}
+    flags = [flag for flag, kind in FLAGS.items() if kind.__name__ == identity["estimator"]]
+    given: dict[str, Any] = dict.fromkeys(flags, True)
     rest = {parameter: value for parameter, value in identity.items() if value is not None}
     del rest["estimator"]
     if not rest.pop("decode_cf", True):
         given["--raw"] = True
-    if not online and identity.get("acceleration") is None:
+    if not flags and identity.get("acceleration") is None:
         given["--acceleration"] = NONE
     if types := rest.pop("covariance_types", None):  # of a search
         given["--covariance-type"], rest["n_components"] = types, ",".join(map(str, rest["n_components"]))
     # A search has no option of that name.
-    for parameter in ((BATCH | ONLINE | SEARCH).keys() & rest.keys()) - {"feature_dim"}:
+    for parameter in ((BATCH | ONLINE | BAYESIAN | SEARCH).keys() & rest.keys()) - {"feature_dim"}:
         if (value := rest.pop(parameter)) is False:  # a flag that is not given
             continue
         if isinstance(value, dict):  # what is frozen
@@ -181,7 +183,7 @@ def command(place: str, identity: Mapping[str, Any]) -> str:
 
     For an estimator that no command fits, Python.
     """
-    if (found := identity["estimator"]) not in {kind.__name__ for kind in FITTED}:
+    if (found := identity["estimator"]) not in {kind.__name__ for kind in ESTIMATORS}:
         return f"{found}(..., checkpoint={place!r}).fit(...)"
     given, rest = asked(identity)
     verb = "select" if identity["estimator"] == GaussianMixtureSearch.__name__ else "fit"
@@ -276,7 +278,10 @@ estimator = together(
         help="Number of components.  [required without --warm-start]",
     ),
     click.option("--online", is_flag=True, help="Learn in one pass (or --max-iter) from mini-batches."),
-    *(_parameter(name) for name in BATCH | ONLINE if name not in APART),
+    click.option(
+        "--bayesian", is_flag=True, help="Variational inference: components that rows do not need lose them."
+    ),
+    *(_parameter(name) for name in BATCH | ONLINE | BAYESIAN if name not in APART),
     _raw,
     _seed,
     click.option(

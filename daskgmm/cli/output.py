@@ -54,6 +54,11 @@ def learnt(model: Model) -> Result:
     }
 
 
+def bound(model: Model) -> Result:
+    """What the last E-step of a fit found; of inference, the evidence of all rows together."""
+    return {"log_likelihood" if hasattr(model, "bic") else "lower_bound": float(model.lower_bound_)}
+
+
 def standing(model: Model) -> Result:
     """What to say of a model that no fit has made, or not yet."""
     if waits(model):

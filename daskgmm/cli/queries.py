@@ -234,7 +234,7 @@ def _found(model: inputs.Model, summary: Summary) -> dict[str, Any]:
         "converged": bool(model.converged_),
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
-        "log_likelihood" if hasattr(model, "bic") else "lower_bound": float(model.lower_bound_),
+        **output.bound(model),
         **{name: value for name, value in summary.facts.items() if name in ("rows", "bic", "aic")},
     }
 

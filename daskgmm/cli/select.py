@@ -45,6 +45,8 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
 @click.option("--table", metavar="TABLE", help="File to write the table of all candidates to: .csv.")
 @options.search
 @options.weights
+@options.known
+@options.noise
 @options.store
 @options.overwrite
 @options.json_output
@@ -56,6 +58,8 @@ def select(
     out: str,
     table: str | None,
     weights: str | None,
+    known: str | None,
+    noise: str | None,
     array: str | None,
     variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
@@ -72,11 +76,13 @@ def select(
     """
     given = {name: value for name, value in settings.items() if value not in (None, ())}
     place = within(data, array)
-    places = inputs.Places.of(storage, variables, place, weights)
-    output.refuse_overlaps([out, table, given.get("checkpoint")], [place, weights], places.storage)
+    read = [place, weights, known, noise]
+    places = inputs.Places.of(storage, variables, *read)
+    output.refuse_overlaps([out, table, given.get("checkpoint")], read, places.storage)
     with output.model_file(out, overwrite) as write, _table_file(table, overwrite) as write_table:
         x = places.rows(place)
-        weight = places.rowwise(weights, x.shape[:1])
+        beside = {"sample_weight": weights, "known": known}
+        beside = {name: places.rowwise(value, x.shape[:1]) for name, value in beside.items()}
         search = _search({**given, **places.settings})
         began = perf_counter()
         with (
@@ -84,7 +90,7 @@ def select(
             display.fitting(verbose, verbose_interval) as ledger,
             resumable(search, out),
         ):
-            search.fit(place, sample_weight=weight)
+            search.fit(place, **beside, noise=noise)
         seconds = perf_counter() - began
         write_table(search)
         write(search.best_estimator_)

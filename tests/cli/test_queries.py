@@ -529,4 +529,4 @@ def test_a_posterior_is_told_as_one(run: Run, data: str, out: Path, tmp_path: Pa
     np.testing.assert_array_equal(zarr.open_array(out)[:], fitted.predict(data).compute())
     standing = json.loads(run("info", place, "--json").stdout)
     assert standing["lower_bound"] == fitted.lower_bound_
-    assert "BayesianGaussianMixture(..., checkpoint=" in run("info", place).stdout
+    assert "daskgmm fit DATA --out OUT --checkpoint" in run("info", place).stdout
