@@ -15,7 +15,7 @@ from rich.filesize import pick_unit_and_suffix
 from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from daskgmm.cli.failure import plain, say
+from daskgmm.cli.failure import plain, say, wrapped
 from daskgmm.fit.accounting import Ledger
 from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, leader, outcomes, standing, watching
 from daskgmm.fit.state import State
@@ -35,7 +35,7 @@ class Log:
     def __init__(self, interval: int = 1) -> None:
         self.interval, self.ledger = interval, Ledger()
         self.last: State | None = None
-        self.began = perf_counter()
+        self.began, self.told = perf_counter(), -1
 
     def __call__(self, event: Event) -> None:
         self.ledger(event)
@@ -57,8 +57,9 @@ class Log:
         if last is None:
             self.say(HEADER)
         elif last.runs:
-            went_on = state.n_iter % self.interval == 0 and state.n_iter > last.n_iter
-            if state.n_passes > last.n_passes and (went_on or state.done):
+            due = state.done or state.n_iter % self.interval == 0
+            if state.n_passes > last.n_passes and due and state.n_iter > self.told:
+                self.told = state.n_iter
                 self._line(f"iteration {state.n_iter}", *_standing(state))
             for line in outcomes(last, state):
                 self.say(line)
@@ -125,7 +126,8 @@ class Terminal(Log):
         return [*told, f"<{left} left"]
 
     def say(self, line: str) -> None:
-        self.bars.console.print(plain(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        line = wrapped(plain(line))
+        self.bars.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class Tasks(Callback):
@@ -184,10 +186,10 @@ def _bars(*more: ProgressColumn) -> Bars:
 
 
 def _standing(state: State) -> tuple[str, str, str]:
-    """Likelihood of the best run so far, its last change, and what remains, or how many runs go on."""
+    """Likelihood of the best run so far, its last change, and what is left to gain, or how many runs go on."""
     runs, lead = state.runs, leader(state)
     live = sum(not run.done for run in runs)
-    left = f"  remaining {lead.remaining:.1e}" if lead and isfinite(lead.remaining) else ""
+    left = f"  left {lead.remaining:.1e}" if lead and isfinite(lead.remaining) else ""
     note = f"  {live}/{len(runs)} runs go on" if len(runs) > 1 else left
     bound, change = standing(state)
     if isnan(bound):  # or an online pass over rows that weigh nothing

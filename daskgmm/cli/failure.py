@@ -4,7 +4,10 @@ import atexit
 import gc
 import logging
 import re
+import shutil
 import signal
+import sys
+import textwrap
 import threading
 import traceback
 import warnings
@@ -88,7 +91,16 @@ def in_options(error: Exception | str) -> str:
 
 def say(text: str) -> None:
     """Print a message on standard error."""
-    click.echo(plain(text), err=True)
+    click.echo(wrapped(plain(text)), err=True)
+
+
+def wrapped(text: str) -> str:
+    """A message as a terminal shows it best, its lines broken between words; elsewhere as it is."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns - 1
+    how = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": "  "}
+    return "\n".join(textwrap.fill(line, width, **how) for line in text.split("\n"))
 
 
 class Command(click.Command):
@@ -112,10 +124,14 @@ class Command(click.Command):
     def _missing(self, ctx: click.Context, args: list[str]) -> list[str]:
         """What is required and not given."""
         given, _, _ = self.make_parser(ctx).parse_args(args)
+        params = {param.name or "": param for param in self.get_params(ctx)}
+        needed = {name for name, param in params.items() if param.required}
+        if "warm_start" in params and not given.get("warm_start"):
+            needed.add("n_components")
         return [
             param.get_error_hint(ctx)
-            for param in self.get_params(ctx)
-            if param.required and not isinstance(given.get(param.name or ""), str)
+            for name, param in params.items()
+            if name in needed and not isinstance(given.get(name), str)
         ]
 
 
@@ -131,6 +147,8 @@ class Commands(click.Group):
             return self._answered(ctx)
         except click.ClickException as error:
             vars(error).update(message=plain(error.message))
+            told = wrapped(f"Error: {error.format_message()}").removeprefix("Error: ")
+            vars(error).update(format_message=lambda: told)
             raise
 
     def _answered(self, ctx: click.Context) -> Any:

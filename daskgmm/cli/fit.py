@@ -19,6 +19,7 @@ from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import ARRAYS, ROWWISE, SMALL
 from daskgmm.estimators.search import GaussianMixtureSearch
+from daskgmm.estimators.summary import facts
 
 # What all estimators have, in one sense.
 SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks", "decode_cf")
@@ -210,13 +211,15 @@ def _as(kind: type[inputs.Model], model: inputs.Model) -> inputs.Model:
 
 
 def _result(model: inputs.Model, out: str, n_rows: int, seconds: float) -> dict[str, Any]:
+    told = facts(model)
     return {
         "out": out,
         "n_rows": n_rows,
+        "total_weight": told.get("rows"),
         "n_features": model.n_features_in_,
         "n_components": model.n_components,
         "covariance_type": model.covariance_type,
-        "converged": bool(model.converged_),
+        "converged": told.get("converged", None if model.n_iter_ else False),
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
         **output.bound(model),

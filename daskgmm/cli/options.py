@@ -232,7 +232,8 @@ store = together(
         "--variables",
         metavar="NAME,NAME,...",
         callback=names,
-        help="Arrays of one shape in the group DATA, or columns of Parquet, each of which is a feature.",
+        help="Arrays of one shape in the group DATA, or columns of Parquet, each of which is a feature; or names "
+        "for the columns of an array that has none.",
     ),
     click.option(
         "--storage-option",

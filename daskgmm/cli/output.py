@@ -17,11 +17,13 @@ from daskgmm.cli.inputs import Model, waits
 from daskgmm.compute.sources.paths import ENDINGS
 from daskgmm.errors import InUseError, OutputError, printable
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
+from daskgmm.estimators.summary import facts
 from daskgmm.store.aside import aside, check_writable
 from daskgmm.store.lock import locked
 from daskgmm.store.places import Options, locate, overlap
 
 Result = Mapping[str, Any]
+TITLES = {"remaining": "left to gain", "n_iter": "iterations"}
 
 
 def show(result: Result, as_json: bool) -> None:
@@ -31,10 +33,11 @@ def show(result: Result, as_json: bool) -> None:
         click.echo(json.dumps(_finite(dict(result)), allow_nan=False))
         return
     result = {name: value for name, value in result.items() if name != "accounting"}
+    result = {TITLES.get(name, name).removeprefix("n_").replace("_", " "): value for name, value in result.items()}
     width = max(map(len, result)) + 2
     for name, value in result.items():
         lines = _lines(value, 79 - width)
-        click.echo(f"{name.replace('_', ' '):<{width}}" + ("\n" + " " * width).join(lines))
+        click.echo(f"{name:<{width}}" + ("\n" + " " * width).join(lines))
 
 
 def learnt(model: Model) -> Result:
@@ -56,7 +59,8 @@ def learnt(model: Model) -> Result:
 
 def bound(model: Model) -> Result:
     """What the last E-step of a fit found; of inference, the evidence of all rows together."""
-    return {"log_likelihood" if hasattr(model, "bic") else "lower_bound": float(model.lower_bound_)}
+    name = "log_likelihood" if hasattr(model, "bic") else "lower_bound"
+    return {name: facts(model).get(name)}
 
 
 def standing(model: Model) -> Result:

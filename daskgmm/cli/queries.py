@@ -231,7 +231,7 @@ def _found(model: inputs.Model, summary: Summary) -> dict[str, Any]:
     """What a fit has found, in numbers."""
     return {
         "n_parameters": model.mixture_.n_parameters,
-        "converged": bool(model.converged_),
+        "converged": summary.facts.get("converged"),
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
         **output.bound(model),

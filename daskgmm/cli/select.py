@@ -16,7 +16,10 @@ from daskgmm.cli.fit import resumable
 from daskgmm.compute.sources.paths import within
 from daskgmm.estimators.checks import check_settings
 from daskgmm.estimators.search import GaussianMixtureSearch
+from daskgmm.estimators.summary import WIDTH, aligned
 from daskgmm.store.aside import aside, check_writable
+
+FORMS = {"bic": ".1f", "aic": ".1f", "icl": ".1f", "held_out": ".8g", "log_likelihood": ".8g"}
 
 
 def _sizes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -75,6 +78,9 @@ def select(
     Every number of components with every covariance type is fitted, all of them in the same passes over DATA.
     """
     given = {name: value for name, value in settings.items() if value not in (None, ())}
+    sizes, types = given["n_components"], given.get("covariance_types", ())
+    if len(sizes) == 1 < sizes[0] and len(types) < 2:
+        say(f"-k {sizes[0]} is one candidate, compared with none: -k 1:{sizes[0]} compares 1, 2, ... {sizes[0]}.")
     place = within(data, array)
     read = [place, weights, known, noise]
     places = inputs.Places.of(storage, variables, *read)
@@ -94,7 +100,8 @@ def select(
         seconds = perf_counter() - began
         write_table(search)
         write(search.best_estimator_)
-    result = {"out": out, "n_rows": int(x.shape[0]), **_result(search), "seconds": round(seconds, 3)}
+    rows = {"n_rows": int(x.shape[0]), "total_weight": search.best_estimator_.total_weight_}
+    result = {"out": out, **rows, **_result(search), "seconds": round(seconds, 3)}
     result["accounting"] = ledger.to_dict()
     output.show({**result, "table": _rows(search)} if as_json else result, as_json)
     if not as_json:
@@ -144,19 +151,34 @@ def _rows(search: GaussianMixtureSearch) -> list[dict[str, Any]]:
     ]
 
 
-def _lines(search: GaussianMixtureSearch) -> Iterator[str]:
-    """The table as text; a star marks the best."""
-    held = search.criterion == "held_out"
-    names = ("bic", "aic", "icl", *(["held_out"] if held else []), "log_likelihood")
-    form = dict.fromkeys(("bic", "aic", "icl"), ("10", "10.1f")) | {"held_out": ("12", "12.8g")}
-    form |= {"log_likelihood": ("14", "14.8g")}  # in all 80 columns, and a space even where a number is long
-    heads = "".join(f" {name.replace('_', ' '):>{form[name][0]}}" for name in names)
-    yield f"{'k':>4}  {'type':<9}{heads}  end, iterations"
-    for number, row in enumerate(_rows(search)):
-        star = "*" if number == search.best_index_ else " "
-        numbers = "".join(f" {row[name]:>{form[name][1]}}" for name in names)
-        end = "dropped" if row["dropped"] else "converged" if row["converged"] else "not converged"
-        yield f"{star}{row['n_components']:>3}  {row['covariance_type']:<9}{numbers}  {end}, {row['n_iter']}"
+def _lines(search: GaussianMixtureSearch) -> list[str]:
+    """The table as text, with as many criteria as fit a terminal; a star marks the best."""
+    rows, decides = _rows(search), search.criterion
+    stars = ["*" if number == search.best_index_ else " " for number in range(len(rows))]
+    k = ["k", *(f"{star} {row['n_components']:>3}" for star, row in zip(stars, rows, strict=True))]
+    types = _left("type", *(row["covariance_type"] for row in rows))
+    ends = _left("end, iterations", *(f"{_end(row)}, {row['n_iter']}" for row in rows))
+    numbers = {
+        name: [name.replace("_", " "), *(format(row[name], form) for row in rows)]
+        for name, form in FORMS.items()
+        if name != "held_out" or name == decides
+    }
+    spare = [name for name in ("aic", "icl", "bic") if name != decides]
+    for count in range(len(spare)):
+        shown = [column for name, column in numbers.items() if name not in spare[:count]]
+        lines = [line.rstrip() for line in aligned([k, types, *shown, ends])]
+        if max(map(len, lines)) <= WIDTH:
+            break
+    return lines
+
+
+def _left(*cells: str) -> list[str]:
+    """A column whose cells begin below each other."""
+    return [cell.ljust(max(map(len, cells))) for cell in cells]
+
+
+def _end(row: dict[str, Any]) -> str:
+    return "given up" if row["dropped"] else "converged" if row["converged"] else "not converged"
 
 
 def _result(search: GaussianMixtureSearch) -> dict[str, Any]:

@@ -306,8 +306,10 @@ def as_rows(
         given = {key: table.beside(value, COLUMNS[key].title) for key, value in given.items()}
     given = {key: beside(value, COLUMNS[key].title, labelled, name) for key, value in given.items()}
     opened = {key: COLUMNS[key].open(value, x, asked) for key, value in given.items()}
-    if chosen is not None and names is None and len(chosen) != x.shape[1]:
-        raise DataError(f"{name} has no names: variables names {len(chosen)} features, and it has {x.shape[1]}.")
+    if chosen is not None and names is None:
+        if len(chosen) != (d := x.shape[1]):
+            raise DataError(f"{name} has no names: variables names {len(chosen)} features, and it has {d}.")
+        names = np.array(chosen, dtype=object)
     # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.
     widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))
     x = x.cut(x.plan(block_bytes * x.row_bytes // widest))

@@ -78,9 +78,8 @@ def covariance(mixture: Mixture, component: int, features: Sequence[int]) -> Arr
 def draw_ellipses(ax: Any, mixture: Mixture, features: tuple[int, int], fade: float = 1.0) -> None:
     """Each component's ellipses of two features, and its number."""
     from matplotlib.patches import Ellipse
-    from matplotlib.patheffects import withStroke
 
-    halo = [withStroke(linewidth=2.5, foreground=pyplot().rcParams["axes.facecolor"])]
+    ground = {"boxstyle": "circle,pad=0.1", "facecolor": pyplot().rcParams["axes.facecolor"], "linewidth": 0}
     for place, j in enumerate(np.argsort(-mixture.weights, kind="stable")):
         squares, turns = np.linalg.eigh(covariance(mixture, j, features))
         width, height = 2 * np.sqrt(np.maximum(squares, 0))
@@ -90,7 +89,7 @@ def draw_ellipses(ax: Any, mixture: Mixture, features: tuple[int, int], fade: fl
             how = {"fill": False, "edgecolor": colour(j), "linewidth": line * fade}
             ax.add_patch(Ellipse(centre, sigma * width, sigma * height, angle=angle, zorder=3, **how))
         if place < NUMBERED:
-            how = {"color": colour(j), "weight": "bold", "ha": "center", "va": "center", "path_effects": halo}
+            how = {"color": colour(j), "weight": "bold", "ha": "center", "va": "center", "bbox": ground}
             ax.annotate(str(j), centre, zorder=4, annotation_clip=True, **how)
 
 

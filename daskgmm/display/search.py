@@ -83,15 +83,11 @@ class SearchDisplay:
             how: dict[str, Any] = {"color": canvas.colour(number), "marker": canvas.MARKERS[number % 6]}
             ax.plot(k[own], values[own], linewidth=1.4, label=str(kind), markersize=5, **how)
             early = own[~ended[own]]
-            ax.plot(
-                k[early],
-                values[early],
-                linestyle="none",
-                markersize=5,
-                fillstyle="none",
-                markerfacecolor="none",
-                **how,
-            )
+            ground = canvas.pyplot().rcParams["axes.facecolor"]
+            ax.plot(k[early], values[early], linestyle="none", markersize=5, markerfacecolor=ground, **how)
+        if not ended.all():
+            how = {"color": canvas.ink(), "marker": "o", "markersize": 5, "linestyle": "none"}
+            ax.plot([], [], markerfacecolor="none", label="given up early", **how)
         told = f"chosen: {k[self.chosen]} components, {kinds[self.chosen]}"
         ring = {"facecolors": "none", "edgecolors": canvas.ink(), "linewidths": 1.6, "s": 150, "zorder": 4}
         ax.scatter(k[[self.chosen]], values[[self.chosen]], label=told, **ring)

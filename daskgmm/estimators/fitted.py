@@ -67,6 +67,16 @@ class Fitted:
         """What the last E-step of batch EM found; NaN where there was none."""
         return replace(self.rated or Score(nan, nan, nan), n_parameters=self.mixture.n_parameters)
 
+    @property
+    def log_likelihood(self) -> float:
+        """Mean of the same E-step; where there was none, the last of what was watched."""
+        return self.lower_bound if self.rated is None else self.rated.mean
+
+    @property
+    def rested(self) -> bool | None:
+        """Whether it came to rest; None where nothing can tell: after no iteration, or one pass of online EM."""
+        return self.converged if self.converged or self.n_iter > (self.online is not None) else None
+
     def at(self, cost: Accounting) -> Self:
         """The same, for what it cost."""
         found = copy.copy(self)

@@ -176,6 +176,11 @@ class Summary:
         return f"Not shown: {', and '.join(left)}. summary().to_pandas() has them." if left else ""
 
 
+def facts(model: Any) -> dict[str, Any]:
+    """What its summary says of a fitted estimator, without the table, which takes time for many components."""
+    return facts_of(model._fitted, type(model).__name__)
+
+
 def facts_of(fitted: Fitted, estimator: str) -> dict[str, Any]:
     """What a fit was and found, by name, as far as it is known."""
     mixture, run, found = fitted.mixture, fitted.online, fitted.score
@@ -188,10 +193,10 @@ def facts_of(fitted: Fitted, estimator: str) -> dict[str, Any]:
         **({} if run is None else {"rows": run.n_rows, "effective_rows": run.effective_rows}),
         "n_iter": fitted.n_iter or None,
         "n_passes": fitted.n_passes or None,
-        "converged": fitted.converged if fitted.n_iter else None,
+        "converged": fitted.rested,
     }
     if fitted.belief is None:
-        told |= {"log_likelihood": fitted.lower_bound, "bic": found.bic, "aic": found.aic}
+        told |= {"log_likelihood": fitted.log_likelihood, "bic": found.bic, "aic": found.aic}
     else:  # of a posterior, rows have no likelihood
         told |= {"lower_bound": fitted.lower_bound}
     return {
@@ -251,10 +256,15 @@ def _blocks(head: list[list[str]], cells: list[list[str]]) -> Iterator[list[str]
         columns = [*lead]
         while left and (len(columns) == 1 or _width([*columns, left[0]]) <= WIDTH):
             columns.append(left.pop(0))
-        widths = [max(map(len, column)) for column in columns]
-        rows = zip(*columns, strict=True)
-        yield ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        yield aligned(columns)
         lead = head[:1]
+
+
+def aligned(columns: list[list[str]]) -> list[str]:
+    """The lines of a table, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _width(columns: list[list[str]]) -> int:

@@ -151,7 +151,7 @@ class Verbose:
             went_on = run.n_iter % self.interval == 0 and run.n_iter > before.get(number, 0)
             if run.outcome is None and run.trace and (went_on or run.done):
                 outcome = " converged" if run.converged else " collapsed" if run.failure else ""
-                left = f", remaining {run.remaining:.1e}" if run.done and isfinite(run.remaining) else ""
+                left = f", left to gain {run.remaining:.1e}" if run.done and isfinite(run.remaining) else ""
                 bound = f"{run.watched} {run.trace[-1]:.6f}"
                 print(f"  run {number}, iteration {run.n_iter}: {bound}{outcome}{left}")
 

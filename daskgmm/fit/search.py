@@ -125,9 +125,8 @@ class Candidate(Run):
         name = f"{k} component{'s' * (k > 1)}, {self.mixture.covariance.structure.name}"
         if self.failure is not None:
             return f"{name}: collapsed"
-        held = "" if isnan(self.held) else f", held out {self.held:.8g}"
-        end = "dropped" if self.dropped else "converged" if self.converged else "not converged"
-        told = f"bic {score.bic:.10g}, mean log-likelihood {score.mean:.8g}{held}"
+        told = f"bic {score.bic:.10g}" if isnan(self.held) else f"held out {self.held:.8g}"
+        end = "given up" if self.dropped else "converged" if self.converged else "not converged"
         return f"{name}: {told}, {end} after {self.n_iter} iterations"
 
     @property

@@ -16,7 +16,7 @@ import pytest
 import zarr
 from click.testing import Result
 
-from daskgmm import GaussianMixture, watching
+from daskgmm import GaussianMixture, load, watching
 from daskgmm._typing import Array
 from daskgmm.cli import main
 from daskgmm.fit.events import Event, Reached
@@ -65,6 +65,7 @@ def test_json_is_one_object_and_standard_error_stays_empty(run: Run, data: str, 
     assert found == {
         "out": str(out),
         "n_rows": 650,
+        "total_weight": 650,
         "n_features": 3,
         "n_components": 3,
         "covariance_type": "full",
@@ -74,6 +75,32 @@ def test_json_is_one_object_and_standard_error_stays_empty(run: Run, data: str, 
         "log_likelihood": model.lower_bound_,
         "remaining": model.remaining_,
     }
+
+
+def test_rows_that_are_left_out_are_told(run: Run, write: Callable[..., str], values: Array, out: Path) -> None:
+    holes = values.copy()
+    holes[::10, 1] = np.nan
+    words = ("-k", 2, "--nan-policy", "omit", "--seed", 0, "--json", "--out", out, "--overwrite")
+    for command in ("fit", "select"):
+        found = json.loads(run(command, write(f"{command}.zarr", holes), *words).stdout)
+        assert (found["n_rows"], found["total_weight"]) == (650, 585)
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_one_pass_of_online_em_cannot_tell_whether_it_converged(
+    run: Run, data: str, out: Path, passes: int
+) -> None:
+    words = ("--online", "--max-iter", passes, "--tol", 1e-9, "--seed", 0, "--json", "--out", out)
+    found = json.loads(run("fit", data, "-k", 2, *words).stdout)["converged"]
+    assert found is (None if passes == 1 else load(out).converged_)
+    assert json.loads(run("info", out, "--json").stdout)["converged"] is found
+    assert load(out).summary().facts.get("converged") is found
+
+
+def test_names_for_the_columns_of_a_store(run: Run, data: str, out: Path) -> None:
+    result = run("fit", data, "-k", 2, "--seed", 0, "--variables", "u,g,r", "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert run("info", out).stdout.splitlines()[-3].split()[-3:] == ["u", "g", "r"]
 
 
 def test_the_table_is_aligned(run: Run, data: str, out: Path) -> None:

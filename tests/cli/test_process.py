@@ -25,7 +25,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import daskgmm
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
-from daskgmm.cli import main
+from daskgmm.cli import failure, main
 from daskgmm.cli.display import Terminal
 from daskgmm.fit.events import Event, Progress, Stage
 from tests.forks import Fork, path
@@ -170,6 +170,17 @@ def test_a_terminal_shows_iterations_and_blocks(data: str, tmp_path: Path) -> No
     assert "\x1b[?25h" in text  # the cursor is back
 
 
+def test_messages_break_between_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"To go on: {'/long' * 20}, --max-iter and more than fits one line, of which there are several.\n  next"
+    assert failure.wrapped(text) == text  # no terminal: a line stays a line
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    lines = failure.wrapped(text).splitlines()
+    assert {word for line in lines for word in line.split()} == {*text.split()}
+    assert [len(line) > 80 for line in lines] == [False, True, False, False]
+    assert lines[-1] == "  next"
+
+
 def a_terminal() -> tuple[Terminal, Bars]:
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     bars = Bars(TextColumn("{task.description}|{task.fields[count]}|"), console=console)
@@ -231,10 +242,11 @@ def test_version_and_help_name_the_exit_codes(run: Run) -> None:
 def test_missing_options_are_told_together(run: Run) -> None:
     told = run("fit")
     assert told.exit_code == 2
-    assert "Missing 'DATA', '--out'." in told.stderr
+    assert "Missing 'DATA', '--out', '-k' / '--n-components'." in told.stderr
     assert "Missing 'DATA', '-k' / '--n-components', '--out'." in run("select").stderr
-    assert "Missing argument 'DATA'." in run("fit", "--out", "x.npz").stderr
-    assert "Missing option '--out'." in run("fit", "x.zarr").stderr
+    assert "Missing argument 'DATA'." in run("fit", "--out", "x.npz", "-k", "3").stderr
+    assert "Missing '--out', '-k' / '--n-components'." in run("fit", "x.zarr").stderr
+    assert "Missing option '--out'." in run("fit", "x.zarr", "--warm-start", "model.npz").stderr
 
 
 def test_a_wrong_value_is_told_the_nearest(run: Run, data: str) -> None:

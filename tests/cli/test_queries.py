@@ -408,7 +408,7 @@ def test_info(run: Run, model: str, fitted: GaussianMixture) -> None:
     lines = run("info", model).stdout.splitlines()
     assert lines[-5:] == ["", *fitted.summary().table.splitlines()]
     assert all(len(line) <= 79 for line in lines if not line.startswith("model"))
-    assert any(line.split() == ["n", "passes", str(fitted.n_passes_)] for line in lines)
+    assert any(line.split() == ["passes", str(fitted.n_passes_)] for line in lines)
 
 
 @pytest.mark.parametrize("online", [(), ("--online",)])

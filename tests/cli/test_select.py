@@ -161,6 +161,30 @@ def test_the_table_fits_a_terminal(run: Run, data: str, out: Path) -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_criteria_make_room_for_what_decides(run: Run, data: str, out: Path) -> None:
+    words = ("--covariance-type", "tied_spherical", "--criterion", "held_out", "--max-iter", 1, "--tol", 0)
+    lines = run("select", data, "-k", "2:3", *words, "--seed", 3, "--out", out).stdout.splitlines()[-3:]
+    assert " held out " in lines[0]
+    assert " aic " not in lines[0]
+    assert max(map(len, lines)) <= 80
+
+
+def test_one_candidate_is_told(run: Run, data: str, out: Path) -> None:
+    told = "-k 3 is one candidate, compared with none: -k 1:3 compares 1, 2, ... 3."
+    assert told in run("select", data, "-k", 3, "--seed", 3, "--out", out).stderr
+    assert told not in run("select", data, "-k", 3, *TYPES, "--seed", 3, "--out", out, "--overwrite").stderr
+
+
+def test_the_log_likelihood_is_that_of_the_criteria(run: Run, data: str, out: Path) -> None:
+    found = json.loads(run("select", data, "-k", "1:3", "--seed", 3, "--out", out, "--json").stdout)
+    told = json.loads(run("info", out, "--json").stdout)
+    assert [told[name] for name in ("log_likelihood", "bic")] == [
+        found[name] for name in ("log_likelihood", "bic")
+    ]
+    expected = told["n_parameters"] * np.log(650) - 2 * 650 * told["log_likelihood"]
+    assert told["bic"] == pytest.approx(expected, rel=1e-13)
+
+
 def test_not_converged(run: Run, data: str, out: Path) -> None:
     result = run("select", data, "-k", "3", "--max-iter", 1, "--tol", 0, "--out", out)
     assert result.exit_code == 3
@@ -173,6 +197,9 @@ def test_candidates_are_logged_as_they_end(run: Run, data: str, out: Path) -> No
     lines = [line for line in result.stderr.splitlines() if "component" in line]
     assert [line.split(",")[0] for line in lines] == ["1 component", "2 components"]
     assert all(" bic " in line and "converged after" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+    told = [line for line in result.stderr.splitlines() if line.startswith("iteration")]
+    assert len(told) == len({line.split()[1] for line in told})
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])

@@ -192,12 +192,13 @@ def test_a_search() -> None:
     table = {"n_components": k, "covariance_type": kinds, "bic": [9.0, 5, 6, 9.5, 7, 6.5]}
     table |= {"held_out": [-4.0, -3, -2, np.nan, -3.5, -3], "dropped": [False] * 5 + [True]}
     drawn = display.SearchDisplay(table).plot()
-    full, _, diagonal, early = (line.get_xydata() for line in drawn.ax_.lines)
+    full, _, diagonal, early, _ = (line.get_xydata() for line in drawn.ax_.lines)
     np.testing.assert_array_equal(full, [[1, 9], [2, 5], [3, 6]])
     np.testing.assert_array_equal(diagonal, [[1, 9.5], [2, 7], [3, 6.5]])
     np.testing.assert_array_equal(early, [[3, 6.5]])
     np.testing.assert_array_equal(drawn.ax_.collections[0].get_offsets(), [[2, 5]])
-    assert "chosen: 2 components, full" in {t.get_text() for t in drawn.ax_.get_legend().get_texts()}
+    told = [text.get_text() for text in drawn.ax_.get_legend().get_texts()]
+    assert told == ["full", "diag", "given up early", "chosen: 2 components, full"]
     assert display.SearchDisplay(table, criterion="held_out").chosen == 2
     with pytest.raises(ValueError, match="criterion must be one of"):
         display.SearchDisplay(table, criterion="best")
@@ -254,16 +255,38 @@ def test_all_inks_stand_out_from_the_background(style: str) -> None:
         drawn.figure_.canvas.draw()
 
 
-@pytest.mark.parametrize("name", ["mixture", "convergence"])
-def test_pictures_are_as_they_were(name: str, tmp_path: Path) -> None:
-    # Without text, which fonts draw differently. To accept a change, delete the file and run again.
+def picture(name: str) -> Any:
+    """A display of each kind, of given numbers: no fit decides what is drawn."""
     means, x = np.array([[0.0, 0], [4, 3]]), np.arange(-3, 7, 0.25)
     grid = np.stack(np.meshgrid(x, x), axis=-1).reshape(-1, 2)
-    model = GaussianMixture.from_parameters([0.7, 0.3], means, [[[1, 0.5], [0.5, 1]], [[2, 0], [0, 0.3]]])
-    if name == "mixture":
-        drawn: Any = display.MixtureDisplay.from_estimator(model, grid)
-    else:
-        drawn = display.ConvergenceDisplay([-9, -4, -3.5, -3.2, -3.1], remaining=0.02, tol=0.05).plot()
+    covariances = np.array([[[1, 0.5], [0.5, 1]], [[2, 0], [0, 0.3]]])
+    model = GaussianMixture.from_parameters([0.7, 0.3], means, covariances)
+    match name:
+        case "mixture":
+            return display.MixtureDisplay.from_estimator(model, grid)
+        case "convergence":
+            return display.ConvergenceDisplay([-9, -4, -3.5, -3.2, -3.1], remaining=0.02, tol=0.05).plot()
+        case "search":
+            table = {"n_components": [1, 2, 3, 1, 2, 3], "covariance_type": ["full"] * 3 + ["diag"] * 3}
+            return display.SearchDisplay(
+                table | {"bic": [9, 5, 6, 9.5, 7, 6.5], "dropped": [False] * 5 + [True]}
+            ).plot()
+        case "evolution":
+            start = GaussianMixture.from_parameters([0.5, 0.5], means[::-1] / 2, covariances)
+            mixtures = {0: start.mixture_, 4: model.mixture_}
+            return display.EvolutionDisplay(mixtures, names="ab", features=(0, 1), rows=grid[::7]).plot()
+    stream = display.StreamDisplay()
+    stream.rows, stream.names = [100, 200, 300, 400], ("a", "b")
+    stream.means = [means, means + 0.2, means + 0.1, means + 1]
+    stream.weights = [np.array([0.6 + step / 20, 0.4 - step / 20]) for step in range(4)]
+    stream.log_likelihood, stream.moving, stream.drift = [-4, -3, -3.5, -6], [-4, -3.5, -3.5, -4], [0, 1, 1, 9]
+    return stream.plot()
+
+
+@pytest.mark.parametrize("name", ["mixture", "convergence", "search", "evolution", "stream"])
+def test_pictures_are_as_they_were(name: str, tmp_path: Path) -> None:
+    # Without text, which fonts draw differently. To accept a change, delete the file and run again.
+    drawn = picture(name)
     for ax in drawn.figure_.axes:
         ax.set_axis_off()
         ax.set_title("")

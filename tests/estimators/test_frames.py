@@ -166,7 +166,8 @@ def test_variables_are_the_columns_that_are_taken(kind: str) -> None:
         GaussianMixture(2, variables=["a", "c"]).fit(given)
 
 
-def test_variables_do_not_name_the_columns_of_an_array() -> None:
-    assert GaussianMixture(2, variables=["a", "b"]).fit(X).n_features_in_ == 2
+def test_variables_name_the_columns_of_an_array_that_has_no_names() -> None:
+    model = GaussianMixture(2, variables=["a", "b"]).fit(X)
+    assert model.feature_names_in_.tolist() == ["a", "b"]
     with pytest.raises(DataError, match=r"X has no names: variables names 1 features, and it has 2"):
         GaussianMixture(2, variables=["a"]).fit(X)
