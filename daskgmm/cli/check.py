@@ -13,7 +13,7 @@ from daskgmm.estimators.outlook import check as looked_at
 from daskgmm.model.kernels.compiling import while_compiling
 
 
-@click.command(cls=Command, epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES, short_help="What a fit of DATA would read, need and cost.")
 @options.data
 @options.outlook
 @options.weights

@@ -27,7 +27,7 @@ SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chun
 STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance_type")
 
 
-@click.command(cls=Command, epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES, short_help="Fit a mixture to the rows of DATA.")
 @options.data
 @click.option("--out", required=True, metavar="OUT", help="File to write the model to: .npz.")
 @options.estimator

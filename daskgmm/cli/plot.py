@@ -16,7 +16,7 @@ ENDINGS = (".png", ".svg", ".pdf")
 KINDS = ("mixture", "convergence")
 
 
-@click.command(cls=Command, epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES, short_help="Draw MODEL, over the density of DATA.")
 @options.model
 @click.argument("data", metavar="[DATA]", required=False)
 @click.option("--out", required=True, metavar="OUT", help="File to draw: .png, .svg or .pdf.")

@@ -25,7 +25,7 @@ from daskgmm.fit.variational import Inference
 from daskgmm.store.arrays import Claim, claimed
 
 
-@click.command(cls=Command, epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES, short_help="Write the component of each row of DATA.")
 @options.data
 @options.model
 @options.noise
@@ -108,7 +108,7 @@ def _written(claim: Claim, mixture: inputs.Model, place: str, content: str, **ho
     }
 
 
-@click.command(cls=Command, epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES, short_help="Score MODEL on the rows of DATA.")
 @options.data
 @options.model
 @options.weights
@@ -181,7 +181,7 @@ def _scored(
     }
 
 
-@click.command(cls=Command, epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES, short_help="What is in a saved MODEL or a checkpoint.")
 @options.model
 @options.json_output
 @options.verbose

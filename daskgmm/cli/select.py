@@ -34,7 +34,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
     return sizes
 
 
-@click.command(cls=Command, epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES, short_help="Choose K and the covariance type.")
 @options.data
 @click.option(
     "-k",

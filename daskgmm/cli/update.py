@@ -27,7 +27,7 @@ def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span
     return first, last
 
 
-@click.command(cls=Command, epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES, short_help="Learn from rows that came to DATA since.")
 @options.model
 @options.data
 @click.option("--out", required=True, metavar="OUT", help="File to write the model to: .npz; may be MODEL.")

@@ -13,7 +13,7 @@ import pytest
 
 import daskgmm
 from daskgmm import errors
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import ROOT, blocks
 
 DOCS = ROOT / "docs"
 PAGES = {path.name: path.read_text("utf-8") for path in [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]}
@@ -60,6 +60,23 @@ def test_every_link_leads_somewhere(page: str) -> None:
         elif "://" not in link and page != "README.md":
             target = link.partition("#")[0]
             assert not target or (DOCS / target).exists(), link
+
+
+# What creates a file or store, and refuses where there is one.
+MAKES = re.compile(r'''(?:--out|--table) (\S+)(?!.*--overwrite)|(?:to_zarr|zarr\.create_\w+)\("([^"]+)"''')
+
+
+def test_pages_go_together_in_one_folder() -> None:
+    made = [
+        (page, "".join(found))
+        for page, text in PAGES.items()
+        for block in blocks(text, page)
+        if block.kind in ("python", "sh")
+        for found in MAKES.findall(block.text)
+    ]
+    places = [place for _, place in made]
+    assert [(page, place) for page, place in made if places.count(place) > 1] == []
+    assert len(made) > 20
 
 
 def public() -> set[str]:
