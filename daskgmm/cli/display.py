@@ -4,18 +4,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from math import isfinite, isnan
 from time import perf_counter
 from typing import Any
 
 from dask.callbacks import Callback
 from rich.console import Console
-from rich.filesize import pick_unit_and_suffix
 from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from daskgmm.cli.failure import plain, say, wrapped
+from daskgmm.display.progress import Course
 from daskgmm.fit.accounting import Ledger
 from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, leader, outcomes, standing, watching
 from daskgmm.fit.state import State
@@ -77,53 +76,15 @@ class Terminal(Log):
 
     def __init__(self, bars: Bars, interval: int = 1) -> None:
         super().__init__(interval)
-        self.bars, self.stage = bars, ""
-        self.rows = 0.0  # of a pass; 0 as long as that is unknown
-        self.origin: tuple[float, float] | None = None  # seconds and passes, from which on speed is measured
+        self.bars, self.course = bars, Course()
         self.bar = bars.add_task("", total=None, count="")
 
     def __call__(self, event: Event) -> None:
         super().__call__(event)
-        match event:
-            case Stage("compiling"):
-                self.bars.update(self.bar, description="compiling the E-step (once)", count="")
-            case Stage(name) if name != "done":
-                self.stage = name
-                self.bars.update(self.bar, description=name, count="")
-            case Progress(done, total):
-                self._progressed(done, total)
-
-    def reached(self, state: State) -> None:
-        super().reached(state)
-        surveyed = 0 if state.survey is None else state.survey.overall.n_rows
-        self.rows = max([run.n_rows for run in state.runs], default=surveyed) or self.rows
-
-    def _progressed(self, done: int, total: int) -> None:
-        """So many blocks of this pass are done."""
-        count, state = f"block {done:,}/{total:,}", self.last
-        if state is None or not state.runs:  # the survey, which is a bar by itself
-            self.bars.update(self.bar, description=self.stage, count=count, completed=done / total, total=1)
-            return
-        most = state.n_passes + max((run.max_iter - run.n_iter for run in state.runs if not run.done), default=0)
-        passes = state.n_passes + done / total
-        told, (_, change) = [count, *self._pace(passes, most)], standing(state)
-        told += [f"change {change:.1e}"] if isfinite(change) else []
-        name = f"{self.stage} of {most}"
-        self.bars.update(self.bar, description=name, count="  ".join(told), completed=passes, total=most)
-
-    def _pace(self, passes: float, most: float) -> list[str]:
-        """Rows a second, and the time left where all passes are made; nothing before the second block."""
-        now = perf_counter()
-        if self.origin is None:
-            self.origin = now, passes
-        seconds, behind = now - self.origin[0], passes - self.origin[1]
-        if not (seconds > 0 and behind > 0):
-            return []
-        speed = self.rows * behind / seconds
-        unit, letter = pick_unit_and_suffix(int(speed), ["", "k", "M", "G"], 1000)
-        left = str(timedelta(seconds=int((most - passes) * seconds / behind))).removeprefix("0:")
-        told = [f"{speed / unit:.1f}{letter} rows/s"] if self.rows else []
-        return [*told, f"<{left} left"]
+        self.course(event)
+        if isinstance(event, (Stage, Progress)):
+            now = self.course
+            self.bars.update(self.bar, description=now.name, count=now.count, completed=now.done, total=now.total)
 
     def say(self, line: str) -> None:
         line = wrapped(plain(line))

@@ -98,9 +98,13 @@ def wrapped(text: str) -> str:
     """A message as a terminal shows it best, its lines broken between words; elsewhere as it is."""
     if not sys.stderr.isatty():
         return text
-    width = shutil.get_terminal_size().columns - 1
-    how = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": "  "}
-    return "\n".join(textwrap.fill(line, width, **how) for line in text.split("\n"))
+    lines = textwrap.TextWrapper(
+        shutil.get_terminal_size().columns - 1,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(map(lines.fill, text.split("\n")))
 
 
 class Command(click.Command):

@@ -202,7 +202,7 @@ def test_the_survey_fills_a_bar_of_its_own() -> None:
 
 def test_the_bar_goes_on_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10**6, 2))  # two seconds from one look to the next
-    monkeypatch.setattr("daskgmm.cli.display.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("daskgmm.display.progress.perf_counter", lambda: float(next(clock)))
     terminal, bars = a_terminal()
     x = np.random.default_rng(0).normal(size=(4000, 2))
     seen: list[tuple[str, float, float | None, str]] = []
@@ -210,7 +210,7 @@ def test_the_bar_goes_on_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch) -> N
     def look(event: Event) -> None:
         terminal(event)
         (bar,) = bars.tasks
-        if isinstance(event, Progress) and terminal.origin is not None:
+        if isinstance(event, Progress) and terminal.course.origin is not None:
             seen.append((bar.description, bar.completed, bar.total, bar.fields["count"]))
 
     with watching(look), dask.config.set(scheduler="synchronous"), pytest.warns(ConvergenceWarning):
