@@ -23,6 +23,7 @@ from daskgmm import GaussianMixture, MiniBatchGaussianMixture, display, watching
 from daskgmm.display import canvas
 from daskgmm.fit.events import Event, Reached
 from tests.apart import K, rows_of
+from tests.pictures import same_picture
 from tests.structures import KINDS, matrices
 
 X = rows_of(0, 3000)
@@ -284,21 +285,5 @@ def picture(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["mixture", "convergence", "search", "evolution", "stream"])
-def test_pictures_are_as_they_were(name: str, tmp_path: Path) -> None:
-    # Without text, which fonts draw differently. To accept a change, delete the file and run again.
-    drawn = picture(name)
-    for ax in drawn.figure_.axes:
-        ax.set_axis_off()
-        ax.set_title("")
-        for text in [*ax.texts, *filter(None, [ax.get_legend()])]:
-            text.set_visible(False)
-    found = tmp_path / "found.png"
-    drawn.figure_.savefig(found, dpi=50)
-    baseline = BASELINES / f"{name}.png"
-    if not baseline.exists():
-        baseline.parent.mkdir(exist_ok=True)
-        baseline.write_bytes(found.read_bytes())
-        pytest.fail("There was no baseline; now there is one.")
-    old, new = (pyplot.imread(place)[:, :, :3] for place in (baseline, found))
-    assert old.shape == new.shape
-    assert np.sqrt(np.mean((old - new) ** 2)) < 0.02
+def test_pictures_are_as_they_were(name: str) -> None:
+    same_picture(picture(name).figure_, BASELINES / f"{name}.png")

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.pictures import same_picture
+
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "examples" / "gallery"
 DATA = ROOT / "tests" / "data"
+BASELINES = Path(__file__).parent / "baselines"
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 Run = Callable[[str], dict[str, Any]]
@@ -31,14 +34,17 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
     pyplot.close("all")
 
 
-def check_figures(count: int) -> None:
-    """There are so many, and every axes with ticks says what it shows."""
+def check_figures(count: int, name: str | None = None) -> None:
+    """There are so many, every axes with ticks says what it shows, and they are as they were."""
     figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
     assert len(figures) == count
     for axes in (axes for figure in figures for axes in figure.axes):
         assert axes.get_title() or axes.get_ylabel() or not axes.axison or not len(axes.get_xticks())
         if len(axes.get_xticks()) and len(axes.get_yticks()) and not axes.images:
             assert axes.get_xlabel() or axes.get_ylabel()
+    for number, figure in enumerate(figures):
+        if name is not None:
+            same_picture(figure, BASELINES / f"{name}-{number}.png")
 
 
 def test_old_faithful(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +59,7 @@ def test_old_faithful(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert np.all(np.diff(course) > -1e-10)
     assert len(course) == max(shown["ITERATIONS"])
     assert shown["panels"][0, 1].get_title() == f"iteration 1: {course[1]:.4g} nats"
-    check_figures(1)
+    check_figures(1, "old_faithful")
 
 
 def test_photograph_colours(run: Run) -> None:
@@ -63,7 +69,7 @@ def test_photograph_colours(run: Run) -> None:
     assert float(shown["certainty"].min()) >= 1 / 6
     # Sky above, trees below: the same component at both ends of the photograph would tell nothing.
     assert shown["painted"][0].mean() > shown["painted"][-1].mean() + 80
-    check_figures(1)
+    check_figures(1, "photograph_colours")
 
 
 def test_sky_survey(run: Run) -> None:
@@ -72,7 +78,7 @@ def test_sky_survey(run: Run) -> None:
     np.testing.assert_allclose(shown["sky"], truth, atol=0.015)
     assert shown["plan"][3] > 10 * truth[3]
     assert not shown["path"].exists()
-    check_figures(1)
+    check_figures(1, "sky_survey")
 
 
 @pytest.mark.slow
@@ -84,7 +90,7 @@ def test_cytometry(run: Run) -> None:
     assert right[shown["saturated"]].all()
     assert right[population == 4].mean() > 0.9
     assert shown["model"].weights_[shown["nearest"][2]] < 0.13  # of 15 %: a third of them lay on the limit
-    check_figures(1)
+    check_figures(1, "cytometry")
 
 
 @pytest.mark.slow
@@ -93,7 +99,7 @@ def test_drifting_stream(run: Run) -> None:
     stopped, everlasting, forgets = (np.array(values) for values in shown["gaps"].values())
     third = len(stopped) // 3
     assert stopped[-third:].mean() > 3 * everlasting[-third:].mean() > 3 * forgets[-third:].mean()
-    check_figures(1)
+    check_figures(1, "drifting_stream")
 
 
 @pytest.mark.slow
@@ -104,7 +110,7 @@ def test_ocean_profiles(run: Run) -> None:
     labels = shown["labels"]
     assert set(labels.coords) == {"lat", "lon"}
     np.testing.assert_array_equal(labels == -1, shown["land"].transpose("lat", "lon"))
-    check_figures(1)
+    check_figures(1, "ocean_profiles")
 
 
 @pytest.mark.slow
@@ -117,7 +123,7 @@ def test_cluster_job(run: Run) -> None:  # its commands are subprocesses
     (before, after) = ([i for job, i, _ in shown["reached"] if job == number] for number in (1, 2))
     assert after[0] == before[-1] + 1  # it did not begin anew
     assert all(process.poll() is not None for process in shown["workers"])
-    check_figures(1)
+    check_figures(1)  # its seconds are another each time
 
 
 @pytest.mark.slow
@@ -127,7 +133,7 @@ def test_anomalies(run: Run) -> None:
     assert alarms[faulty].all()
     assert alarms[~faulty].mean() < 0.003  # of one in a thousand
     assert by_one[faulty].mean() < 0.9
-    check_figures(1)
+    check_figures(1, "anomalies")
 
 
 @pytest.mark.slow
@@ -139,7 +145,7 @@ def test_image_patches(run: Run) -> None:
     image = shown["truths"][0]
     covering = shown["put_together"](np.ones_like(shown["cut"](image)), image.shape)
     np.testing.assert_allclose(shown["put_together"](shown["cut"](image), image.shape), image * covering)
-    check_figures(2)
+    check_figures(2, "image_patches")
 
 
 @pytest.mark.parametrize("script", sorted(GALLERY.glob("*.py")), ids=lambda path: path.stem)
