@@ -157,7 +157,9 @@ class PartedMixture(BaseMixture):
         known: Any = None
         if numbers is not None:
             known = len(numbers) if names is None else tuple(names[numbers])
-        rows = self._rows(X, features=known)
+        # Where the fit chose variables, a query needs those alone that are given.
+        chosen = known if self.variables is not None and names is not None else None
+        rows = self._rows(X, features=known, variables=chosen)
         if numbers is None:
             if rows.feature_names is None:
                 raise ValueError("X has no names of features: say with `given` which features its columns are.")
