@@ -94,9 +94,9 @@ def test_regression_answers_in_kind() -> None:
 
 
 def test_regression_after_a_fit_of_chosen_variables(tmp_path: Path) -> None:
-    frame = pd.DataFrame(np.random.default_rng(2).normal(size=(60, 3)), columns=["u", "g", "r"])
+    frame = pd.DataFrame(np.random.default_rng(2).normal(size=(60, 3)), columns=list(NAMES))
     group = zarr.create_group(tmp_path / "store.zarr")
-    for name in frame:
+    for name in NAMES:
         group.create_array(name, data=frame[name].to_numpy(), chunks=(20,))
     model = GaussianMixture(1, variables=["u", "g"]).fit(tmp_path / "store.zarr")
     expected = model.regress(frame[["u"]].to_numpy(), given=["u"], of="g")
