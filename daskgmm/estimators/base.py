@@ -111,11 +111,11 @@ class BaseMixture(Parameters, Scikit):
             X,
             block_size=self.block_size,
             missing_chunks=self.missing_chunks,
-            variables=self.variables,
             storage_options=self.storage_options,
             decode_cf=self.decode_cf,
             feature_dim=self.feature_dim,
             **{
+                "variables": self.variables,
                 "nan_policy": self.nan_policy,
                 "features": self._features() if hasattr(X, "isel") else None,
                 **more,

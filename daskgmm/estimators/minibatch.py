@@ -84,8 +84,8 @@ class MiniBatchGaussianMixture(Fitting):
     splits around rows of low log-likelihood, by EM of the parts alone (Ueda et al. 2000). It stays, and a
     warning names it, if the half of the sample that had no say gains more, two standard errors at least.
 
-    **Noise.** The start has the errors of its rows in it, which fade with it. With noise, and once there was a
-    label, no component is placed anew. With noise no row is held out: all ``max_iter`` passes are made.
+    **Noise.** The start has the errors of its rows in it, which fade with it. No row is held out: all ``max_iter``
+    passes are made. With noise, labels or a prior of each one's place, no component is placed anew.
     **Order.** `fit` visits blocks in a random order that is even over the data, several at a time, and draws each
     mini-batch from all of those, so rows may be stored sorted. `partial_fit` learns in the order it is given.
 

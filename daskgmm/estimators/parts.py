@@ -137,7 +137,7 @@ class PartedMixture(BaseMixture):
         Parameters
         ----------
         X : any input of ``fit``, of shape (n, o)
-            Rows with the given features alone.
+            Rows with the given features alone, or with more of them, if the fit chose ``variables``.
         given : sequence of str or int
             Names or numbers of the columns of X; not needed where these have names.
         of : str, int or sequence of these, optional
@@ -157,7 +157,9 @@ class PartedMixture(BaseMixture):
         known: Any = None
         if numbers is not None:
             known = len(numbers) if names is None else tuple(names[numbers])
-        rows = self._rows(X, features=known)
+        # Where the fit chose variables, a query needs those alone that are given.
+        chosen = known if self.variables is not None and names is not None else None
+        rows = self._rows(X, features=known, variables=chosen)
         if numbers is None:
             if rows.feature_names is None:
                 raise ValueError("X has no names of features: say with `given` which features its columns are.")

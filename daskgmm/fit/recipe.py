@@ -93,15 +93,26 @@ class Recipe:
         begun = self.start
         if self.frozen is not None and begun.means is not None:  # a mean that stays needs no prior
             known = replace(known, means=np.where(self.frozen["means"][:, None], begun.means, known.means))
-        if (
-            start
-            and known.placed
-            and self.init_params == "auto"
-            and all(part is None for part in vars(begun).values())
-        ):
+        if start and self.begins_at_prior:
             mode = known.mode
             begun = Start(mode.weights, mode.means, mode.covariance)
         return replace(self, known=known, start=begun, box=box, update=partial(self._under, known))
+
+    @property
+    def begins_at_prior(self) -> bool:
+        """Whether a fit begins where the prior places each component, for want of another start."""
+        return (
+            self._placed and self.init_params == "auto" and all(part is None for part in vars(self.start).values())
+        )
+
+    @property
+    def least(self) -> int:
+        """How many rows a fit takes: one for each component that no prior speaks for, or whose start is sought."""
+        return 1 if self._placed and (self.begins_at_prior or self.start.whole) else self.k
+
+    @property
+    def _placed(self) -> bool:
+        return self.prior is not None and self.prior.placed
 
     @staticmethod
     def _under(known: MAP, reg_covar: float) -> Update:

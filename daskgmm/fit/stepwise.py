@@ -270,7 +270,8 @@ class Stepwise(Run):
         recent, rule = self.recent, self.rule
         assert recent is not None
         steady = self.update
-        if self.labelled or not isinstance(steady, Steady):  # a component that stands for something stays so
+        # A component that stands for something stays so.
+        if self.labelled or not isinstance(steady, Steady) or steady.placed:
             return self
         wait = self.looked * LOOK if rule.half_life is None else rule.half_life
         if len(recent.x) < recent.size or self.clock - self.looked < max(wait, recent.size):

@@ -68,6 +68,11 @@ class NormalInverseWishart:
         require(bool(np.all(np.asarray(self.mean_precision) >= 0)), "mean_precision of the prior is below 0.")
         require(bool(np.all(np.asarray(self.weight_concentration) >= 1)), "weight_concentration is below 1.")
 
+    @property
+    def placed(self) -> bool:
+        """Whether each component has a place of its own."""
+        return self.mean is not None and np.ndim(self.mean) == 2
+
     @classmethod
     def from_mixture(cls, mixture: Any, relevance: float = 16.0) -> Self:
         """The prior that adapts a background model: each component of it counts as ``relevance`` rows.
@@ -117,8 +122,7 @@ class NormalInverseWishart:
         if not np.all(count >= 0):
             raise ValueError("degrees_of_freedom of the prior are too few.")
         extra = _shaped("weight_concentration", self.weight_concentration, (k,)) - 1
-        placed = self.mean is not None and np.ndim(self.mean) == 2
-        return MAP(structure, mean, precision, scatter, count, extra, placed, reg_covar)
+        return MAP(structure, mean, precision, scatter, count, extra, self.placed, reg_covar)
 
 
 def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> Array:

@@ -38,6 +38,11 @@ class Update(ABC):
         return float(statistics.weight.sum())
 
     @property
+    def placed(self) -> bool:
+        """Whether a prior speaks for each component by itself, also where that has no rows."""
+        return False
+
+    @property
     def inner(self) -> "Update":
         """What it wraps, if it does, else itself."""
         return self
@@ -66,6 +71,10 @@ class Around(Update):
 
     def penalty(self, mixture: Mixture) -> float:
         return self.update.penalty(mixture)
+
+    @property
+    def placed(self) -> bool:
+        return self.update.placed
 
 
 def strict(error: CollapseError) -> bool:
@@ -241,6 +250,10 @@ class Steady(Update):
             except CollapseError:  # of a given covariance, which float64 holds less well than its factor
                 found = mixture
         return Mixture(s.weight / total, s.means, found.covariance)
+
+    @property
+    def placed(self) -> bool:
+        return self.prior is not None and self.prior.placed
 
     def _under(self, prior: MAP, mixture: Mixture, s: Statistics) -> Mixture:
         """The mode under a prior, for as many rows as the statistics stand for."""

@@ -1,5 +1,6 @@
 """Marginals, conditionals, regression, clusters and divergences of fitted estimators."""
 
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture
 from daskgmm.errors import DataError
@@ -89,6 +91,19 @@ def test_regression_answers_in_kind() -> None:
     told = model.regress(table)
     assert (told.dims, [*told["feature"].values]) == (("row", "feature"), ["g"])
     np.testing.assert_array_equal(told.values, mean)
+
+
+def test_regression_after_a_fit_of_chosen_variables(tmp_path: Path) -> None:
+    frame = pd.DataFrame(np.random.default_rng(2).normal(size=(60, 3)), columns=list(NAMES))
+    group = zarr.create_group(tmp_path / "store.zarr")
+    for name in NAMES:
+        group.create_array(name, data=frame[name].to_numpy(), chunks=(20,))
+    model = GaussianMixture(1, variables=["u", "g"]).fit(tmp_path / "store.zarr")
+    expected = model.regress(frame[["u"]].to_numpy(), given=["u"], of="g")
+    np.testing.assert_allclose(expected[0], model.conditional({"u": frame["u"][0]}).means_[0, 0], rtol=1e-12)
+    for x in (tmp_path / "store.zarr", frame, frame[["u"]]):
+        np.testing.assert_array_equal(model.regress(x, given=["u"], of="g"), expected)
+    np.testing.assert_array_equal(model.regress(frame[["u"]], of="g"), expected)
 
 
 def test_regression_leaves_out_what_the_policy_does() -> None:

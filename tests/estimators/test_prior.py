@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from daskgmm import CollapseError, GaussianMixture, MiniBatchGaussianMixture, NormalInverseWishart, load
 from daskgmm.cli import main
-from daskgmm.errors import CheckpointError
+from daskgmm.errors import CheckpointError, DataError
 from tests.fit.problems import Problem, problems
 from tests.structures import KINDS
 
@@ -77,6 +77,41 @@ def test_a_background_model_is_adapted_where_there_are_rows() -> None:
         assert moved[1:].max() < 1e-6  # no row, no move
     with pytest.raises(ValueError, match="mean of the prior has shape"):
         GaussianMixture(2, prior=prior).fit(speaker)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@every_kind
+def test_rows_may_be_fewer_than_components_that_a_prior_speaks_for(kind: Any, estimator: Any) -> None:
+    means = np.array([[-8.0, 0.0], [0.0, 8.0], [8.0, 0.0], [0.0, -8.0]])
+    near = means[np.arange(400) % 4] + np.random.default_rng(0).normal(size=(400, 2))
+    background = GaussianMixture(4, covariance_type=kind, means_init=means).fit(near)
+    start: dict[str, Any] = {
+        "weights_init": background.weights_,
+        "means_init": background.means_,
+        "precisions_init": background.precisions_,
+    }
+    prior = NormalInverseWishart.from_mixture(background)
+    for more in ({}, start, {**start, "frozen": ("weights", "covariances")}):
+        own = estimator(4, covariance_type=kind, prior=prior, random_state=0, **more)
+        own.fit(background.means_[[1, 1]] + [[0.5, 0.0], [0.5, 0.1]])
+        moved = own.means_ - background.means_
+        assert np.linalg.norm(moved, axis=1).argmax() == 1
+        assert 0.03 < moved[1, 0] < 0.15  # 2 rows of 18 move it by 0.5 / 9 in batch
+        assert np.abs(moved[[0, 2, 3]]).max() < 1e-3
+    others: tuple[dict[str, Any], ...] = ({"init_params": "kmeans"}, {"means_init": background.means_})
+    for more in others:
+        with pytest.raises(DataError, match="n_samples >= n_components"):
+            estimator(4, covariance_type=kind, prior=prior, random_state=0, **more).fit(np.zeros((2, 2)))
+
+
+def test_a_component_that_a_prior_speaks_for_is_not_placed_anew() -> None:
+    random = np.random.default_rng(0)
+    x = np.array([0.0, 10, 20])[random.integers(3, size=4000), None] + random.normal(size=(4000, 1))
+    background = GaussianMixture.from_parameters([0.4, 0.4, 0.2], [[0.0], [10.0], [99.0]], np.ones((3, 1, 1)))
+    model = MiniBatchGaussianMixture(3, prior=NormalInverseWishart.from_mixture(background), random_state=0)
+    for part in np.array_split(x, 40):
+        model.partial_fit(part)
+    assert model.means_.max() > 90
 
 
 @every_kind

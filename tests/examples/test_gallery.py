@@ -137,6 +137,74 @@ def test_anomalies(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_missing_bands(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, told = run("missing_bands"), capsys.readouterr().out
+    assert shown["missing"][:, 0].sum() == 0  # what decides on J is there
+    assert f"have all three\nmissing: g-r of {shown['missing'][:, 1].mean():.0%}" in told
+    redness = {name: m.means_[shown["matched"](m)[1], 2] - 2.4 for name, m in shown["models"].items()}
+    assert abs(redness["missing"]) < 0.03
+    assert redness["omit"] < -0.3
+    assert redness["column means"] < -1
+    shares = shown["models"]["missing"].weights_[shown["matched"](shown["models"]["missing"])]
+    np.testing.assert_allclose(shares, shown["shares"], atol=0.015)
+    assert shown["errors"]["missing"] < 0.75 * shown["errors"]["omit"] < 0.5 * shown["errors"]["column means"]
+    truth, guesses, draws = shown["spread"]
+    assert abs(draws - truth) < 0.02 < truth - guesses
+    assert not shown["path"].exists()
+    check_figures(1)
+
+
+@pytest.mark.slow
+def test_deconvolved_stars(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, told = run("deconvolved_stars"), capsys.readouterr().out
+    clean, models = shown["clean"], shown["models"]
+    plain, behind, online = (models[name].score(clean) for name in ("plain", "with noise", "with noise, online"))
+    assert behind > plain + 0.5
+    assert behind > online > plain + 0.3
+    assert f"{'with noise':20}  {behind:19.2f}" in told
+    # Two peaks where there are two tracks, each about as wide as it is; the plain fit has one.
+    peaks = {name: (np.diff(np.sign(np.diff(cut))) < 0).sum() for name, cut in shown["cuts"].items()}
+    assert (peaks["plain"], peaks["with noise"]) == (1, 2)
+    below, above = (
+        shown["track"](shown["cuts"]["with noise"], side) for side in (~shown["middle"], shown["middle"])
+    )
+    assert float(below.split(" ± ")[1]) < 0.12 > float(above.split(" ± ")[1])
+    check_figures(1)
+
+
+@pytest.mark.slow
+def test_adapted_voices(run: Run) -> None:
+    shown = run("adapted_voices")
+    learnt, mistaken, (rows, background, theirs, adapted) = shown["learnt"], shown["mistaken"], shown["near"].T
+    assert np.all(adapted < 1.02 * np.minimum(background, theirs))
+    assert theirs[0] > background[0]
+    assert rows[-1] > 32
+    assert theirs[-1] < background[-1]
+    assert np.all(np.array(learnt["adapted"]) > learnt["plain mixture"])
+    assert learnt["adapted"][3] > learnt["plain mixture"][-1]  # of 1,000 rows, and of 10,000
+    assert shown["unadapted"] < learnt["adapted"][0] < learnt["adapted"][-1] < shown["truth"]
+    assert mistaken["adapted"][2] < 0.02 < mistaken["plain mixture"][2]
+    check_figures(1)
+
+
+def test_power_curve(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, told = run("power_curve"), capsys.readouterr().out
+    np.testing.assert_allclose(shown["by_one"], shown["by_line"], rtol=1e-5)  # reg_covar makes it no closer
+    assert "dask.array<" in told  # nothing was computed yet
+    for k, off in ((1, 0.3), (20, 0.0)):
+        mean, _ = shown["told"][k]
+        assert off <= np.sqrt(np.mean((mean - shown["true_mean"]) ** 2)) < off + 0.1
+    one, many = (np.array(shown["spread"][k]) for k in (1, 20))
+    np.testing.assert_allclose(many, 1, atol=0.08)
+    assert abs(one[-1] - 1) < 0.02  # over all rows, and only there
+    assert one[:-1].min() < 0.5
+    assert one[:-1].max() > 2
+    np.testing.assert_allclose(shown["within"][20], 0.9, atol=0.02)
+    assert abs(shown["half"] - 0.15) < 0.02
+    check_figures(1)
+
+
+@pytest.mark.slow
 def test_image_patches(run: Run) -> None:
     shown = run("image_patches")
     assert list(shown["gains"]) == [1, 4]
