@@ -16,7 +16,7 @@ from daskgmm.fit.recent import Recent
 from daskgmm.fit.score import Score
 from daskgmm.fit.survey import First, RowSample, Survey, Threshold, box_of
 from daskgmm.model.available import available
-from daskgmm.model.background import Contaminated
+from daskgmm.model.background import Contaminated, Hazy
 from daskgmm.model.kernels import WHOLE
 from daskgmm.model.missing import Incomplete
 from daskgmm.model.mixture import Mixture
@@ -56,9 +56,8 @@ def facing(mixture: Any, block: Block) -> Any:
     if not isinstance(mixture, Mixture):
         return mixture
     if (noise := block.columns.get("noise")) is not None:
-        if isinstance(mixture, Contaminated):
-            raise DataError("noise does not go together with a background: leave out one of them.")
-        return Noisy(mixture, noise, block.partial)
+        noisy = Noisy(mixture, noise, block.partial)
+        return Hazy(mixture, noisy) if isinstance(mixture, Contaminated) else noisy
     return Incomplete(mixture) if block.partial else mixture
 
 

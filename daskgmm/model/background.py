@@ -1,6 +1,8 @@
 """A mixture beside a uniform background: rows that belong to no component."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import entr, expit
@@ -10,6 +12,7 @@ from daskgmm.model import kernels
 from daskgmm.model.checks import holds, require
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import ANSWERS, Mixture
+from daskgmm.model.noisy import Noisy
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import Around
 
@@ -69,12 +72,18 @@ class Contaminated(Mixture):
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step: a row counts for the components with what the background leaves of it."""
         density, sound = super().answer(x, "score_samples")
-        weight = np.ones(len(x)) if weight is None else weight
-        counted = weight > 0
         if not sound:  # what is infinite is no background
             density = np.where(np.isfinite(x).all(axis=1), density, np.nan)
-        shares, logs = self._beside(density)
-        found = super().expectation(x, np.where(counted, weight * shares, 0.0))
+        return self.shared(super().expectation, x, weight, density, self.level)
+
+    def shared(
+        self, expectation: Callable[..., Statistics], x: Array, weight: Array | None, density: Array, level: Any
+    ) -> Statistics:
+        """The E-step of the components over what a background of this level leaves them of rows."""
+        weight = np.ones(len(x)) if weight is None else weight
+        counted = weight > 0
+        shares, logs = self.beside(density, level)
+        found = expectation(x, np.where(counted, weight * shares, 0.0))
         log_likelihood = np.where(counted, weight * logs, 0.0).sum()
         totals = float(log_likelihood), float(weight.sum()), int(np.count_nonzero(weight))
         return replace(found, log_likelihood=totals[0], total_weight=totals[1], n_rows=totals[2])
@@ -91,7 +100,7 @@ class Contaminated(Mixture):
     def _answered(self, x: Array, question: str) -> tuple[Array, bool]:
         several = question != "score_samples"
         (labels, density, resp), sound = self._answers(x, [question == "labels", True, several])
-        shares, logs = self._beside(density)
+        shares, logs = self.beside(density, self.level)
         if not several:
             return logs, sound
         resp = resp * shares[:, None]
@@ -99,10 +108,11 @@ class Contaminated(Mixture):
             return resp, sound
         return np.where(1 - shares > resp.max(axis=1), -1, labels), sound
 
-    def _beside(self, density: Array) -> tuple[Array, Array]:
+    @staticmethod
+    def beside(density: Array, level: Any) -> tuple[Array, Array]:
         """What the background leaves of rows with these log-densities in components, and log-densities with it."""
         with np.errstate(invalid="ignore"):  # of rows that are no numbers
-            return expit(density - self.level), np.logaddexp(density, self.level)
+            return expit(density - level), np.logaddexp(density, level)
 
     @staticmethod
     def uncertainty(resp: Array) -> Array:
@@ -119,6 +129,44 @@ class Contaminated(Mixture):
         rows, labels = self.members.sample(n - outside, random)
         box = random.uniform(self.low, self.high, size=(outside, self.n_features))
         return np.concatenate([rows, box]), np.concatenate([labels, np.full(outside, -1)])
+
+
+@dataclass(frozen=True, eq=False)
+class Hazy:
+    """A mixture beside a background as rows with errors see it: a density that is the same everywhere stays so."""
+
+    mixture: Contaminated
+    components: Noisy  # as those rows see them
+
+    def levels(self, x: Array) -> Array:
+        """log(weight·density) of the background for each row, (n,): of the values that it has."""
+        if not self.components.partial:
+            return np.full(len(x), self.mixture.level)
+        widths = np.where(np.isnan(x), 0.0, np.log(self.mixture.high - self.mixture.low))
+        with np.errstate(divide="ignore"):
+            level: Array = np.log(self.mixture.background_weight) - widths.sum(axis=1)
+        return level
+
+    def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
+        """E-step, as that of the mixture."""
+        density, _ = self.components.answer(x, "score_samples")
+        density = np.where(np.isinf(x).any(axis=1), np.nan, density)
+        return self.mixture.shared(self.components.expectation, x, weight, density, self.levels(x))
+
+    def answer(self, x: Array, question: str) -> tuple[Array, bool]:
+        """As the mixture's."""
+        density, sound = self.components.answer(x, "score_samples")
+        shares, logs = self.mixture.beside(density, self.levels(x))
+        if question == "score_samples":
+            return logs, sound
+        resp = self.components.answer(x, "responsibilities")[0] * shares[:, None]
+        if question == "responsibilities":
+            return resp, sound
+        return np.where(1 - shares > resp.max(axis=1), -1, resp.argmax(axis=1)), sound
+
+    def entropies(self, x: Array) -> Array:
+        """Entropy of each row's responsibilities, (n,), in nats."""
+        return self.mixture.uncertainty(self.answer(x, "responsibilities")[0])
 
 
 @dataclass(frozen=True, eq=False)

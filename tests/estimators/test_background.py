@@ -147,6 +147,52 @@ def test_values_may_be_missing_beside_a_background(kind: Any) -> None:
     assert model.conditional({0: 15.0}).weights_.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("gone", [0.0, 0.3])
+def test_errors_are_seen_through_beside_a_background(gone: float) -> None:
+    x, _ = rows(500)
+    random = np.random.default_rng(1)
+    x[random.random(x.shape) < gone] = np.nan
+    x = x[~np.isnan(x).all(axis=1)]
+    noise, there = random.gamma(1.0, 0.5, size=x.shape), ~np.isnan(x)
+    weight = random.choice([0.0, 1.0, 2.0], size=len(x))
+    how: dict[str, Any] = {
+        "background": True,
+        "random_state": 0,
+        "nan_policy": "missing",
+        "covariance_type": "diag",
+    }
+    model = GaussianMixture(K, max_iter=3, tol=0.0, reg_covar=0.0, **how).fit(x, None, weight, noise)
+    box: Any = model.mixture_
+    level = np.log(model.background_weight_) - there @ np.log(box.high - box.low)
+    variances = model.covariances_ + noise[:, None]  # (n, k, d)
+    apart = np.nan_to_num(x[:, None] - model.means_)
+    terms = np.where(there[:, None], np.log(2 * np.pi * variances) + apart**2 / variances, 0.0)
+    both = np.column_stack([np.log(model.weights_) - 0.5 * terms.sum(axis=2), level])
+    total = logsumexp(both, axis=1)
+    np.testing.assert_allclose(model.score_samples(x, noise=noise), total, rtol=1e-9)
+    resp = np.exp(both - total[:, None])
+    np.testing.assert_allclose(model.predict_proba(x, noise=noise), resp[:, :-1], atol=1e-9)
+    labels = np.where(both.argmax(axis=1) == K, -1, both.argmax(axis=1))
+    assert np.array_equal(model.predict(x, noise=noise), labels)
+    entropy = -(weight[:, None] * resp * np.log(np.maximum(resp, 1e-300))).sum()
+    assert model.evaluate(x, weight, noise=noise, entropy=True).entropy == pytest.approx(entropy, rel=1e-8)
+    # The next iteration, with what is expected of the true values.
+    gain = np.where(there[:, None], model.covariances_ / variances, 0.0)
+    true = model.means_ + gain * apart
+    shares = weight[:, None] * resp[:, :-1]
+    means = (shares[:, :, None] * true).sum(axis=0) / shares.sum(axis=0)[:, None]
+    square = (true - means) ** 2 + (1 - gain) * model.covariances_
+    again = model.set_params(warm_start=True, max_iter=1).fit(x, None, weight, noise)
+    np.testing.assert_allclose(again.means_, means, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        again.covariances_, (shares[:, :, None] * square).sum(axis=0) / shares.sum(axis=0)[:, None], rtol=1e-9
+    )
+    assert again.background_weight_ == pytest.approx(weight @ resp[:, -1] / weight.sum(), rel=1e-9)
+    assert again.lower_bound_ == pytest.approx(weight @ total / weight.sum(), rel=1e-9)
+    plain, same = (GaussianMixture(K, max_iter=5, **how).fit(x, noise=one) for one in (None, 0 * noise))
+    np.testing.assert_allclose(same.covariances_, plain.covariances_, rtol=1e-8)
+
+
 @pytest.mark.parametrize("kind", EITHER)
 def test_labels_beside_a_background_are_of_components(kind: Any) -> None:
     x, labels = rows()

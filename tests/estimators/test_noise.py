@@ -273,8 +273,6 @@ def test_what_cannot_be_is_refused(kind: Any) -> None:
     x[5, 1] = np.nan
     with pytest.raises(DataError, match=r"Input X contains NaN: block 0, row\(s\) 5\."):
         two(kind).fit(x, noise=noise)
-    with pytest.raises(DataError, match="noise does not go together with a background"):
-        two(background=True).fit(x[:5], noise=noise[:5])
 
 
 def test_rows_of_known_components_may_have_errors() -> None:
