@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from sklearn.datasets import load_iris, load_wine
+from threadpoolctl import threadpool_limits
 
 from tests import forks, structures
 
@@ -59,6 +60,13 @@ def no_fsync() -> Iterator[None]:
     """Nobody pulls the plug on a test; thousands of files would wait for the disk."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread() -> Iterator[None]:
+    """For what fits are compared with: two processes on two cores would wait for each other's threads, at work."""
+    with threadpool_limits(1):
         yield
 
 
