@@ -171,7 +171,7 @@ def test_the_truth_is_found(seed: int) -> None:
     random = np.random.default_rng(seed)
     k, d = int(random.integers(2, 6)), int(random.integers(2, 5))
     means = 4.0 * np.stack([np.eye(8, d)[j % d] * (1 + j // d) * (-1) ** j for j in range(k)])
-    x = means[random.choice(k, size=3000)] + random.normal(size=(3000, d)) * random.uniform(0.5, 1.5, size=d)
+    x = means[random.choice(k, size=1000)] + random.normal(size=(1000, d)) * random.uniform(0.5, 1.5, size=d)
     search = fit(x, n_components=range(1, 7), tol=1e-5, max_iter=200)
     theirs = [Theirs(j, tol=1e-5, max_iter=200, random_state=0).fit(x).bic(x) for j in range(1, 7)]
     if int(np.argmin(theirs)) + 1 == k:

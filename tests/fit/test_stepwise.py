@@ -262,6 +262,8 @@ def test_whatever_comes_the_model_stays_usable(kind: str, reg_covar: float) -> N
     for x in hard_rows():
         for first in range(0, len(x), 10):
             run = learnt(run, x[first : first + 10])
+            if first % 50 and first + 10 < len(x):
+                continue
             for m in (run.mixture, run.published):
                 assert np.isfinite(m.score_samples(some)).all()
                 assert abs(m.weights.sum() - 1) < 1e-12
