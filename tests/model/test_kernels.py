@@ -150,7 +150,7 @@ def test_expectation_at_every_edge(layout: str, d: int) -> None:
 
 
 @every_layout
-@pytest.mark.parametrize(("number", "d"), enumerate([23, 24, 27, 47, 48, 49, 70]))
+@pytest.mark.parametrize(("number", "d"), [*enumerate([23, 24, 27, 47, 48, 49, 70])])
 def test_expectation_of_many_features(layout: str, number: int, d: int) -> None:
     """Components on top of each other, and so far apart that most of the work is left out."""
     distances = np.roll([0.1, 1.0, 4.0], number)  # each meets each k, over the numbers of features
