@@ -255,8 +255,7 @@ def hard_rows() -> list[Any]:
     ]
 
 
-@EACH
-@pytest.mark.parametrize("reg_covar", [0.0, 1e-6])
+@pytest.mark.parametrize(("kind", "reg_covar"), [*((kind, 0.0) for kind in KINDS), ("full", 1e-6)])
 def test_whatever_comes_the_model_stays_usable(kind: str, reg_covar: float) -> None:
     run, some = begun(kind, 30, StepRule(12, 0.6, 2.0, 40.0), reg_covar), rows_of(1, 20)
     for x in hard_rows():
