@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from sklearn.datasets import load_iris, load_wine
+from threadpoolctl import threadpool_limits
 
 from tests import forks, structures
 
@@ -59,6 +61,13 @@ def no_fsync() -> Iterator[None]:
     """Nobody pulls the plug on a test; thousands of files would wait for the disk."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread() -> Iterator[None]:
+    """For what fits are compared with: two processes on two cores would wait for each other's threads, at work."""
+    with threadpool_limits(1):
         yield
 
 
@@ -119,6 +128,13 @@ def starts_processes(path: Path) -> bool:
         word in path.read_text("utf-8")
         for word in ("clusters:", "LocalCluster", "subprocess", "Popen", "Fork(", "METHOD", "serving")
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files of tests lie in memory, where there is room: a disk takes 5 ms to put one in the place of another."""
+    memory = Path("/dev/shm")
+    if config.option.markexpr == "not slow" and memory.is_dir() and shutil.disk_usage(memory).free > 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

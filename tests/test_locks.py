@@ -6,8 +6,10 @@ A thread is held within what the lock guards until another has come in, or its t
 import ast
 import copy
 import pickle
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError, Event, Lock
 from typing import Any
@@ -245,17 +247,25 @@ def test_no_more_threads_compute_than_there_are_while_others_read(tmp_path: Path
 
 
 @pytest.mark.timeout(60)
-def test_one_thread_at_a_time_is_in_the_library_of_hdf5() -> None:
+@pytest.mark.parametrize("other", ["ours", "HDF5_LOCK", "NETCDFC_LOCK"])
+def test_one_thread_at_a_time_is_in_the_library_of_hdf5(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another of ours waits by our own lock, whether or not xarray is there; one that reads in xarray, by its."""
+    if other == "ours":
+        monkeypatch.delitem(sys.modules, "xarray.backends.locks", raising=False)
+        theirs = hdf5.alone
+    else:
+        locks = pytest.importorskip("xarray.backends.locks")
+        theirs = partial(getattr, locks, other)
     inside, seen = 0, []
     gate = Gate()
 
-    def read() -> None:
+    def read(alone: Callable[[], Any]) -> None:
         nonlocal inside
-        with hdf5.alone():
+        with alone():
             inside += 1
             gate()
             seen.append(inside)
             inside -= 1
 
-    both(read, read, gate)
+    both(partial(read, theirs), partial(read, hdf5.alone), gate)
     assert seen == [1, 1]

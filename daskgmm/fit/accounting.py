@@ -1,6 +1,6 @@
 """What a fit has cost, stage by stage: passes, bytes and seconds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -46,11 +46,11 @@ class Spent:
         }
 
 
+@dataclass(eq=False)
 class Ledger:
     """A listener that adds up what has been spent, by purpose."""
 
-    def __init__(self) -> None:
-        self.entries: dict[str, Spent] = {}
+    entries: dict[str, Spent] = field(default_factory=dict)
 
     def __call__(self, event: Any) -> None:
         if isinstance(event, Spent):
@@ -67,12 +67,13 @@ class Ledger:
         return {purpose: spent.to_dict() for purpose, spent in {**self.entries, "total": self.total}.items()}
 
 
+@dataclass(eq=False)
 class Meter:
     """Adds up what an engine spends, until somebody asks."""
 
-    def __init__(self) -> None:
-        self.cost, self.began = FREE, perf_counter()
-        self.last: State | None = None  # of a fit
+    cost: Cost = FREE
+    began: float = field(default_factory=perf_counter)
+    last: State | None = None  # of a fit
 
     def add(self, cost: Cost) -> None:
         """Once more."""

@@ -111,10 +111,10 @@ class Axes(Covariance):
 
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         d = means.shape[1]
-        near, factor = means.astype(dtype), np.broadcast_to(self.factor, (len(self.factor), d))
+        near, factor = means.astype(dtype, order="C"), np.broadcast_to(self.factor, (len(self.factor), d))
         offset = factor * (means - near)
         log_norm = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
-        return layouts.Axes(near, factor.astype(dtype, order="C"), offset.astype(dtype), log_norm)
+        return layouts.Axes(near, factor.astype(dtype, order="C"), offset.astype(dtype, order="C"), log_norm)
 
     def matrices(self, d: int) -> Array:
         return self._of_all(d)[:, :, None] * np.eye(d)

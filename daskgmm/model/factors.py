@@ -4,7 +4,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 # What cholesky and solve_triangular call, a tenth of their cost.
-from scipy.linalg.lapack import dpotrf, dtrtri, dtrtrs
+from scipy.linalg.lapack import dpotrf, dtrtri
 
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
@@ -110,32 +110,3 @@ def _enough(matrix: Array, feature: int) -> float | None:
     """What to add to the diagonal so that rounding is a thousandth of it; None where the feature does not vary."""
     variance = matrix[feature, feature]
     return float(1e3 * np.sqrt(len(matrix)) * EPS * variance) if variance > 0 else None
-
-
-def coordinates(factor: Array) -> Array:
-    """Of upper factors (s, d, d), (s, c): logs of the diagonal, and what is above it over that of its column."""
-    i, j = np.triu_indices(factor.shape[1])
-    diagonal = np.diagonal(factor, axis1=1, axis2=2)
-    found: Array = np.where(i == j, np.log(diagonal)[:, j], factor[:, i, j] / diagonal[:, j])
-    return found
-
-
-def at(places: Array, d: int) -> Array:
-    """The factors of these coordinates; what float64 does not hold is infinite, 0 or NaN."""
-    i, j = np.triu_indices(d)
-    factor = np.zeros((len(places), d, d))
-    with np.errstate(all="ignore"):
-        factor[:, i, j] = np.where(i == j, 1.0, places) * np.exp(places[:, i == j])[:, j]
-    return factor
-
-
-def whitened(factor: Array, changes: Array) -> Array:
-    """Small changes (m, s, c) of coordinates as ``e = inv(U) @ dU``, with √2·e on the diagonal."""
-    i, j = np.triu_indices(factor.shape[1])
-    found: Array = changes * np.where(i == j, np.sqrt(2.0), np.diagonal(factor, axis1=1, axis2=2)[:, j])
-    above = np.zeros((*factor.shape[1:], len(changes)))
-    for u, own in zip(factor, np.moveaxis(found, 1, 0), strict=True):
-        above[i, j] = np.where(i == j, 0.0, own).T
-        solved, _ = dtrtrs(u, above.reshape(len(u), -1))
-        own[:] = np.where(i == j, own, solved.reshape(above.shape)[i, j].T)  # a view of what is found
-    return found

@@ -5,11 +5,18 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtrs  # what solve_triangular calls, at a tenth of its cost
 
 from daskgmm._typing import Array
-from daskgmm.model import factors
 from daskgmm.model.covariance import Covariance
-from daskgmm.model.factors import EPS, factor_of_precision, inverted, lower_factors, precision_factor
+from daskgmm.model.factors import (
+    EPS,
+    covariance_of,
+    factor_of_precision,
+    inverted,
+    lower_factors,
+    precision_factor,
+)
 from daskgmm.model.kernels import layouts
 
 if TYPE_CHECKING:
@@ -127,15 +134,29 @@ class Matrices(Covariance):
 
     @property
     def coordinates(self) -> Array:
-        return factors.coordinates(self.factor)
+        i, j = np.triu_indices(self.factor.shape[1])
+        diagonal = np.diagonal(self.factor, axis1=1, axis2=2)
+        found: Array = np.where(i == j, np.log(diagonal)[:, j], self.factor[:, i, j] / diagonal[:, j])
+        return found
 
     @classmethod
     def at(cls, structure: "Structure", coordinates: Array, d: int) -> Self:
-        factor = factors.at(coordinates, d)
-        return cls(structure, np.stack([factors.covariance_of(u, s) for s, u in enumerate(factor)]), factor)
+        i, j = np.triu_indices(d)
+        factor = np.zeros((len(coordinates), d, d))
+        with np.errstate(all="ignore"):  # what float64 does not hold is infinite, 0 or NaN
+            factor[:, i, j] = np.where(i == j, 1.0, coordinates) * np.exp(coordinates[:, i == j])[:, j]
+        return cls(structure, np.stack([covariance_of(u, s) for s, u in enumerate(factor)]), factor)
 
     def whitened(self, changes: Array, d: int) -> Array:
-        return factors.whitened(self.factor, changes)
+        # e = inv(U) @ dU, with √2·e on the diagonal
+        i, j = np.triu_indices(d)
+        found: Array = changes * np.where(i == j, np.sqrt(2.0), np.diagonal(self.factor, axis1=1, axis2=2)[:, j])
+        above = np.zeros((d, d, len(changes)))
+        for u, own in zip(self.factor, np.moveaxis(found, 1, 0), strict=True):
+            above[i, j] = np.where(i == j, 0.0, own).T
+            solved, _ = dtrtrs(u, above.reshape(d, -1))
+            own[:] = np.where(i == j, own, solved.reshape(above.shape)[i, j].T)  # a view of what is found
+        return found
 
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         (k, d), w = means.shape, layouts.width(means.shape[1])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import fsspec
 import numpy as np
 import pytest
@@ -465,7 +466,8 @@ def test_an_interrupt_keeps_the_best_model_so_far(run: Run, world: World) -> Non
 
 @pytest.mark.timeout(120)
 def test_a_second_writer_is_refused(run: Run, world: World) -> None:
-    with locked(world / "out.zarr", print), locked(world / "n.npz", print), locked(f"{BUCKET}/a", print):
+    short = dask.config.set({"daskgmm.checkpoint-lease": "0.6 s"})  # within which its holder puts the lease anew
+    with short, locked(world / "out.zarr", print), locked(world / "n.npz", print), locked(f"{BUCKET}/a", print):
         for words in (predict("out.zarr"), fit("n.npz"), predict(f"{BUCKET}/a")):
             result = run(*words)
             assert result.exit_code == 5

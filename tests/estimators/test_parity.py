@@ -85,7 +85,7 @@ def cut(n: int, edges: set[int]) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=10)
+@settings(max_examples=4)  # of each of twelve
 @given(
     edges=st.sets(st.integers(1, 271), max_size=12),
     columns=st.booleans(),

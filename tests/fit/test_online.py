@@ -185,7 +185,7 @@ def test_a_fit_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path) -> None
     with watching(count):
         whole = bits(fresh().fit(chunked()))
     assert count.events > 100
-    for after in sorted({*range(0, 100, 13), *range(100, count.events, 29), count.events - 1}):
+    for after in sorted({*range(0, 100, 23), *range(100, count.events, 59), count.events - 1}):
         place = tmp_path / f"{after}"
         with pytest.raises(KeyboardInterrupt), watching(StopAnywhere(after)):
             fresh(place).fit(chunked())

@@ -255,13 +255,14 @@ def hard_rows() -> list[Any]:
     ]
 
 
-@EACH
-@pytest.mark.parametrize("reg_covar", [0.0, 1e-6])
+@pytest.mark.parametrize(("kind", "reg_covar"), [*((kind, 0.0) for kind in KINDS), ("full", 1e-6)])
 def test_whatever_comes_the_model_stays_usable(kind: str, reg_covar: float) -> None:
     run, some = begun(kind, 30, StepRule(12, 0.6, 2.0, 40.0), reg_covar), rows_of(1, 20)
     for x in hard_rows():
         for first in range(0, len(x), 10):
             run = learnt(run, x[first : first + 10])
+            if first % 50 and first + 10 < len(x):
+                continue
             for m in (run.mixture, run.published):
                 assert np.isfinite(m.score_samples(some)).all()
                 assert abs(m.weights.sum() - 1) < 1e-12

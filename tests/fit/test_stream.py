@@ -133,10 +133,10 @@ def test_rows_that_wait_for_the_start_are_saved(tmp_path: Path) -> None:
 
 
 @EACH
-@pytest.mark.parametrize("sizes", [[30] * 1000, [1, 7, 500, 2, 90] * 50, [30_000]], ids=["small", "ragged", "one"])
+@pytest.mark.parametrize("sizes", [[30] * 400, [1, 7, 500, 2, 90] * 20, [12_000]], ids=["small", "ragged", "one"])
 def test_ragged_batches_learn_alike(kind: str, sizes: list[int]) -> None:
-    found = streamed(online(covariance_type=kind), X, sizes)
-    assert (found.n_samples_seen_, found.n_batches_seen_) == (len(X), len(sizes))
+    found = streamed(online(covariance_type=kind), X[:12_000], sizes)
+    assert (found.n_samples_seen_, found.n_batches_seen_) == (12_000, len(sizes))
     order = in_order(found.means_)
     np.testing.assert_allclose(found.means_[order], MEANS, atol=0.15)
     np.testing.assert_allclose(found.weights_[order], WEIGHTS, atol=0.02)

@@ -112,6 +112,16 @@ def test_float32_rows_are_computed_in_float64_where_weights_are_extreme(kind: st
         assert (a.log_likelihood == b.log_likelihood) == same
 
 
+@every_kind
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_parameters_in_any_order_are_packed_alike(kind: str, dtype: str) -> None:
+    """Code is compiled for each order in memory that comes, and some features of means come column by column."""
+    mixture = draw_mixture(kind, 3, 5)
+    means = np.asfortranarray(mixture.means)
+    for part in mixture.covariance.pack(means, mixture.log_weights, dtype):
+        assert part.flags.c_contiguous
+
+
 @pytest.mark.parametrize("layout", ["fortran", "strided", "reversed", "read-only"])
 @every_kind
 def test_every_memory_layout_counts_alike(layout: str, kind: str) -> None:

@@ -147,12 +147,13 @@ class Scratch(NamedTuple):
         parts: list[tuple[tuple[int, ...], Any]] = [((height, n), real) for height in (d, d, 4, k, k)]
         parts += [((n,), kind) for kind in (real, real, real, real, REAL, REAL, COUNT, COUNT)]
         parts += [((height * pooled, n), real) for height in (d, d, k)]
-        kind = Narrow if d < 4 else Scratch if d < MANY_FEATURES else Listing
+        narrow = d < 4 and not isinstance(model, Axes)
+        kind = Narrow if narrow else Scratch if d < MANY_FEATURES else Listing
         return kind(*_allotted(parts))
 
 
 class Narrow(Scratch):
-    """For fewer than four features: triangular layouts take them one by one."""
+    """For fewer than four features, which triangular layouts take one by one."""
 
 
 class Listing(Scratch):
@@ -208,15 +209,13 @@ _IDLE: deque[tuple[tuple[Any, ...], Any]] = deque(maxlen=16)
 @contextmanager
 def scratch_for(model: Any) -> Iterator[Any]:
     """Memory for one tile, a `Scratch` or `Blur`, which nobody else uses meanwhile."""
-    blurred = isinstance(model, Blurred | BlurredAxes)
-    kind = (type(model), model.errors) if blurred else isinstance(model, Shared)
-    key = (model.means.shape, model.means.dtype, kind)
+    key = (type(model), model.means.shape, model.means.dtype, getattr(model, "errors", 0))
     try:
         found, scratch = _IDLE.pop()
     except IndexError:
         found = ()
     if found != key:
-        scratch = (Blur if blurred else Scratch).of(model)
+        scratch = (Blur if isinstance(model, Blurred | BlurredAxes) else Scratch).of(model)
     yield scratch
     _IDLE.append((key, scratch))
 
