@@ -3,21 +3,22 @@
     python benchmarks/missing.py [speed] [recovery] [--short]
 
 speed: passes beside those over the same rows complete. Each number is the median of passes that take turns with
-those, after one that compiles. It is the processor's time, of all threads, so that other work on the machine counts
-less. The aims on a million rows: 20 patterns cost at most twice a complete pass, 1,000 at most six times. Of fewer
-rows, a pattern's fill no tile.
+those, after one that compiles. It is the processor's time, of all threads, so that other work on the machine
+counts less. The aims on a million rows: 20 patterns cost at most twice a complete pass, 1,000 at most six times.
+Of fewer rows, a pattern's fill no tile.
 
 recovery: a million rows of 3 components in 8 features lose values, completely at random (a fifth of all), or at
-random: each of the last four features is the likelier to be missing the larger one of the first four is. EM over
-all rows is beside EM over the complete rows, and over rows with a feature's mean for each value that they miss. All
-begin at the truth, and end when a pass gains less than 1e-10 nats a row.
+random: each of the last four features is the likelier to be missing, the larger one of the first four is. EM over
+all rows is beside EM over the complete rows, and over rows with a feature's mean for each value that they miss.
+All begin at the truth, and end when a pass gains less than 1e-10 nats a row.
 
-Standard errors are asymptotic: of the information of a row, which is the mean outer product of the scores of all
-rows of the first seed at the truth. Fits of the two other kinds are given the standard errors of as many complete
-rows, as which they take theirs. "together" counts the seeds whose parameters are within 3 standard errors all
-together: their squared distance from the truth, by the information, is below the .9973 quantile of chi-squared. "least"
-and "mean" count the seeds in which one parameter is, of the parameter that has the fewest, and of all. "distance" is the mean squared
-distance over the number of parameters: 1 for a fit that is efficient and has converged.
+Standard errors are asymptotic: of the information of a row, which is the mean outer product of scores at the
+truth, over a fifth of the rows of the first seed. Fits of the two other kinds are given the standard errors of as
+many complete rows, as which they take theirs. "together" counts the seeds whose parameters are within 3 standard
+errors all together: their squared distance from the truth, by the information, is below the .9973 quantile of
+chi-squared. "least" and "mean" count the seeds in which one parameter is: of the parameter that has the fewest,
+and of all. "distance" is the mean squared distance over the number of parameters: 1 for a fit that is efficient
+and has converged.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from statistics import median
 from time import process_time
 from typing import Any
 
+import dask.array as da
 import numpy as np
 from common import centres
 from scipy.special import expit, logsumexp
@@ -152,7 +154,8 @@ def fitted(known: Any, x: Array) -> Array:
         f"{name}_init": getattr(known, f"{name}_") for name in ("weights", "means", "precisions")
     }
     asked: dict[str, Any] = {"tol": 1e-10, "max_iter": 2000, "reg_covar": 0.0, "nan_policy": "missing"}
-    model = GaussianMixture(len(known.weights_), **asked, **start).fit(x)
+    chunked = da.from_array(x, chunks=(max(len(x) // 8, 1), -1))  # a block has rows enough of each pattern
+    model = GaussianMixture(len(known.weights_), **asked, **start).fit(chunked)
     if not model.converged_:
         raise SystemExit("EM has not converged.")
     return parameters(model)
@@ -170,7 +173,7 @@ def recovery(short: bool) -> None:
             complete = known.mixture_.sample(n, random)[0]
             x = without(complete, mechanism, random)
             if not seed:
-                own, whole = information(known, x), information(known, complete)
+                own, whole = information(known, x[::5]), information(known, complete[::5])
             lost = np.isnan(x)
             kinds = (x, x[~lost.any(axis=1)], np.where(lost, np.nanmean(x, axis=0), x))
             for found, rows in zip(offs.values(), kinds, strict=True):
