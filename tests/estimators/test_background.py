@@ -13,6 +13,10 @@ from scipy.special import logsumexp
 
 from daskgmm import DataError, GaussianMixture, MiniBatchGaussianMixture, NormalInverseWishart, load
 from daskgmm.cli import main
+from daskgmm.model.background import Background
+from daskgmm.model.moments import moments
+from daskgmm.model.structure import FULL
+from daskgmm.model.update import Steady
 from tests import structures
 from tests.fit.problems import Problem, problems
 from tests.structures import KINDS
@@ -84,6 +88,24 @@ def test_an_iteration_is_that_of_the_definitions(kind: Any) -> None:
     np.testing.assert_allclose(found.means_, np.asarray(means, float), rtol=1e-10, atol=1e-11)
     np.testing.assert_allclose(found.covariances_, np.asarray(values, float), rtol=1e-10, atol=1e-11)
     assert found.lower_bound_ == pytest.approx(weight @ total / weight.sum(), rel=1e-13)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_rows_of_a_prior_leave_a_background_its_own(stream: bool) -> None:
+    # The mode of all K + 1 proportions: the Dirichlet prior adds rows to the components alone. A stream counts
+    # each row once, whatever it weighs.
+    x, _ = rows(300)
+    weight, extra = np.full(300, 2.0), 40.0
+    known = NormalInverseWishart(weight_concentration=1 + extra)
+    begun = GaussianMixture(K, background=True, max_iter=0, prior=known, random_state=0).fit(x)
+    prior = known.on(begun.mixture_.covariance.structure, K, moments(FULL, x), 0.0)
+    update = Background(Steady(prior=prior) if stream else prior)
+    found = update(begun.mixture_, begun.mixture_.expectation(x, weight))
+    both = logs(begun, x)
+    counts = (1 if stream else 2) * np.exp(both - logsumexp(both, axis=1, keepdims=True)).sum(axis=0)
+    counts[:-1] += extra
+    assert found.background_weight == pytest.approx(counts[-1] / counts.sum(), rel=1e-11)
+    np.testing.assert_allclose(found.weights, counts[:-1] / counts.sum(), rtol=1e-11)
 
 
 @given(problem=problems)

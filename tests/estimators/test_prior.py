@@ -33,27 +33,27 @@ def test_what_is_watched_never_falls(problem: Problem) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Best performing")
-def test_no_component_collapses_where_maximum_likelihood_does() -> None:
+def test_no_component_collapses_on_fifty_problems_where_maximum_likelihood_does() -> None:
     collapsed = 0
-    for seed in range(50):
+    for seed in range(60):
         random = np.random.default_rng(seed)
-        # Few rows, and some that are copies of each other: clusters of them have no covariance.
-        x = np.repeat(random.normal(size=(12, 3)), random.integers(1, 4, size=12), axis=0)
-        how: dict[str, Any] = {
-            "covariance_type": [*KINDS][seed % 4],
-            "reg_covar": 0.0,
-            "random_state": seed,
-            "max_iter": 60,
-        }
-        how["init_params"] = ("kmeans", "k-means++", "random")[seed % 3]
+        how: dict[str, Any] = {"reg_covar": 0.0, "random_state": seed, "max_iter": 60}
+        # Clusters of few rows, and of copies of one row, have no covariance.
+        x = np.concatenate([random.normal(size=(60, 3)), np.repeat(3 * random.normal(size=(2, 3)), 3, axis=0)])
+        if seed % 2:
+            x = np.repeat(random.normal(size=(12, 3)), random.integers(1, 4, size=12), axis=0)
+        how["covariance_type"] = ("full", "diag", "spherical")[seed % 3]
+        how["init_params"] = ("kmeans", "k-means++", "random", "auto")[seed % 4]
         try:
             GaussianMixture(5, **how).fit(x)
+            continue
         except CollapseError:
             collapsed += 1
         model = GaussianMixture(5, prior="weak", **how).fit(x)
+        assert np.isfinite(model.lower_bound_)
         smallest = min(np.linalg.eigvalsh(c).min() for c in _dense(model))
-        assert smallest > 1e-3 * np.var(x, axis=0).min()
-    assert collapsed >= 25
+        assert smallest > 5e-3 * np.var(x, axis=0).min()
+    assert collapsed >= 50
 
 
 def _dense(model: Any) -> Any:

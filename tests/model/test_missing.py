@@ -12,7 +12,7 @@ from daskgmm.model.missing import Incomplete, completed, grouped
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.parts import Parts
-from daskgmm.model.structure import STRUCTURES
+from daskgmm.model.structure import STRUCTURES, structure_of
 from daskgmm.model.update import Regularised
 from tests.model import dense_missing
 from tests.strategies import kinds, seeds
@@ -51,6 +51,21 @@ def test_em_is_that_of_the_definitions(kind: str, k: int, d: int, seed: int, sha
     dense = structure.stored(np.array(values, float), k, d)
     dense = dense + 1e-3 * structure.form.unit(dense.shape[-1])
     np.testing.assert_allclose(after.covariance.values, dense, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["VEI", "EVI", "VEE", "EVV", "EEV", "VEV", "factors 1"])
+def test_what_is_expected_has_the_structure_of_the_mixture(name: str) -> None:
+    # The marginals of related components may have nothing in common, and the M-step asks the statistics.
+    structure, loose = structure_of(name), structure_of(name).loose
+    plain = draw_mixture(loose.name, 3, 4)
+    mixture = Mixture(plain.weights, plain.means, structure.imposed(plain.covariance, plain.weights))
+    x = gaps(draw_rows(plain, 60), 0.4, 1)
+    incomplete = Incomplete(mixture)
+    for found in (incomplete.expectation(x), incomplete.expectation(x[:30]) + incomplete.expectation(x[30:])):
+        assert found.structure is structure
+        after = Regularised(1e-3)(mixture, found)
+        assert after.covariance.structure is structure
+        after.covariance.check()
 
 
 @every_kind
