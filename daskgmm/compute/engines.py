@@ -1,7 +1,8 @@
 """Which engine runs the passes over some rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import dask
@@ -13,7 +14,7 @@ from dask.core import flatten
 from dask.utils import ensure_dict
 
 from daskgmm.compute.cluster import Cluster, asynchronous, check_fit, gather
-from daskgmm.compute.engine import Engine
+from daskgmm.compute.engine import Engine, T
 from daskgmm.compute.rows import Rows
 from daskgmm.compute.threads import Plain, Threads
 
@@ -42,6 +43,12 @@ def engine_for(rows: Rows) -> Engine:
     if (get := _in_process(dask.config.get("scheduler", None))) is not None:
         return Threads(get=get)
     return Plain() if rows.n_blocks == 1 else Threads(get=dask.threaded.get)
+
+
+def shared(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+    """What a function gives for each of its arguments, by the threads of this process, as for rows in memory."""
+    tasks = {i: (partial(function, *each),) for i, each in enumerate(zip(*arguments, strict=True))}
+    return list((_in_process(dask.config.get("scheduler", None)) or dask.threaded.get)(tasks, list(tasks)))
 
 
 def compute(lazy: Any) -> None:

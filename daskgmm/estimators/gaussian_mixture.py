@@ -116,10 +116,11 @@ class GaussianMixture(Fitting):
         k-means++ and a k-means start after ten EM steps, on 10,000 rows or those 20·k·(d + 1). Then come rounds of
         moves: components whose rows gain most by two in their place are split, while the pairs that lose least are
         merged, or a component goes; what is better after ten EM steps stays (Ueda, Nakano, Ghahramani & Hinton
-        2000; Runnalls 2007). Two rounds in a row without use end that, or twenty in all. It goes on with EM, and
-        three rounds more, on half of all rows, where that is more, but on no more than 60,000 within 64 MiB; of
-        several starts, with the first and the best third. Then come all rows. Where means are given, there are no
-        moves. "auto" is "kmeans" for no more rows than such a sample has, else "subsample". "k-means++" and
+        2000; Runnalls 2007). Two rounds in a row without use end that, or twenty in all. Where a move gained, or
+        the start did not come to rest, all that is tried up to eight times. The best two go on with EM, and three
+        rounds more, on half of all rows, where that is more, but on no more than 60,000 within 64 MiB; of several
+        starts, the first and the best third, which try once each. Then come all rows. Where means are given, there
+        are no moves. "auto" is "kmeans" for no more rows than such a sample has, else "subsample". "k-means++" and
         "random_from_data" assign each row to the nearest of the chosen ones.""",
     )
     n_factors: int | None = like(Beforehand, "n_factors")

@@ -113,9 +113,7 @@ def removals(mixture: Mixture, members: Members) -> list[Removal]:
     found = [Removal((component,), float(loss)) for component, loss in enumerate(lost)]
     for p in np.argsort(bound, kind="stable")[: MERGERS * len(w)]:
         a, b = int(i[p]), int(j[p])
-        (rows, r), (others, s) = members.column(a), members.column(b)
-        _, here, there = np.intersect1d(rows, others, assume_unique=True, return_indices=True)
-        weight, r, s = members.weight[rows[here]], r[here], s[there]
+        weight, r, s = members.between(a, b)
         told = (weight * (xlogy(r, r) + xlogy(s, s) - xlogy(r + s, r + s))).sum() / total
         told += xlogy(w[a] + w[b], w[a] + w[b]) - xlogy(w[a], w[a]) - xlogy(w[b], w[b])
         found.append(Removal((a, b), float(bound[p] - max(told, 0.0))))

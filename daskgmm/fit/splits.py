@@ -12,6 +12,7 @@ from scipy.sparse import csc_array, csr_array, vstack
 from scipy.special import expit
 
 from daskgmm._typing import Array
+from daskgmm.compute.engines import shared
 from daskgmm.model import kernels
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
@@ -50,20 +51,24 @@ def splits(
     large = [int(j) for j in components if rows[j] >= 4 * (d + 1) and len(members.column(j, SHARE)[0])]
     few, many = (base + more * (d + 1) for base, more in (FEW, MANY))
     at_once = max(1, PIECE_BYTES // (8 * d * many))
-    found: list[Split] = []
-    for first in range(0, len(large), at_once):
-        crowd = Crowd.of(mixture, members, np.array(large[first : first + at_once]), few)
-        halves, gains = _screened(mixture.covariance.structure.loose, crowd, random)
+    pieces = [np.array(large[first : first + at_once]) for first in range(0, len(large), at_once)]
+    draws = [random.uniform(size=(_rows_far(mixture.covariance.structure), len(piece), 1)) for piece in pieces]
+
+    def halved(piece: Array, draws: Array) -> list[Split]:
+        crowd = Crowd.of(mixture, members, piece, few)
+        halves, gains = _screened(mixture.covariance.structure.loose, crowd, draws)
         hopeful = np.flatnonzero(gains > HOPE * crowd.noise(mixture))
-        if len(hopeful):
-            crowd = Crowd.of(mixture, members, crowd.components[hopeful], many)
-            found += _followed(mixture, members, crowd, halves.take(hopeful))
-    return found
+        if not len(hopeful):
+            return []
+        crowd = Crowd.of(mixture, members, crowd.components[hopeful], many)
+        return list(_followed(mixture, members, crowd, halves.take(hopeful)))
+
+    return [split for found in shared(halved, pieces, draws) for split in found]
 
 
-def _screened(structure: Structure, crowd: "Crowd", random: np.random.RandomState) -> tuple["Halves", Array]:
+def _screened(structure: Structure, crowd: "Crowd", draws: Array) -> tuple["Halves", Array]:
     """Of each component the most promising trial, and what its rows gain by it, (c,)."""
-    first, *others = (climbed(trial, crowd, SCREEN) for trial in trials(structure, crowd, random))
+    first, *others = (climbed(trial, crowd, SCREEN) for trial in trials(structure, crowd, draws))
     best, _, gains = first
     for halves, _, gain in others:
         best, gains = halves.where(gain > gains, best), np.maximum(gain, gains)
@@ -112,6 +117,15 @@ class Members:
         part = slice(*self.resp.indptr[component : component + 2])
         rows, resp = self.resp.indices[part], self.resp.data[part]
         return rows[resp > least], resp[resp > least]
+
+    def between(self, component: int, other: int) -> tuple[Array, Array, Array]:
+        """Rows in which both have a say: their weights, and either's responsibility for each."""
+        (rows, resp), (others, theirs) = self.column(component), self.column(other)
+        whole = np.zeros(len(self.weight))
+        whole[others] = theirs
+        theirs = whole[rows]
+        both = theirs > 0
+        return self.weight[rows[both]], resp[both], theirs[both]
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,11 +249,16 @@ def climbed(halves: Halves, crowd: Crowd, steps: int) -> tuple[Halves, Array, Ar
     return halves, resp, (crowd.weight * gain).sum(axis=1, dtype=np.float64)
 
 
-def trials(structure: Structure, crowd: Crowd, random: np.random.RandomState) -> Iterator[Halves]:
+def _rows_far(structure: Structure) -> int:
+    """How many rows far away are tried: without matrices, a second one stands in for the second axis."""
+    return 1 if structure.form.axes == 2 else 2
+
+
+def trials(structure: Structure, crowd: Crowd, draws: Array) -> Iterator[Halves]:
     """Where to begin: along the long axis, along that of least kurtosis, at two scales, at a row far away.
 
     Of six kinds each was the best on some of eleven problems, and no two found nine tenths of what all did.
-    Without matrices, a second row far away stands in for the second axis.
+    ``draws``: random numbers that choose rows far away, (`_rows_far`, c, 1).
     """
     z, form = crowd.z, structure.form
     c, m, d = z.shape
@@ -255,8 +274,8 @@ def trials(structure: Structure, crowd: Crowd, random: np.random.RandomState) ->
     if not structure.shared:
         scales = np.tile(SCALES, c)[form.beside]
         yield Halves(share, np.zeros((c, 2, d)), form.of(structure, scales * unit, np.inf))
-    for _ in range(3 - len(axes)):
+    for draw in draws:
         chance = np.cumsum(crowd.weight * np.square(np.maximum(square - d, 0.0)), axis=1, dtype=np.float64)
-        row = (chance < random.uniform(size=(c, 1)) * chance[:, -1:]).sum(axis=1)
+        row = (chance < draw * chance[:, -1:]).sum(axis=1)
         far = z[np.arange(c), np.minimum(row, m - 1)]
         yield Halves(share, np.stack([np.zeros_like(far), far], axis=1), same)

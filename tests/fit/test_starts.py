@@ -1,6 +1,6 @@
 """Starts from the row sample of the survey: none costs a pass of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -135,25 +135,30 @@ def test_the_best_of_the_trials_goes_on(monkeypatch: pytest.MonkeyPatch, climbs:
     assert all(likelihood >= trial.score_samples(sample).mean() for trial in tried)
 
 
-@pytest.mark.parametrize("gains", [True, False])
-def test_where_moves_gain_the_first_chain_is_the_best_of_several(
-    monkeypatch: pytest.MonkeyPatch, gains: bool
+@pytest.mark.parametrize(("gains", "rests"), [(True, True), (False, False), (False, True)])
+def test_where_moves_gain_or_a_start_does_not_rest_the_first_chain_is_the_best_of_several(
+    monkeypatch: pytest.MonkeyPatch, gains: bool, rests: bool
 ) -> None:
     began: list[EM] = []
+    several = gains or not rests
 
     def moves(run: EM, *_: Any) -> EM:
         """As if the second had gained most."""
         began.append(run)
         return replace(run, trace=(2.0 if len(began) == 2 else 1.0,)) if gains else run
 
+    def raced(heats: Sequence[Sequence[EM]], *_: Any) -> EM:
+        return replace(heats[0][0], converged=rests, trace=(2.0 if len(began) == 1 else 1.0,))
+
     monkeypatch.setattr(starts, "improved", moves)
+    monkeypatch.setattr(starts, "race", raced)
     monkeypatch.setattr(starts, "_settled", lambda run, rows: run)
     (mixture,) = seeds("subsample", found=survey(size=60))
-    assert len(began) == (starts.TRIES if gains else 1)
-    assert mixture is began[1 if gains else 0].mixture
+    assert len(began) == (starts.TRIES if several else 1)
+    assert mixture is began[1 if several else 0].mixture
     began.clear()
     seeds("subsample", found=survey(size=60), n_init=3)  # each further one is a single try
-    assert len(began) == (starts.TRIES + 2 if gains else 3)
+    assert len(began) == (starts.TRIES + 2 if several else 3)
     began.clear()
     seeds("subsample", found=survey(size=16))  # of 17 parameters
     assert len(began) == 1
