@@ -164,10 +164,10 @@ def test_far_from_zero_nothing_is_lost(kind: str) -> None:
 
 def test_the_reference_follows_a_stream() -> None:
     run = begun(rule=StepRule(50, 0.6, 2.0, 100.0))
-    for i in range(400):
+    for i in range(200):
         run = learnt(run, rows_of(i, 50) + 0.5 * i)
     for s in (run.statistics, run.average):
-        assert np.abs(s.reference - s.means).max() < 2  # of 200 that the stream has moved
+        assert np.abs(s.reference - s.means).max() < 2  # of 100 that the stream has moved
 
 
 @EACH
