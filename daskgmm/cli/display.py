@@ -56,8 +56,8 @@ class Log:
         if last is None:
             self.say(HEADER)
         elif last.runs:
-            due = state.done or state.n_iter % self.interval == 0
-            if state.n_passes > last.n_passes and due and state.n_iter > self.told:
+            went_on = state.n_iter % self.interval == 0 and state.n_iter > last.n_iter
+            if state.n_passes > last.n_passes and (went_on or (state.done and state.n_iter != self.told)):
                 self.told = state.n_iter
                 self._line(f"iteration {state.n_iter}", *_standing(state))
             for line in outcomes(last, state):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -26,9 +27,10 @@ from sklearn.exceptions import ConvergenceWarning
 import daskgmm
 from daskgmm import GaussianMixture, MiniBatchGaussianMixture, watching
 from daskgmm.cli import failure, main
-from daskgmm.cli.display import Terminal
-from daskgmm.fit.events import Event, Progress, Stage
+from daskgmm.cli.display import Log, Terminal
+from daskgmm.fit.events import Event, Progress, Reached, Stage
 from tests.forks import Fork, path
+from tests.listeners import Heard
 
 Run = Callable[..., Result]
 
@@ -229,6 +231,20 @@ def test_the_bar_goes_on_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch) -> N
     assert "<00:00 left" in counts[-1]
     assert counts[1] == "block 2/4  500.0 rows/s  <00:20 left"  # 1000 rows in two seconds, and 10 blocks to go
     assert max(len(f"{name:<13} {'-' * 8} {count}") for name, _, _, count in seen) <= 80
+
+
+def test_no_iteration_is_told_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, told = Heard(), list[str]()
+    x = np.random.default_rng(0).normal(size=(400, 2))
+    with watching(heard), pytest.warns(ConvergenceWarning):
+        GaussianMixture(2, max_iter=4, tol=0, acceleration=None, random_state=0).fit(x)
+    first, *rest = (state for state in heard.states if state.n_iter)
+    log = Log()
+    monkeypatch.setattr(log, "say", told.append)
+    # A fit that goes on from a checkpoint and refuses its first pass, and makes one more for the scores.
+    for more, state in enumerate([first, first, *rest, rest[-1]]):
+        log(Reached(replace(state, n_passes=first.n_passes + more)))
+    assert [line.split()[1] for line in told if line.startswith("iteration")] == ["2", "3", "4"]
 
 
 def test_version_and_help_name_the_exit_codes(run: Run) -> None:

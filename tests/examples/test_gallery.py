@@ -151,7 +151,7 @@ def test_missing_bands(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     truth, guesses, draws = shown["spread"]
     assert abs(draws - truth) < 0.02 < truth - guesses
     assert not shown["path"].exists()
-    check_figures(1)
+    check_figures(1, "missing_bands")
 
 
 @pytest.mark.slow
@@ -169,7 +169,7 @@ def test_deconvolved_stars(run: Run, capsys: pytest.CaptureFixture[str]) -> None
         shown["track"](shown["cuts"]["with noise"], side) for side in (~shown["middle"], shown["middle"])
     )
     assert float(below.split(" ± ")[1]) < 0.12 > float(above.split(" ± ")[1])
-    check_figures(1)
+    check_figures(1, "deconvolved_stars")
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_adapted_voices(run: Run) -> None:
     assert learnt["adapted"][3] > learnt["plain mixture"][-1]  # of 1,000 rows, and of 10,000
     assert shown["unadapted"] < learnt["adapted"][0] < learnt["adapted"][-1] < shown["truth"]
     assert mistaken["adapted"][2] < 0.02 < mistaken["plain mixture"][2]
-    check_figures(1)
+    check_figures(1, "adapted_voices")
 
 
 def test_power_curve(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +201,7 @@ def test_power_curve(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert one[:-1].max() > 2
     np.testing.assert_allclose(shown["within"][20], 0.9, atol=0.02)
     assert abs(shown["half"] - 0.15) < 0.02
-    check_figures(1)
+    check_figures(1, "power_curve")
 
 
 @pytest.mark.slow
