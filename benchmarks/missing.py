@@ -141,11 +141,11 @@ def scores(model: Any, x: Array) -> Array:
 
 def information(model: Any, x: Array) -> Array:
     """What rows like these say of the parameters, each, (p, p)."""
-    found = 0.0
+    found = np.zeros(())
     for first in range(0, len(x), 50_000):
         part = scores(model, x[first : first + 50_000])
         found = found + part.T @ part
-    return np.asarray(found / len(x))
+    return found / len(x)
 
 
 def fitted(known: Any, x: Array) -> Array:

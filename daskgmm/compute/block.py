@@ -60,15 +60,17 @@ class Block:
 
     def with_gaps(self) -> "Block":
         """The same where NaN is a missing value; with weight zero for each row that has no value."""
-        block, weight = replace(self, partial=True), self.weight
+        block = replace(self, partial=True)
         if self.x.dtype.kind != "f":
             return block
-        empty = np.isnan(np.fmin.reduce(self.x, axis=1))  # which passes NaN over
-        return (
-            replace(block, weight=np.where(empty, 0.0, 1.0 if weight is None else weight))
-            if empty.any()
-            else block
-        )
+        empty = np.flatnonzero(np.isnan(self.x[:, 0]))
+        for column in self.x.T[1:]:
+            empty = empty[np.isnan(column[empty])]  # ever fewer: the minimum of each row takes ten times as long
+        if not len(empty):
+            return block
+        weight = np.ones(len(self.x)) if self.weight is None else self.weight.copy()
+        weight[empty] = 0.0
+        return replace(block, weight=weight)
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Axes(Covariance):
     """Variances along the axes, (s, d), or (s, 1) where those of all features are the same."""
 
-    axes, beside = 1, np.s_[:, None]
+    separate, axes, beside = True, 1, np.s_[:, None]
     valid = "positive"
     sums = layouts.Squares
     width = staticmethod(int)
@@ -111,10 +111,20 @@ class Axes(Covariance):
 
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         d = means.shape[1]
-        near, factor = means.astype(dtype, order="C"), np.broadcast_to(self.factor, (len(self.factor), d))
-        offset = factor * (means - near)
         log_norm = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
-        return layouts.Axes(near, factor.astype(dtype, order="C"), offset.astype(dtype, order="C"), log_norm)
+        return layouts.Axes(*self._as_read(means, dtype), log_norm)
+
+    def gapped(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
+        """The same for rows that may miss values."""
+        near, factor, offset = self._as_read(means, dtype)
+        norm = 2 * np.log(np.broadcast_to(self.factor, factor.shape)) - np.log(2 * np.pi)
+        return layouts.Gapped(near, factor, offset, norm.astype(dtype, order="C"), log_weights)
+
+    def _as_read(self, means: Array, dtype: str) -> tuple[Array, Array, Array]:
+        """Means, factors and offsets as the kernels read them."""
+        factor = np.broadcast_to(self.factor, (len(self.factor), means.shape[1]))
+        near = means.astype(dtype, order="C")
+        return near, factor.astype(dtype, order="C"), (factor * (means - near)).astype(dtype, order="C")
 
     def matrices(self, d: int) -> Array:
         return self._of_all(d)[:, :, None] * np.eye(d)

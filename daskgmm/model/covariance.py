@@ -23,6 +23,7 @@ class Covariance(ABC):
     values: Array  # (s, ...) as the class says
     factor: Array  # Cholesky factors of the precisions, of that shape, upper: ``precision = factor @ factor.T``
 
+    separate: ClassVar[bool] = False  # whether the value of a feature tells nothing of others in a component
     axes: ClassVar[int]  # of features, of the values of one component
     beside: ClassVar[Any]  # picks from numbers (k,) those that go with the values
     valid: ClassVar[str]  # what values have to be, in words

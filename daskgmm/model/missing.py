@@ -2,7 +2,7 @@
 
 Rows that miss the same are rows of a marginal mixture, whose E-step theirs is. Its statistics are lifted by each
 component's regression of what is missing on what is there (Ghahramani & Jordan 1994; McLachlan & Krishnan 2008,
-section 5.4).
+section 5.4). Where features are not correlated within components, a missing value is left out by itself.
 """
 
 from collections.abc import Iterator
@@ -26,6 +26,14 @@ LEAST = 1e-2  # smallest eigenvalue of correlations that come from pairs of valu
 def misses(x: Array) -> bool:
     """Whether a value is missing; without a mask of the size of ``x``."""
     return x.dtype.kind == "f" and bool(x.size) and bool(np.isnan(x.min()))
+
+
+def nothing(x: Array) -> Array:
+    """Numbers of the rows that have no value."""
+    found = np.flatnonzero(np.isnan(x[:, 0]))
+    for column in x.T[1:]:
+        found = found[np.isnan(column[found])]  # a smaller share each time
+    return found
 
 
 def grouped(x: Array, weight: Array | None = None) -> Iterator[tuple[Array, Array]]:
@@ -71,6 +79,8 @@ class Incomplete:
         """E-step over rows ``x`` (n, d): what is expected of their statistics, given what is there."""
         if not misses(x):
             return self.mixture.expectation(x, weight)
+        if self.mixture.covariance.separate and self.mixture.members is self.mixture:
+            return self._by_value(x, weight)
         found = None
         with one_thread():
             for rows, seen in grouped(x, weight):
@@ -84,6 +94,21 @@ class Incomplete:
         if found is None:
             return self.mixture.expectation(x[:0])
         return replace(found, structure=self.mixture.covariance.structure)  # parts may have less in common
+
+    def _by_value(self, x: Array, weight: Array | None) -> Statistics:
+        """The E-step where values tell nothing of others: what is missing is as each component has it."""
+        covariance, means, empty = self.mixture.covariance, self.mixture.means, nothing(x)
+        if len(empty):
+            weight = np.ones(len(x)) if weight is None else weight.copy()
+            weight[empty] = 0.0
+        reference, structure, sums = self.mixture.sums(x, weight, "gapped")
+        left, apart = np.broadcast_to(covariance.diagonals(covariance.values), means.shape), means - reference
+        lost = np.maximum(sums.weight[:, None] - sums.there, 0.0)
+        own = lost * (left + apart**2)
+        scatter = sums.scatter + (own.sum(axis=0, keepdims=True) if structure.shared else own)
+        sums = sums._replace(shift=sums.shift + lost * apart, scatter=scatter)
+        unseen = -0.5 * float((lost * (np.log(2 * np.pi * left) + 1)).sum())
+        return replace(Statistics.of(reference, structure, sums, x, weight), unseen=unseen)
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
         """What the marginal mixture of each row answers, and whether no value is infinite.

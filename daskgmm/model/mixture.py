@@ -12,7 +12,7 @@ from daskgmm.model.blas import one_thread
 from daskgmm.model.checks import holds, require
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.statistics import Statistics
-from daskgmm.model.structure import TINY
+from daskgmm.model.structure import TINY, Structure
 
 ANSWERS = ("labels", "score_samples", "responsibilities")  # what a mixture says of each row
 
@@ -85,26 +85,31 @@ class Mixture:
             logs: Array = np.log(self.weights)
         return logs
 
-    def model_for(self, x: Array, weight: Array | None, single: bool = True) -> kernels.layouts.Model:
+    def model_for(
+        self, x: Array, weight: Array | None, single: bool = True, layout: str = "pack"
+    ) -> kernels.layouts.Model:
         """The parameters as the kernels read them, in the precision that these rows and weights allow."""
         single &= x.dtype.kind == "f" and x.dtype.itemsize == 4 and self.covariance.allows_single
         if single and weight is not None:
             single = bool(np.all((weight == 0) | ((weight > 1e-6) & (weight < 1e6))))
         dtype = "f4" if single else "f8"
         models: dict[str, kernels.layouts.Model] = vars(self).setdefault("_models", {})
-        if dtype not in models:
-            models[dtype] = self.covariance.pack(self.means, self.log_weights, dtype)
-        return models[dtype]
+        if (key := f"{layout} {dtype}") not in models:
+            models[key] = getattr(self.covariance, layout)(self.means, self.log_weights, dtype)
+        return models[key]
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step over rows ``x`` (n, d) of any real dtype: their statistics about the current means."""
+        return Statistics.of(*self.sums(x, weight), x, weight)
+
+    def sums(self, x: Array, weight: Array | None, layout: str = "pack") -> tuple[Array, Structure, Any]:
+        """What the kernels add up, with the points that this is about (k, d), and the structure."""
         for single in (True, False):
-            model = self.model_for(x, weight, single)
+            model = self.model_for(x, weight, single, layout)
             sums = kernels.expectation(x, weight, model)
             if model.means.itemsize == 8 or np.isfinite(sums.log_likelihood[0] + sums.scatter.sum()):
                 break  # else some row is out of float32's range
-        reference = model.means[:, : self.means.shape[1]].astype(np.float64)
-        return Statistics.of(reference, self.covariance.structure, sums, x, weight)
+        return model.means[:, : self.n_features].astype(np.float64), self.covariance.structure, sums
 
     def alone(self, component: int) -> "Mixture":
         """One component with its weight, so that its log-density of a row is log(weight·N)."""

@@ -53,6 +53,27 @@ def test_em_is_that_of_the_definitions(kind: str, k: int, d: int, seed: int, sha
     np.testing.assert_allclose(after.covariance.values, dense, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+@pytest.mark.parametrize("kind", ["diag", "spherical", "tied_diag", "tied_spherical"])
+def test_values_that_tell_nothing_of_others_need_no_patterns(
+    kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Far from 0, where float32 does not hold the means; rows without a value or weight among the others.
+    mixture = draw_mixture(kind, 3, 5, offset=1e6 / 3)
+    x = gaps(draw_rows(mixture, 900), 0.4, 2).astype(dtype)
+    x[[3, 400]] = np.nan
+    weight = np.random.default_rng(0).choice([0.0, 1.0, 3.0], 900)
+    found = Incomplete(mixture).expectation(x, weight)
+    monkeypatch.setattr(type(mixture.covariance), "separate", False)
+    expected = Incomplete(mixture).expectation(x, weight).about(found.reference)
+    assert found.n_rows == expected.n_rows
+    tolerance = 1e-11 if dtype == "f8" else 2e-5
+    for name in ("total_weight", "log_likelihood", "unseen", "weight", "shift", "scatter"):
+        a, b = getattr(found, name), getattr(expected, name)
+        scale = np.abs(getattr(expected, "scatter" if name == "shift" else name)).max()
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale, err_msg=name)
+
+
 @pytest.mark.parametrize("name", ["VEI", "EVI", "VEE", "EVV", "EEV", "VEV", "factors 1"])
 def test_what_is_expected_has_the_structure_of_the_mixture(name: str) -> None:
     # The marginals of related components may have nothing in common, and the M-step asks the statistics.

@@ -3,8 +3,8 @@
 Contract
 --------
 - Three entry points: `expectation`, `moments` and `posterior`. What they do to a tile depends on the layout of the
-  parameters (`Triangular`, `Wide`, `Shared`, `Axes`) and of the sums (`Triangles`, `Pooled`, `Squares`); each has
-  its file. Only what is called is compiled, for the layouts that are used.
+  parameters (`Triangular`, `Wide`, `Shared`, `Axes`, `Gapped`) and of the sums (`Triangles`, `Pooled`, `Squares`,
+  `Gaps`); each has its file. Only what is called is compiled, for the layouts that are used.
 - ``x`` is ``(n, d)`` of any real dtype; what is not C-contiguous float32 or float64 is converted piece by piece.
   Rows are handled in tiles, features as rows, so that every inner loop runs along contiguous values: 352 of them,
   or 704 in float32, make loop overhead small, and one tile of one component stays in the first- or second-level
@@ -27,6 +27,7 @@ Contract
   that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows has a relative
   error of at most ``c * eps(dtype) + n / c * eps(float64)`` of the sum of magnitudes, for c rows in a tile. What
   float32 cannot hold of a mean is in the offset, so that no digit of the means is lost.
+- NaN is a missing value where parameters are `Gapped`, in `expectation` alone. It counts nowhere.
 - Rows with errors of their own come with these beside them, as `blurred.beside` puts them, in float64. Their tiles
   are smaller, as a factor of each column lies beside them. What is left out is as above.
 - ``exp`` and ``log`` are written out so that they vectorise. The relative error of ``exp`` is at most
@@ -43,13 +44,15 @@ from typing import Any
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.model.kernels import blurred, diagonal, shared, triangular
+from daskgmm.model.kernels import blurred, diagonal, gapped, shared, triangular
 from daskgmm.model.kernels import layouts as layouts
 from daskgmm.model.kernels.compiling import TILE, allocated, compiled
 from daskgmm.model.kernels.layouts import (
     Axes,
     Blurred,
     BlurredAxes,
+    Gapped,
+    Gaps,
     Points,
     Pooled,
     Scratch,
@@ -63,7 +66,7 @@ from daskgmm.model.kernels.layouts import (
 from daskgmm.model.kernels.softmax import scale, softmax
 from daskgmm.model.kernels.tiles import likeliest, load
 
-LAYOUTS = (blurred, diagonal, shared, triangular)  # imported for what they register
+LAYOUTS = (blurred, diagonal, gapped, shared, triangular)  # imported for what they register
 
 # Rows that are read as they lie at once, and rows that are converted (or given k logits) at once: no temporary
 # grows with the block. Both are whole tiles: how the rows lie in memory changes no bit.
@@ -82,6 +85,8 @@ def expectation(x: Array, weight: Array | None, model: layouts.Model) -> layouts
     shape = (k, *model.covariance.shape[1:]) if isinstance(model, Blurred | BlurredAxes) else model.factor.shape
     zeros = np.zeros(1), np.zeros(k), np.zeros((k, d)), np.zeros(shape)
     sums: layouts.Sums = Squares(*zeros) if isinstance(model, Axes | BlurredAxes) else Triangles(*zeros)
+    if isinstance(model, Gapped):
+        sums = Gaps(*zeros, np.zeros((k, d)))
     if isinstance(model, Shared) and k <= min(2 * d * d, MANY):  # else, a scatter for each component costs less
         sums = Pooled(*zeros, np.zeros((k, k)))
     with scratch_for(model) as scratch:

@@ -63,6 +63,16 @@ class Axes(NamedTuple):
     log_norm: Array  # (k,)
 
 
+class Gapped(NamedTuple):
+    """The same where rows may miss values, for which NaN stands in a tile."""
+
+    means: Array  # (k, d)
+    factor: Array  # (s, d)
+    offset: Array  # (k, d)
+    norm: Array  # (s, d) twice the log normalising constant of each feature
+    log_norm: Array  # (k,) log weight
+
+
 class Blurred(NamedTuple):
     """Parameters of components whose rows have errors of their own: a tile holds these below the features."""
 
@@ -115,8 +125,18 @@ class Squares(NamedTuple):
     scatter: Array  # (s, d)
 
 
-Model: TypeAlias = Triangular | Wide | Shared | Axes | Blurred | BlurredAxes
-Sums: TypeAlias = Triangles | Pooled | Squares
+class Gaps(NamedTuple):
+    """The same over the values that are there, and what these weigh."""
+
+    log_likelihood: Array  # (1,)
+    weight: Array  # (k,)
+    shift: Array  # (k, d)
+    scatter: Array  # (s, d)
+    there: Array  # (k, d) the weight of the rows that have a feature
+
+
+Model: TypeAlias = Triangular | Wide | Shared | Axes | Gapped | Blurred | BlurredAxes
+Sums: TypeAlias = Triangles | Pooled | Squares | Gaps
 
 
 class Scratch(NamedTuple):
