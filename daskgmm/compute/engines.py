@@ -45,7 +45,7 @@ def engine_for(rows: Rows) -> Engine:
     return Plain() if rows.n_blocks == 1 else Threads(get=dask.threaded.get)
 
 
-def shared(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+def on_threads(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
     """What a function gives for each of its arguments, by the threads of this process, as for rows in memory."""
     tasks = {i: (partial(function, *each),) for i, each in enumerate(zip(*arguments, strict=True))}
     return list((_in_process(dask.config.get("scheduler", None)) or dask.threaded.get)(tasks, list(tasks)))

@@ -117,11 +117,11 @@ class GaussianMixture(Fitting):
         moves: components whose rows gain most by two in their place are split, while the pairs that lose least are
         merged, or a component goes; what is better after ten EM steps stays (Ueda, Nakano, Ghahramani & Hinton
         2000; Runnalls 2007). Two rounds in a row without use end that, or twenty in all. Where a move gained, or
-        the start did not come to rest, all that is tried up to eight times. The best two go on with EM, and three
-        rounds more, on half of all rows, where that is more, but on no more than 60,000 within 64 MiB; of several
-        starts, the first and the best third, which try once each. Then come all rows. Where means are given, there
-        are no moves. "auto" is "kmeans" for no more rows than such a sample has, else "subsample". "k-means++" and
-        "random_from_data" assign each row to the nearest of the chosen ones.""",
+        the start did not come to rest, others are made like it, up to eight in all. The best two go on with EM,
+        and three rounds more, on half of all rows, where that is more, but on no more than 60,000 within 64 MiB.
+        With ``n_init``, each further start is made once, and the best third go on like that. Then come all rows.
+        Where means are given, there are no moves. "auto" is "kmeans" for no more rows than such a sample has, else
+        "subsample". "k-means++" and "random_from_data" assign each row to the nearest of the chosen ones.""",
     )
     n_factors: int | None = like(Beforehand, "n_factors")
     prior: Known = like(Beforehand, "prior")

@@ -12,8 +12,9 @@ from scipy.sparse import csc_array, csr_array, vstack
 from scipy.special import expit
 
 from daskgmm._typing import Array
-from daskgmm.compute.engines import shared
+from daskgmm.compute.engines import on_threads
 from daskgmm.model import kernels
+from daskgmm.model.blas import one_thread
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
@@ -55,15 +56,17 @@ def splits(
     draws = [random.uniform(size=(_rows_far(mixture.covariance.structure), len(piece), 1)) for piece in pieces]
 
     def halved(piece: Array, draws: Array) -> list[Split]:
-        crowd = Crowd.of(mixture, members, piece, few)
-        halves, gains = _screened(mixture.covariance.structure.loose, crowd, draws)
-        hopeful = np.flatnonzero(gains > HOPE * crowd.noise(mixture))
-        if not len(hopeful):
-            return []
-        crowd = Crowd.of(mixture, members, crowd.components[hopeful], many)
-        return list(_followed(mixture, members, crowd, halves.take(hopeful)))
+        # What the calling thread has set up need not reach another.
+        with one_thread(), np.errstate(over="ignore", invalid="ignore"):  # what is no number is no gain
+            crowd = Crowd.of(mixture, members, piece, few)
+            halves, gains = _screened(mixture.covariance.structure.loose, crowd, draws)
+            hopeful = np.flatnonzero(gains > HOPE * crowd.noise(mixture))
+            if not len(hopeful):
+                return []
+            crowd = Crowd.of(mixture, members, crowd.components[hopeful], many)
+            return list(_followed(mixture, members, crowd, halves.take(hopeful)))
 
-    return [split for found in shared(halved, pieces, draws) for split in found]
+    return [split for found in on_threads(halved, pieces, draws) for split in found]
 
 
 def _screened(structure: Structure, crowd: "Crowd", draws: Array) -> tuple["Halves", Array]:

@@ -45,6 +45,7 @@ ROUNDS, MORE_ROUNDS = 20, 3  # of moves on the few rows, and on more
 # and .003 where the best two of them go on to more rows. Where the few rows are fewer than parameters (8x8
 # patches) the best on them ended .05 lower on all.
 TRIES, FINAL = 8, 2
+REST = 1e-3  # nats a row that the last step of a start gains less than, which has come to rest
 GO_ON = 3  # of so many chains one goes on to more rows
 FEW_ROWS = 4  # for each feature and one: with fewer, a covariance has seen other rows of its cluster as too far
 FAR = 1e3  # standard deviations from 0, where squares of 1e6 leave ten digits
@@ -174,7 +175,7 @@ def _tries(
         start = race(heats, [Rung(rows, TRIAL_ITER)])
         moving = kinds == TRIED and ground.movable
         tries.append(improved(start, ground.x, ground.weight, ROUNDS, random) if moving else start)
-        easy = not moving or (tries[-1] is start and start.converged)
+        easy = not moving or (tries[-1] is start and start.under(tol=REST).converged)
         if easy or start.mixture.n_parameters > len(ground.x):  # the most overfitted would win
             break
     return sorted(tries, key=lambda run: run.rank, reverse=True)

@@ -167,7 +167,7 @@ class Scratch(NamedTuple):
         parts: list[tuple[tuple[int, ...], Any]] = [((height, n), real) for height in (d, d, 4, k, k)]
         parts += [((n,), kind) for kind in (real, real, real, real, REAL, REAL, COUNT, COUNT)]
         parts += [((height * pooled, n), real) for height in (d, d, k)]
-        narrow = d < 4 and not isinstance(model, Axes)
+        narrow = d < 4 and not isinstance(model, Axes | Gapped)
         kind = Narrow if narrow else Scratch if d < MANY_FEATURES else Listing
         return kind(*_allotted(parts))
 
