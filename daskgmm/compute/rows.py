@@ -23,7 +23,7 @@ from daskgmm.compute.columns import COLUMNS, Weights
 from daskgmm.compute.cost import Cost
 from daskgmm.compute.sources import as_source, xarray
 from daskgmm.compute.sources.base import DENSIFY, Asked, Chunks, Source, read_at
-from daskgmm.compute.sources.labels import beside, check_part, feature_names
+from daskgmm.compute.sources.labels import beside, check_part, distinct, feature_names
 from daskgmm.errors import DataError
 
 
@@ -306,10 +306,10 @@ def as_rows(
         given = {key: table.beside(value, COLUMNS[key].title) for key, value in given.items()}
     given = {key: beside(value, COLUMNS[key].title, labelled, name) for key, value in given.items()}
     opened = {key: COLUMNS[key].open(value, x, asked) for key, value in given.items()}
-    if chosen is not None and names is None:
+    if chosen is not None and names is None and not hasattr(X, "data_vars"):  # a Dataset has chosen by them
         if len(chosen) != (d := x.shape[1]):
             raise DataError(f"{name} has no names: variables names {len(chosen)} features, and it has {d}.")
-        names = np.array(chosen, dtype=object)
+        names = np.array(distinct(chosen, "variables"), dtype=object)
     # Whatever goes with a row fits the block too: weights, starts and answers may be wider than the row.
     widest = max(answer_bytes, *(source.row_bytes for source in (x, *opened.values())))
     x = x.cut(x.plan(block_bytes * x.row_bytes // widest))

@@ -19,6 +19,7 @@ from daskgmm.compute.block import array_digest, digest
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
+from daskgmm.compute.sources.labels import distinct
 from daskgmm.errors import ClusterLostError, DataError, printable, warn
 from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.base import BaseMixture
@@ -287,14 +288,14 @@ class Fitting(Watched, PartedMixture, Single):
         Raises
         ------
         ValueError
-            If shapes differ, weights do not sum to 1, a covariance is not symmetric and positive definite, or
-            covariances do not have in common what their type says.
+            If shapes differ, weights do not sum to 1, a covariance is not symmetric and positive definite,
+            covariances do not have in common what their type says, or names are not different strings.
         """
         mixture = check_mixture(weights, means, covariances, covariance_type, n_factors)
         settings: dict[str, Any] = {"n_components": mixture.n_components, "covariance_type": covariance_type}
         settings["n_factors"] = mixture.covariance.structure.n_factors or None
         model = cls(**settings)
-        names = None if feature_names is None else tuple(feature_names)
+        names = None if feature_names is None else distinct(tuple(feature_names), "feature_names")
         if names is not None and len(names) != mixture.n_features:
             raise ValueError(f"feature_names must name {mixture.n_features} features, got {len(names)}.")
         model._fitted = model._from_mixture(mixture, names)

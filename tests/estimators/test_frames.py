@@ -171,3 +171,19 @@ def test_variables_name_the_columns_of_an_array_that_has_no_names() -> None:
     assert model.feature_names_in_.tolist() == ["a", "b"]
     with pytest.raises(DataError, match=r"X has no names: variables names 1 features, and it has 2"):
         GaussianMixture(2, variables=["a"]).fit(X)
+
+
+@pytest.mark.parametrize("names", [[1, 2], ["a", "a"], [None, "a"]])
+def test_names_that_no_file_holds_are_refused_before_the_fit(names: list[Any]) -> None:
+    with pytest.raises(DataError, match=r"variables must name features by different strings, got "):
+        GaussianMixture(2, variables=names).fit(X)
+    with pytest.raises(DataError, match=r"feature_names must name features by different strings, got "):
+        GaussianMixture.from_parameters([1.0], [[0.0, 1.0]], [np.eye(2)], feature_names=names)
+
+
+def test_a_dataset_whose_variables_are_numbers_has_no_names(tmp_path: Path) -> None:
+    sea = xr.Dataset({1: ("row", X[:, 1]), 0: ("row", X[:, 0])})
+    model = GaussianMixture(2, random_state=0, variables=[0, 1]).fit(sea)
+    model.save(tmp_path / "model.npz")
+    assert not hasattr(GaussianMixture.load(tmp_path / "model.npz"), "feature_names_in_")
+    np.testing.assert_array_equal(model.means_, GaussianMixture(2, random_state=0).fit(X).means_)

@@ -45,6 +45,13 @@ def feature_names(X: Any) -> Array | None:
     return names if kinds == ["str"] else None
 
 
+def distinct(names: tuple[Any, ...], title: str) -> tuple[str, ...]:
+    """Names that a user gave to features, as ``title``; `DataError` unless they are different strings."""
+    if not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise DataError(f"{title} must name features by different strings, got {list(names)}.")
+    return names
+
+
 def beside(value: Any, title: str, X: Any, name: str) -> Any:
     """``value``, called ``title``, to be cut as ``X`` is: where both carry row labels, they agree.
 
