@@ -76,10 +76,11 @@ def fit(
     output.refuse_overlaps([out, given.get("checkpoint")], read, places.storage)
     with output.model_file(out, overwrite) as write:
         x = places.rows(place)
-        given |= _arrays(given, places, x)
+        last = None if warm_start is None else _as(kind, inputs.load_fitted(warm_start))
+        given |= _arrays(given, places, x, last)
         beside = {"sample_weight": weights, "known": known}
         beside = {name: places.rowwise(value, x.shape[:1]) for name, value in beside.items()}
-        model = _estimator({**given, **places.settings}, warm_start, kind, x.shape)
+        model = _estimator({**given, **places.settings}, last, kind, x.shape)
         began = perf_counter()
         with (
             cluster.running(**where),
@@ -149,13 +150,14 @@ def _check(given: dict[str, Any], warm_start: str | None, kind: type[inputs.Mode
         raise click.UsageError("Give --labels-init or --responsibilities-init, not both.")
 
 
-def _arrays(given: dict[str, Any], places: inputs.Places, x: Any) -> dict[str, Any]:
+def _arrays(given: dict[str, Any], places: inputs.Places, x: Any, last: inputs.Model | None) -> dict[str, Any]:
     """The arrays of starts and priors: small ones read, those that go with the rows opened."""
     named = [name for name in (*ARRAYS, *ROWWISE) if name in given]
     if not named:
         return {}
-    (n, d), k = x.shape, given.get("n_components", 1)
-    shapes = array_shapes(k, d, given.get("covariance_type", GaussianMixture.covariance_type))
+    told = given if last is None else last.get_params()
+    (n, d), k = x.shape, told["n_components"]
+    shapes = array_shapes(k, d, told.get("covariance_type", GaussianMixture.covariance_type))
     shapes |= {"labels_init": (n,), "responsibilities_init": (n, k)}
     small = partial(_small, places, given.get("decode_cf", True))
     return {name: (small if name in ARRAYS else places.rowwise)(given[name], shapes[name]) for name in named}
@@ -172,19 +174,18 @@ def _small(places: inputs.Places, decode_cf: bool, place: str, shape: tuple[int,
 
 
 def _estimator(
-    given: dict[str, Any], warm_start: str | None, kind: type[inputs.Model], shape: tuple[float, ...]
+    given: dict[str, Any], last: inputs.Model | None, kind: type[inputs.Model], shape: tuple[float, ...]
 ) -> inputs.Model:
-    """The estimator to fit, its parameters checked."""
+    """The estimator to fit, its parameters checked; ``last`` is the one that it goes on from."""
     model: inputs.Model
-    if warm_start is None:
+    if last is None:
         model = kind(**given)
     else:
         names = kind._get_param_names()
         cold = dict.fromkeys(
             name for name in (*SMALL, "frozen", "checkpoint") if name in names
         )  # of the fit before
-        model = _as(kind, inputs.load_fitted(warm_start))
-        model.set_params(**(cold | given), warm_start=True)
+        model = last.set_params(**(cold | given), warm_start=True)
     try:
         check_settings(model, int(shape[1]) if len(shape) == 2 else None)
     except InvalidParameterError as error:

@@ -117,6 +117,20 @@ def test_a_spherical_prior_is_a_number(run: Run, data: str, out: Path) -> None:
     assert load(out).covariance_prior_ == 3.0
 
 
+@pytest.mark.parametrize(("kind", "value"), [("diag", np.array([1.0, 2, 3])), ("spherical", 2.5)])
+def test_beside_a_warm_start_a_prior_has_the_shape_of_its_covariances(
+    run: Run, data: str, out: Path, tmp_path: Path, kind: str, value: Any
+) -> None:
+    assert run("fit", data, "--bayesian", *HOW, "--covariance-type", kind, "--out", out).exit_code == 0
+    np.save(tmp_path / "prior.npy", value)
+    prior = tmp_path / "prior.npy" if np.ndim(value) else value
+    on = tmp_path / "on.npz"
+    words = ("--bayesian", "--warm-start", out, "--covariance-prior", prior, "--max-iter", 1, "--out", on)
+    result = run("fit", data, *words)
+    assert result.exit_code in (0, 3), result.stderr
+    np.testing.assert_array_equal(load(on).covariance_prior_, value)
+
+
 def test_help_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     for command in ("fit", "select"):
