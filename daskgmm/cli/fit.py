@@ -216,7 +216,7 @@ def _result(model: inputs.Model, out: str, n_rows: int, seconds: float) -> dict[
     return {
         "out": out,
         "n_rows": n_rows,
-        "total_weight": told.get("rows"),
+        "total_weight": getattr(model, "total_weight_", None),  # online EM has no such sum
         "n_features": model.n_features_in_,
         "n_components": model.n_components,
         "covariance_type": model.covariance_type,

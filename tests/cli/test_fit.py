@@ -86,6 +86,17 @@ def test_rows_that_are_left_out_are_told(run: Run, write: Callable[..., str], va
         assert (found["n_rows"], found["total_weight"]) == (650, 585)
 
 
+def test_the_total_weight_is_that_of_the_rows_or_unknown(
+    run: Run, data: str, write: Write, values: Array, out: Path
+) -> None:
+    words = ("-k", 2, "--weights", write("half", np.full(len(values), 0.5)), "--seed", 0, "--json", "--overwrite")
+    batch, online = (
+        json.loads(run("fit", data, *words, *more, "--out", out).stdout) for more in ((), ("--online",))
+    )
+    assert (batch["n_rows"], batch["total_weight"]) == (650, 325)
+    assert (online["n_rows"], online["total_weight"]) == (650, None)
+
+
 @pytest.mark.parametrize("passes", [1, 3])
 def test_one_pass_of_online_em_cannot_tell_whether_it_converged(
     run: Run, data: str, out: Path, passes: int
