@@ -8,6 +8,7 @@ from math import isfinite
 from time import perf_counter
 from typing import Any
 
+from rich.console import Console
 from rich.filesize import pick_unit_and_suffix
 
 from daskgmm.fit.events import Event, Progress, Reached, Stage, standing
@@ -39,10 +40,13 @@ class Course:
                     self.done, self.total = 0.0, None
             case Progress(done, total):
                 self._progressed(done, total)
-            case Reached(state) if not state.mid_pass or self.last is None:
-                self.last = state
-                surveyed = 0 if state.survey is None else state.survey.overall.n_rows
-                self.rows = max([run.n_rows for run in state.runs], default=surveyed) or self.rows
+            case Reached(state):
+                if self.last is not None and (self.last.done or not state.runs):  # another fit begins
+                    self.last = self.origin = None
+                if not state.mid_pass or self.last is None:
+                    self.last = state
+                    surveyed = 0 if state.survey is None else state.survey.overall.n_rows
+                    self.rows = max([run.n_rows for run in state.runs], default=surveyed) or self.rows
 
     def _progressed(self, done: int, total: int) -> None:
         """So many blocks of this pass are done."""
@@ -130,7 +134,8 @@ class ProgressBar:
             else:
                 self._handle.update(self)
         elif sys.stderr.isatty():
-            print(f"\r\x1b[K{self!r}", end="\n" if self._ended else "", file=sys.stderr, flush=True)
+            shown = repr(self)[: Console(stderr=True).width - 1]  # no escape goes back over a second line
+            print(f"\r\x1b[K{shown}", end="\n" if self._ended else "", file=sys.stderr, flush=True)
         if self._ended:
             self._handle = None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import sys
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import dask
@@ -13,7 +15,9 @@ import pytest
 
 from daskgmm import GaussianMixture, watching
 from daskgmm.display import ProgressBar, progress
+from daskgmm.fit.events import Event, Listener, Progress
 from tests.apart import K, rows_of
+from tests.listeners import SEEDED, stop
 
 X = da.from_array(rows_of(0, 3000), chunks=(500, 2))
 
@@ -29,8 +33,8 @@ class Screen(io.StringIO):
         return self.tty
 
 
-def fit(bar: ProgressBar) -> GaussianMixture:
-    model = GaussianMixture(K, random_state=0, tol=1e-9, max_iter=30)
+def fit(bar: ProgressBar, model: GaussianMixture | None = None) -> GaussianMixture:
+    model = GaussianMixture(K, random_state=0, tol=1e-9, max_iter=30) if model is None else model
     with watching(bar), dask.config.set(scheduler="synchronous"):
         model.fit(X)
     return model
@@ -83,6 +87,46 @@ def test_elsewhere_it_is_a_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch, t
     assert lines[-1] == f"done: {model.n_iter_} iterations, {model.n_passes_} passes\n"
     assert max(map(len, lines)) < 80
     assert "\n" not in "".join(lines[:-1])
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_another_fit_under_the_same_bar_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(ProgressBar())  # compiled by now
+    clock = count()
+    monkeypatch.setattr(progress, "perf_counter", lambda: float(next(clock)))
+    bar = ProgressBar()
+
+    def told(*more: Listener, model: GaussianMixture | None = None) -> list[str]:
+        lines: list[str] = []
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Progress):
+                lines.append(bar._course.count.partition("change")[0])
+
+        with watching(listen, *more), suppress(KeyboardInterrupt):
+            fit(bar, model)
+        return lines
+
+    first, second = told(), told()
+    assert "rows/s" in first[-1]
+    assert second == first
+    stopped = told(stop(SEEDED + 2))
+    assert len(stopped) < len(first)
+    assert told() == first
+    warm = GaussianMixture(K, random_state=0, tol=0, max_iter=2, warm_start=True).fit(X)
+    first, second = told(model=warm), told(model=warm)
+    assert len(first) == 2 * 6
+    assert second == first
+
+
+@pytest.mark.usefixtures("always")
+def test_on_a_terminal_it_never_takes_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "40")
+    fit(ProgressBar())
+    assert max(map(len, screen.getvalue().split("\r\x1b[K"))) == 39
 
 
 def test_no_kernel_is_no_notebook() -> None:
