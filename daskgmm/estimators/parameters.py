@@ -196,8 +196,8 @@ class Parameters:
         None,
         ["array-like", str, None],
         """Names of the arrays of a group, or columns of a frame or Parquet file, that are the features, where X is
-        such: a Zarr group, an HDF5 or netCDF file. Arrays of one shape; all their axes become rows. Of one array
-        without names, what its columns are called. Not saved, but the names are.""",
+        such: a Zarr group, an HDF5 or netCDF file. Arrays of one shape; all their axes become rows. Where X is one
+        array without names, they name its columns. The parameter is not saved, but ``feature_names_in_`` is.""",
     )
     storage_options: Any = parameter(
         None,

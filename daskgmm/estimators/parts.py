@@ -137,7 +137,8 @@ class PartedMixture(BaseMixture):
         Parameters
         ----------
         X : any input of ``fit``, of shape (n, o)
-            Rows with the given features alone, or with more of them, if the fit chose ``variables``.
+            Rows with the given features alone. Of a store or frame with names there may be more, if the fit chose
+            ``variables``.
         given : sequence of str or int
             Names or numbers of the columns of X; not needed where these have names.
         of : str, int or sequence of these, optional

@@ -166,7 +166,7 @@ class Statistics:
         return replace(self, structure=structure, scatter=structure.condensed(self.scatter))
 
     def first(self, k: int) -> "Statistics":
-        """The same rows, of which the first k components have all."""
+        """The same without the components after the first k, which must have no rows."""
         scatter = self.scatter if self.structure.shared else self.scatter[:k]
         reference, weight, shift = (sums[:k] for sums in (self.reference, self.weight, self.shift))
         return replace(self, reference=reference, weight=weight, shift=shift, scatter=scatter)
