@@ -56,8 +56,8 @@ def facing(mixture: Any, block: Block) -> Any:
     if not isinstance(mixture, Mixture):
         return mixture
     if (noise := block.columns.get("noise")) is not None:
-        noisy = Noisy(mixture, noise, block.partial)
-        return Hazy(mixture, noisy) if isinstance(mixture, Contaminated) else noisy
+        kind: Any = Hazy if isinstance(mixture, Contaminated) else Noisy
+        return kind(mixture, noise, block.partial)
     return Incomplete(mixture) if block.partial else mixture
 
 
