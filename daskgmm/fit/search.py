@@ -19,7 +19,7 @@ from daskgmm.fit.run import Run, too_few
 from daskgmm.fit.score import Score
 from daskgmm.fit.state import State
 from daskgmm.fit.survey import Survey
-from daskgmm.fit.tasks import Judge
+from daskgmm.fit.tasks import Conclude
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.structure import FULL
@@ -99,7 +99,7 @@ class Candidate(Run):
 
     @property
     def task(self) -> Any:
-        task = Judge(self.mixture) if self.ended else self.run.task
+        task = Conclude(self.mixture) if self.ended else self.run.task
         return task if self.held_out is None else Apart(task, self.mixture, self.held_out)
 
     def advance(self, found: Any) -> "Candidate":

@@ -126,9 +126,10 @@ class Contaminated(Mixture):
         found: Array = Mixture.uncertainty(resp) + entr(np.clip(1 - resp.sum(axis=1), 0.0, 1.0))
         return found
 
-    def entropy(self, found: Statistics) -> float:
+    def joint(self, found: Statistics) -> float:
+        """With the background's, of rows that have all values."""
         outside = found.total_weight - found.weight.sum()
-        return max(0.0, super().entropy(found) - (outside * self.level if outside > 0 else 0.0))
+        return super().joint(found) + (outside * self.level if outside > 0 else 0.0)
 
     def sample(self, n: int, random: np.random.RandomState | np.random.Generator) -> tuple[Array, Array]:
         """As of a mixture; rows of the background come last, as −1."""
