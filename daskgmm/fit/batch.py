@@ -105,7 +105,7 @@ def survey(recipe: Recipe, engine: Engine, rows: Rows, sample_seed: int, size: i
     )
     rows.check_unchanged()
     n_rows = found.overall.n_rows
-    if n_rows < recipe.least:
+    if n_rows < recipe.fewest_rows:
         raise too_few(n_rows, recipe.k, "weight" in rows.columns)
     if (error := unfit(found.overall.total_weight)) is not None:
         raise error

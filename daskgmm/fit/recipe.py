@@ -106,7 +106,7 @@ class Recipe:
         )
 
     @property
-    def least(self) -> int:
+    def fewest_rows(self) -> int:
         """How many rows a fit takes: one for each component that no prior speaks for, or whose start is sought."""
         return 1 if self._placed and (self.begins_at_prior or self.start.whole) else self.k
 

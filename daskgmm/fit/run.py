@@ -146,7 +146,7 @@ class EM(Run):
     def step(self, mixture: Mixture, found: Statistics) -> tuple[float, Mixture]:
         """What is watched of a mixture, and its M-step; raises what there is against it."""
         k = len(mixture.weights)
-        if found.n_rows < (1 if self.update.placed else k):
+        if found.n_rows < (1 if self.update.speaks_for_each else k):
             raise too_few(found.n_rows, k)
         if (error := unfit(found.total_weight)) is not None:
             raise error

@@ -19,7 +19,7 @@ from daskgmm.fit.run import Run, too_few
 from daskgmm.fit.score import Score
 from daskgmm.fit.state import State
 from daskgmm.fit.survey import Survey
-from daskgmm.fit.tasks import Judge
+from daskgmm.fit.tasks import Conclude
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.structure import FULL
@@ -99,7 +99,7 @@ class Candidate(Run):
 
     @property
     def task(self) -> Any:
-        task = Judge(self.mixture) if self.ended else self.run.task
+        task = Conclude(self.mixture) if self.ended else self.run.task
         return task if self.held_out is None else Apart(task, self.mixture, self.held_out)
 
     def advance(self, found: Any) -> "Candidate":
@@ -239,7 +239,7 @@ def _seeded(plan: Plan, survey: Survey, random: np.random.RandomState, seed: int
         own = survey.under(recipe.structure, recipe.k, sample_rows(recipe, survey.sample.rows.shape[1]))
         if held_out is not None:
             own = held_out.without(own)
-            if len(own.sample.chosen) < recipe.k:
+            if len(own.sample.chosen) < recipe.fewest_rows:
                 raise too_few(len(own.sample.chosen), recipe.k)
         try:
             runs = seeded(recipe, own, copy.deepcopy(random))

@@ -271,7 +271,7 @@ class Stepwise(Run):
         assert recent is not None
         steady = self.update
         # A component that stands for something stays so.
-        if self.labelled or not isinstance(steady, Steady) or steady.placed:
+        if self.labelled or not isinstance(steady, Steady) or steady.speaks_for_each:
             return self
         wait = self.looked * LOOK if rule.half_life is None else rule.half_life
         if len(recent.x) < recent.size or self.clock - self.looked < max(wait, recent.size):

@@ -56,8 +56,8 @@ def facing(mixture: Any, block: Block) -> Any:
     if not isinstance(mixture, Mixture):
         return mixture
     if (noise := block.columns.get("noise")) is not None:
-        noisy = Noisy(mixture, noise, block.partial)
-        return Hazy(mixture, noisy) if isinstance(mixture, Contaminated) else noisy
+        kind: Any = Hazy if isinstance(mixture, Contaminated) else Noisy
+        return kind(mixture, noise, block.partial)
     return Incomplete(mixture) if block.partial else mixture
 
 
@@ -251,15 +251,16 @@ class Rate:
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
-    """Maps a block to the `Score` that EM gives it: a row of a known component counts as in `expectation`."""
+class Conclude:
+    """Maps a block to the `Score` that a fit ends with: a row of a known component counts as in `expectation`."""
 
     mixture: Mixture
 
     def __call__(self, block: Block) -> Score:
         found = Expect(self.mixture)(block)
         entropy = self.mixture.entropy(found)
-        if "noise" in block.columns:  # statistics do not tell how much is left open of what is behind it
+        # Statistics do not tell what noise leaves open, nor how many values the rows of a background have.
+        if "noise" in block.columns or (block.partial and self.mixture.background_weight > 0):
             known = block.columns.get("known", np.full(len(block.x), -1))
             weight = np.where(known < 0, 1.0 if block.weight is None else block.weight, 0.0)
             entropy = Rate(self.mixture, entropy=True)(replace(block, weight=weight)).entropy

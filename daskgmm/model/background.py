@@ -8,15 +8,20 @@ import numpy as np
 from scipy.special import entr, expit
 
 from daskgmm._typing import Array
-from daskgmm.model import kernels
 from daskgmm.model.checks import holds, require
 from daskgmm.model.covariance import Covariance
-from daskgmm.model.mixture import ANSWERS, Mixture
+from daskgmm.model.mixture import ANSWERS, Mixture, pieces
 from daskgmm.model.noisy import Noisy
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.update import Around
 
 SHARE = 0.05  # that a start leaves to the background
+
+
+def against(density: Array, level: Any) -> tuple[Array, Array]:
+    """What a background leaves of rows with these log-densities in components, and log-densities with it."""
+    with np.errstate(invalid="ignore"):  # of rows that are no numbers
+        return expit(density - level), np.logaddexp(density, level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +79,15 @@ class Contaminated(Mixture):
         density, sound = super().answer(x, "score_samples")
         if not sound:  # what is infinite is no background
             density = np.where(np.isfinite(x).all(axis=1), density, np.nan)
-        return self.shared(super().expectation, x, weight, density, self.level)
+        return self.left_to_components(super().expectation, x, weight, density, self.level)
 
-    def shared(
+    def left_to_components(
         self, expectation: Callable[..., Statistics], x: Array, weight: Array | None, density: Array, level: Any
     ) -> Statistics:
         """The E-step of the components over what a background of this level leaves them of rows."""
         weight = np.ones(len(x)) if weight is None else weight
         counted = weight > 0
-        shares, logs = self.beside(density, level)
+        shares, logs = against(density, level)
         found = expectation(x, np.where(counted, weight * shares, 0.0))
         log_likelihood = np.where(counted, weight * logs, 0.0).sum()
         totals = float(log_likelihood), float(weight.sum()), int(np.count_nonzero(weight))
@@ -92,36 +97,39 @@ class Contaminated(Mixture):
         """Labels are −1 where the background is likelier than each component; responsibilities leave its share."""
         if question not in ANSWERS:
             return super().answer(x, question)
-        parts = [
-            self._answered(x[i : i + kernels.PIECE], question) for i in range(0, max(1, len(x)), kernels.PIECE)
-        ]
-        return np.concatenate([values for values, _ in parts]), all(sound for _, sound in parts)
+        return self.with_background(x, question, lambda part: (self, self.level))
 
-    def _answered(self, x: Array, question: str) -> tuple[Array, bool]:
+    def with_background(
+        self, x: Array, question: str, seen: Callable[[slice], tuple[Mixture | Noisy, Any]]
+    ) -> tuple[Array, bool]:
+        """One of `ANSWERS` for each row, a part at a time, as responsibilities of all rows take much memory.
+
+        ``seen`` says for a part of the rows what answers for the components, and the level of the background.
+        """
+        shape = (len(x), self.n_components) if question == "responsibilities" else (len(x),)
+        found, sound = np.empty(shape, np.int64 if question == "labels" else np.float64), True
         several = question != "score_samples"
-        (labels, density, resp), sound = self._answers(x, [question == "labels", True, several])
-        shares, logs = self.beside(density, self.level)
-        if not several:
-            return logs, sound
-        resp = resp * shares[:, None]
-        if question == "responsibilities":
-            return resp, sound
-        return np.where(1 - shares > resp.max(axis=1), -1, labels), sound
-
-    @staticmethod
-    def beside(density: Array, level: Any) -> tuple[Array, Array]:
-        """What the background leaves of rows with these log-densities in components, and log-densities with it."""
-        with np.errstate(invalid="ignore"):  # of rows that are no numbers
-            return expit(density - level), np.logaddexp(density, level)
+        for part in pieces(len(x)):
+            components, level = seen(part)
+            (labels, density, resp), finite = components._answers(x[part], [question == "labels", True, several])
+            shares, logs = against(density, level)
+            if several:
+                resp *= shares[:, None]
+            if question == "labels":
+                labels = np.where(1 - shares > resp.max(axis=1), -1, labels)
+            found[part] = (labels, logs, resp)[ANSWERS.index(question)]
+            sound &= finite
+        return found, sound
 
     @staticmethod
     def uncertainty(resp: Array) -> Array:
         found: Array = Mixture.uncertainty(resp) + entr(np.clip(1 - resp.sum(axis=1), 0.0, 1.0))
         return found
 
-    def entropy(self, found: Statistics) -> float:
+    def joint(self, found: Statistics) -> float:
+        """With the background's, of rows that have all values."""
         outside = found.total_weight - found.weight.sum()
-        return max(0.0, super().entropy(found) - (outside * self.level if outside > 0 else 0.0))
+        return super().joint(found) + (outside * self.level if outside > 0 else 0.0)
 
     def sample(self, n: int, random: np.random.RandomState | np.random.Generator) -> tuple[Array, Array]:
         """As of a mixture; rows of the background come last, as −1."""
@@ -132,41 +140,31 @@ class Contaminated(Mixture):
 
 
 @dataclass(frozen=True, eq=False)
-class Hazy:
+class Hazy(Noisy):
     """A mixture beside a background as rows with errors see it: a density that is the same everywhere stays so."""
 
     mixture: Contaminated
-    components: Noisy  # as those rows see them
 
     def levels(self, x: Array) -> Array:
         """log(weight·density) of the background for each row, (n,): of the values that it has."""
-        if not self.components.partial:
+        if not self.partial:
             return np.full(len(x), self.mixture.level)
-        widths = np.where(np.isnan(x), 0.0, np.log(self.mixture.high - self.mixture.low))
+        widths = np.zeros(len(x))
+        for column, width in zip(x.T, np.log(self.mixture.high - self.mixture.low), strict=True):
+            widths += np.where(np.isnan(column), 0.0, width)
         with np.errstate(divide="ignore"):
-            level: Array = np.log(self.mixture.background_weight) - widths.sum(axis=1)
+            level: Array = np.log(self.mixture.background_weight) - widths
         return level
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step, as that of the mixture."""
-        density, _ = self.components.answer(x, "score_samples")
+        density, _ = super().answer(x, "score_samples")
         density = np.where(np.isinf(x).any(axis=1), np.nan, density)
-        return self.mixture.shared(self.components.expectation, x, weight, density, self.levels(x))
+        return self.mixture.left_to_components(super().expectation, x, weight, density, self.levels(x))
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
-        """As the mixture's."""
-        density, sound = self.components.answer(x, "score_samples")
-        shares, logs = self.mixture.beside(density, self.levels(x))
-        if question == "score_samples":
-            return logs, sound
-        resp = self.components.answer(x, "responsibilities")[0] * shares[:, None]
-        if question == "responsibilities":
-            return resp, sound
-        return np.where(1 - shares > resp.max(axis=1), -1, resp.argmax(axis=1)), sound
-
-    def entropies(self, x: Array) -> Array:
-        """Entropy of each row's responsibilities, (n,), in nats."""
-        return self.mixture.uncertainty(self.answer(x, "responsibilities")[0])
+        """As the mixture's, of `ANSWERS` alone."""
+        return self.mixture.with_background(x, question, lambda part: (self.of(part), self.levels(x[part])))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """A Gaussian mixture: one immutable set of parameters, with its densities, expectation and sampling."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -151,8 +152,7 @@ class Mixture:
 
     def entropies(self, x: Array) -> Array:
         """Entropy of each row's responsibilities, (n,), in nats."""
-        parts = (x[first : first + kernels.PIECE] for first in range(0, len(x), kernels.PIECE))
-        return np.concatenate([np.empty(0), *(self.uncertainty(self.responsibilities(part)) for part in parts)])
+        return np.concatenate([self.uncertainty(self.responsibilities(x[part])) for part in pieces(len(x))])
 
     @staticmethod
     def uncertainty(resp: Array) -> Array:
@@ -164,11 +164,11 @@ class Mixture:
         """Mahalanobis distance of each row from each component, (n, k), in standard deviations of that."""
         found = np.empty((len(x), self.n_components))
         with np.errstate(over="ignore", invalid="ignore"):  # of rows that are no numbers, or too far for any
-            for first in range(0, len(x), kernels.PIECE):
-                part = np.asarray(x[first : first + kernels.PIECE], np.float64)
+            for part in pieces(len(x)):
+                rows = np.asarray(x[part], np.float64)
                 for j, mean in enumerate(self.means):
-                    z = self.covariance.whiten(part - mean, j)
-                    found[first : first + kernels.PIECE, j] = np.sqrt(np.square(z).sum(axis=1))
+                    z = self.covariance.whiten(rows - mean, j)
+                    found[part, j] = np.sqrt(np.square(z).sum(axis=1))
         return found
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
@@ -214,6 +214,12 @@ class Mixture:
             for j, count in enumerate(counts)
         ]
         return np.concatenate(parts), np.repeat(np.arange(self.n_components), counts)
+
+
+def pieces(n: int) -> Iterator[slice]:
+    """Parts of n rows, at least one: what is made of one at a time does not grow with the block."""
+    for first in range(0, max(n, 1), kernels.PIECE):
+        yield slice(first, first + kernels.PIECE)
 
 
 def sums_to_one(weights: Array) -> bool:

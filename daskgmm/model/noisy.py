@@ -6,9 +6,9 @@ The E-step finds what is expected of v, so statistics, and the M-step on them, a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from daskgmm._typing import Array
 from daskgmm.model import kernels
 from daskgmm.model.kernels.blurred import beside
 from daskgmm.model.matrices import Matrices
-from daskgmm.model.mixture import ANSWERS, Mixture
+from daskgmm.model.mixture import ANSWERS, Mixture, pieces
 from daskgmm.model.statistics import Statistics
 
 ROUNDING = 1e-10  # by which a correlation matrix of errors may fall short of one
@@ -78,24 +78,27 @@ class Noisy:
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
         """One of `ANSWERS` for each row, and whether all rows and their noise are sound."""
+        out, sound = self._answers(x, [question == asked for asked in ANSWERS])
+        return out[ANSWERS.index(question)], sound
+
+    def _answers(self, x: Array, asked: list[bool]) -> tuple[list[Array], bool]:
+        """As a mixture's, and densities in any case: they tell what is sound."""
         n, k, model = len(x), self.mixture.n_components, self.model
-        asked = [question == name for name in ANSWERS]
         out = [np.empty(n * asked[0], np.int64), np.empty(n), np.empty((n * asked[2], k))]
         for part, rows in self._parts(x):
             kernels.posterior(rows, model, *(values[part] for values in out))
-        return out[ANSWERS.index(question)], bool(np.isfinite(out[1]).all())
+        return out, bool(np.isfinite(out[1]).all())
+
+    def of(self, part: slice) -> Self:
+        """The same for a part of the rows."""
+        return replace(self, noise=self.noise[part])
 
     def entropies(self, x: Array) -> Array:
         """Entropy of each row's responsibilities, (n,), in nats."""
-        found = []
-        for first in range(0, len(x), kernels.PIECE):
-            part = slice(first, first + kernels.PIECE)
-            resp, _ = Noisy(self.mixture, self.noise[part], self.partial).answer(x[part], "responsibilities")
-            found.append(self.mixture.uncertainty(resp))
-        return np.concatenate([np.empty(0), *found])
+        found = (self.of(part).answer(x[part], "responsibilities")[0] for part in pieces(len(x)))
+        return np.concatenate([self.mixture.uncertainty(resp) for resp in found])
 
     def _parts(self, x: Array) -> Iterator[tuple[slice, Array]]:
         """Rows with their noise beside them, a part at a time, as copies are not to grow with the block."""
-        for first in range(0, max(len(x), 1), kernels.PIECE):
-            part = slice(first, first + kernels.PIECE)
+        for part in pieces(len(x)):
             yield part, beside(x[part], self.noise[part], self.model.errors, self.partial)

@@ -38,7 +38,7 @@ class Update(ABC):
         return float(statistics.weight.sum())
 
     @property
-    def placed(self) -> bool:
+    def speaks_for_each(self) -> bool:
         """Whether a prior speaks for each component by itself, also where that has no rows."""
         return False
 
@@ -73,8 +73,8 @@ class Around(Update):
         return self.update.penalty(mixture)
 
     @property
-    def placed(self) -> bool:
-        return self.update.placed
+    def speaks_for_each(self) -> bool:
+        return self.update.speaks_for_each
 
 
 def strict(error: CollapseError) -> bool:
@@ -179,6 +179,10 @@ class MAP(Update):
         )
         return s + own, s.weight + self.count / (len(s.weight) // len(self.count)), s.weight + self.extra
 
+    @property
+    def speaks_for_each(self) -> bool:
+        return self.placed
+
     def filled(self, within: Statistics) -> Statistics:
         """Statistics of one component, about its mean, and of the rows that the prior of one counts as."""
         scatter = within.scatter + self.scatter.mean(axis=0)
@@ -252,8 +256,8 @@ class Steady(Update):
         return Mixture(s.weight / total, s.means, found.covariance)
 
     @property
-    def placed(self) -> bool:
-        return self.prior is not None and self.prior.placed
+    def speaks_for_each(self) -> bool:
+        return self.prior is not None and self.prior.speaks_for_each
 
     def _under(self, prior: MAP, mixture: Mixture, s: Statistics) -> Mixture:
         """The mode under a prior, for as many rows as the statistics stand for."""

@@ -9,7 +9,14 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 
-from daskgmm import CollapseError, GaussianMixture, MiniBatchGaussianMixture, NormalInverseWishart, load
+from daskgmm import (
+    CollapseError,
+    GaussianMixture,
+    GaussianMixtureSearch,
+    MiniBatchGaussianMixture,
+    NormalInverseWishart,
+    load,
+)
 from daskgmm.cli import main
 from daskgmm.errors import CheckpointError, DataError
 from tests.fit.problems import Problem, problems
@@ -102,6 +109,14 @@ def test_rows_may_be_fewer_than_components_that_a_prior_speaks_for(kind: Any, es
     for more in others:
         with pytest.raises(DataError, match="n_samples >= n_components"):
             estimator(4, covariance_type=kind, prior=prior, random_state=0, **more).fit(np.zeros((2, 2)))
+
+
+def test_a_search_that_holds_rows_out_takes_as_few() -> None:
+    random = np.random.default_rng(0)
+    prior = NormalInverseWishart.from_mixture(GaussianMixture(4, random_state=0).fit(random.normal(size=(400, 2))))
+    how: dict[str, Any] = {"criterion": "held_out", "prior": prior, "random_state": 1}
+    found = GaussianMixtureSearch([4], held_out=0.3, **how).fit(random.normal(size=(3, 2)))  # of which it learns 2
+    assert np.isfinite(found.results_["held_out"]).all()
 
 
 def test_a_component_that_a_prior_speaks_for_is_not_placed_anew() -> None:

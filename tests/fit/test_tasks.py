@@ -1,7 +1,7 @@
 """What tasks do to one block: rows of zero weight are never looked at, and what is no number is told."""
 
 import pickle
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from daskgmm.compute.threads import Plain
 from daskgmm.errors import DataError
 from daskgmm.fit.run import EM
 from daskgmm.fit.survey import Threshold
-from daskgmm.fit.tasks import Examine, Expect, Learn, Query, Rate, TakeFirst, Together, seen
+from daskgmm.fit.tasks import Conclude, Examine, Expect, Learn, Query, Rate, TakeFirst, Together, seen
+from daskgmm.model.background import Contaminated
 from daskgmm.model.mixture import ANSWERS
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import FULL
@@ -109,6 +110,27 @@ def test_tasks_together_find_what_each_would() -> None:
     together = Plain().reduce(rows, Together(tasks))
     for task, found in zip(tasks, together, strict=True):
         assert_same(found, Plain().reduce(rows, task))
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("gone", [0.0, 0.3])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_what_a_fit_ends_with_is_what_queries_rate_it(background: bool, gone: float, noisy: bool) -> None:
+    random = np.random.default_rng(2)
+    x = random.uniform(-20, 20, size=(100, 2)) if background else X.copy()
+    x[random.random(100) < gone, 1] = np.nan
+    parts = 0.7 * MIXTURE.weights, MIXTURE.means, MIXTURE.covariance
+    mixture = Contaminated(*parts, np.full(2, -20.0), np.full(2, 20.0)) if background else MIXTURE
+    columns = {"noise": random.gamma(1.0, 0.5, size=x.shape)} if noisy else {}
+    block = Block(x, weight=WEIGHT, columns=columns, partial=gone > 0)
+    for found, expected in zip(
+        values(Conclude(mixture)(block)), values(Rate(mixture, entropy=True)(block)), strict=True
+    ):
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    known = np.where(np.arange(100) < 60, 0, -1)
+    some = Conclude(mixture)(replace(block, columns={**columns, "known": known}))
+    rest = Rate(mixture, entropy=True)(replace(block, weight=np.where(known < 0, WEIGHT, 0.0)))
+    assert some.entropy == pytest.approx(rest.entropy, rel=1e-9, abs=1e-9)  # nothing is open of the others
 
 
 def test_the_first_rows_are_those_of_positive_weight() -> None:

@@ -100,7 +100,7 @@ def test_adaptation_moves_as_far_as_the_rows_count(kind: str) -> None:
     x, resp, background = problem(kind, 3, 2, 5)
     structure, relevance = STRUCTURES[kind], 16.0
     update = NormalInverseWishart.from_mixture(background, relevance).on(structure, 3, moments(structure, x), 0.0)
-    assert update.placed
+    assert update.speaks_for_each
     for name in ("weights", "means"):
         np.testing.assert_allclose(getattr(update.mode, name), getattr(background, name), rtol=1e-12)
     np.testing.assert_allclose(update.mode.covariance.values, background.covariance.values, rtol=1e-12)
