@@ -27,7 +27,7 @@ def problem(d: int, k: int) -> tuple[Any, Any, dict[str, Any]]:
 
 def found(d: int, k: int) -> dict[str, Any]:
     """Parameters after the steps, and the mean log-likelihood of those before each step."""
-    from astroML.density_estimation import XDGMM  # type: ignore[import-not-found,import-untyped]
+    from astroML.density_estimation import XDGMM
 
     x, noise, start = problem(d, k)
     model, trace = XDGMM(k), []
