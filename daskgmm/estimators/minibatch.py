@@ -180,7 +180,10 @@ class MiniBatchGaussianMixture(Fitting):
     online_ = Attribute(lambda f: _online(f), "The online fit as one immutable value: statistics and counts.")
     effective_sample_size_ = Attribute(
         lambda f: _online(f).effective_rows,
-        "1 / Σ a², with a the weight of each row, at each visit, in statistics of total weight 1.",
+        """1 / Σ a², with a the weight of each row, at each visit, in statistics of total weight 1: as many rows
+        of equal weight would be as uncertain. They are fewer than were learnt, as later ones weigh more. They are
+        more where rows weigh more than 1, or were met several times and count as new ones each time (those of the
+        start of `fit` are met in its first pass again).""",
     )
     moving_log_likelihood_ = Attribute(
         lambda f: (_online(f).watch or Watch(nan)).mean,

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
-from math import floor, isfinite, log10
+from math import floor, isfinite, log10, nan
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Summary:
         Mixing proportions.
     rows : (k,)
         The same in rows of the fit, or in units of their weights, NaN where that is not known; of an online fit in
-        its effective rows.
+        the rows that it has learnt, whatever they weigh, once for each pass.
     mean, deviation : (k, d)
         Means and standard deviations.
     nearest : (k,) int
@@ -73,19 +73,18 @@ class Summary:
     @classmethod
     def of(cls, fitted: Fitted, estimator: str) -> "Summary":
         """Of what a fit of this class left."""
-        mixture, run = fitted.mixture, fitted.online
+        mixture, facts = fitted.mixture, facts_of(fitted, estimator)
         (k, d), names = mixture.means.shape, fitted.feature_names
-        total = fitted.score.total_weight if run is None else run.effective_rows
         order = np.argsort(-mixture.weights, kind="stable")
         apart = distances(mixture)
         np.fill_diagonal(apart, np.inf)
         deviation = np.broadcast_to(mixture.covariance.deviations, (k, d))
         return cls(
-            facts_of(fitted, estimator),
+            facts,
             tuple(map(str, range(d) if names is None else names)),
             order,
             mixture.weights[order],
-            mixture.weights[order] * total,
+            mixture.weights[order] * facts.get("rows", nan),
             mixture.means[order],
             deviation[order],
             (apart.argmin(axis=1) if k > 1 else np.array([-1]))[order],

@@ -89,8 +89,11 @@ def test_an_older_file_has_none() -> None:
 def test_of_a_stream() -> None:
     model = MiniBatchGaussianMixture(K, random_state=0).partial_fit(FRAME)
     found = model.summary()
-    np.testing.assert_allclose(found.rows.sum(), model.effective_sample_size_)
     assert found.facts["rows"] == 600
+    np.testing.assert_allclose(found.rows, 600 * found.weight)  # not the effective ones, as the start counts twice
+    model.fit(FRAME, sample_weight=np.full(600, 3.0))
+    np.testing.assert_allclose(model.summary().rows.sum(), 600)
+    assert model.effective_sample_size_ > 1000
     assert "bic" not in found.facts
     with pytest.raises(NotFittedError, match="20 of the first"):
         MiniBatchGaussianMixture(K).partial_fit(X[:20]).summary()
