@@ -214,7 +214,11 @@ def info(model: str, as_json: bool, verbose: bool) -> None:
         **found,
         **output.learnt(mixture),
         **(
-            {"weights": mixture.weights_.tolist(), "components": summary.components()}
+            {
+                "weights": mixture.weights_.tolist(),
+                "background_weight": summary.background,
+                "components": summary.components(),
+            }
             if as_json and summary
             else {}
         ),

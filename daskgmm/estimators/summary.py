@@ -58,6 +58,8 @@ class Summary:
         How much, as the Bhattacharyya coefficient ∫ √(p·q) dx of the two densities (Bhattacharyya 1943): 1 where
         they are equal, 0 where they are apart. It ignores weights. Of rows that come from either of two components
         of equal weight, at least ½·(1 − √(1 − overlap²)) are taken for the other's, and at most ½·overlap.
+    background : float
+        Proportion of the background, which the weights leave of 1; 0 where there is none.
     """
 
     facts: Mapping[str, Any]
@@ -69,6 +71,7 @@ class Summary:
     deviation: Array
     nearest: Array
     overlap: Array
+    background: float = 0.0
 
     @classmethod
     def of(cls, fitted: Fitted, estimator: str) -> "Summary":
@@ -89,6 +92,7 @@ class Summary:
             deviation[order],
             (apart.argmin(axis=1) if k > 1 else np.array([-1]))[order],
             np.exp(-apart.min(axis=1))[order],
+            mixture.background_weight,
         )
 
     def to_pandas(self) -> Any:
@@ -129,7 +133,7 @@ class Summary:
     def table(self) -> str:
         """The table alone, without the facts."""
         lines = [line for block in _blocks(self._head(), self._cells()) for line in [*block, ""]]
-        return "\n".join([*lines, *textwrap.wrap(self._left_out(), WIDTH)]).rstrip()
+        return "\n".join([*lines, *textwrap.wrap(self._left_out(), WIDTH), *self._outside()]).rstrip()
 
     def _repr_html_(self) -> str:
         columns = [*self._head(), *self._cells()]
@@ -143,7 +147,8 @@ class Summary:
         return (
             f'<div style="overflow-x:auto"><p><b>{escape(title)}</b><br>{escape("; ".join(told))}</p>'
             f'<table style="border-collapse:collapse;font-size:inherit"><thead><tr>{head}</tr></thead>'
-            f"<tbody>{''.join(lines)}</tbody></table><p>{escape(self._left_out())}</p></div>"
+            f"<tbody>{''.join(lines)}</tbody></table><p>{escape(self._left_out())}</p>"
+            f"{''.join(f'<p>{line}</p>' for line in self._outside())}</div>"
         )
 
     def _head(self) -> list[list[str]]:
@@ -173,6 +178,10 @@ class Summary:
         left = [f"{k - COMPONENTS:,} lighter components, {self.weight[COMPONENTS:].sum():.1%} of the weight"]
         left = left * (k > COMPONENTS) + [f"{d - FEATURES:,} more features"] * (d > FEATURES)
         return f"Not shown: {', and '.join(left)}. summary().to_pandas() has them." if left else ""
+
+    def _outside(self) -> list[str]:
+        """The share of the background, in a line, if there is one."""
+        return [f"background {self.background:.1%}"] if self.background else []
 
 
 def facts(model: Any) -> dict[str, Any]:

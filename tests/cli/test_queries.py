@@ -411,6 +411,15 @@ def test_info(run: Run, model: str, fitted: GaussianMixture) -> None:
     assert any(line.split() == ["passes", str(fitted.n_passes_)] for line in lines)
 
 
+def test_info_has_the_background(run: Run, model: str, data: str, out: Path) -> None:
+    result = run("fit", data, "-k", 2, "--seed", 0, "--max-iter", 2, "--background", "--out", out)
+    assert result.exit_code in (0, 3), result.stderr
+    found = json.loads(run("info", out, "--json").stdout)
+    assert found["background_weight"] == GaussianMixture.load(out).background_weight_
+    assert run("info", out).stdout.splitlines()[-1].startswith("background ")
+    assert json.loads(run("info", model, "--json").stdout)["background_weight"] == 0
+
+
 @pytest.mark.parametrize("online", [(), ("--online",)])
 def test_info_of_a_checkpoint(run: Run, data: str, tmp_path: Path, online: tuple[str, ...]) -> None:
     words = ("fit", data, "-k", 3, "--seed", 0, "--max-iter", 2, "--tol", 0, "--verbose", *online)

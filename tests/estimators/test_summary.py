@@ -204,6 +204,17 @@ def test_a_notebook_shows_the_same_table() -> None:
         assert not hasattr(model, "_repr_html_")
 
 
+def test_the_background_is_told_beside_the_table() -> None:
+    model = fitted(background=True)
+    found = model.summary()
+    assert found.background == model.background_weight_ > 0
+    told = f"background {found.background:.1%}"
+    assert lines_of(model)[-2:] == ["", told]
+    assert found.table.splitlines()[-1] == told
+    assert told in found._repr_html_()
+    assert "background" not in fitted().summary().table
+
+
 def test_names_are_text_there() -> None:
     name = "<script>alert(1)</script>\x1b[2J"
     told = many(2, 1, [name])._repr_html_()
