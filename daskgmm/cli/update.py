@@ -76,7 +76,7 @@ def update(
     with output.model_file(out, overwrite) as write:
         learner = _learner(model, settings, places)
         shape = places.rows(place).shape
-        first, last = _pending(rows, learner.next_row_, int(shape[0]), data)
+        first, last = _pending(rows, learner.next_row_, int(shape[0]), data, model)
         began, spent = perf_counter(), {}
         if first < last:
             weight, labels = (places.rowwise(one, shape[:1]) for one in (weights, known))
@@ -107,13 +107,13 @@ def _learner(place: str, reading: dict[str, Any], places: inputs.Places) -> Mini
     return places.read_by(model, reading)
 
 
-def _pending(rows: Span, learnt: int, n: int, data: str) -> tuple[int, int]:
+def _pending(rows: Span, learnt: int, n: int, data: str, model: str) -> tuple[int, int]:
     """The rows to learn from: those asked for that were not learnt before."""
     first, last = rows[0] if rows[0] is not None else learnt, rows[1] if rows[1] is not None else n
     if rows == (None, None) and learnt > n:
         raise DataError(
             f"{data} has {n} rows, and the model has learnt {learnt} already: rows were removed, or it learnt "
-            "from others."
+            f"from others. To learn from all of these: fit --online --warm-start {model}"
         )
     if max(last, first) > n:
         raise DataError(f"{data} has {n} rows, and row {max(last, first)} is asked for.")

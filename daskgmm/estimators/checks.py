@@ -288,6 +288,20 @@ def check_mixture(
     return Mixture(weights, means, structure.imposed(covariance, weights))
 
 
+def next_rows(rows: slice, learnt: int, n_rows: int | None) -> tuple[int, int]:
+    """The first row to learn from and the one after the last, where so many were learnt of a store."""
+    if n_rows is None:
+        raise DataError("To count what was learnt, X needs to know its number of rows: compute_chunk_sizes().")
+    start = learnt if rows.start is None else rows.start
+    first, last, step = slice(start, rows.stop, rows.step).indices(n_rows)
+    if step != 1 or not learnt <= first <= last:
+        raise DataError(
+            f"Rows {first}:{last}:{step} are not next: {learnt} were learnt, each once, in turn. extend learns "
+            "from a store that grows; partial_fit learns from any other."
+        )
+    return first, last
+
+
 def _array(value: Any, shape: tuple[int, ...], name: str) -> Array:
     """``value`` as finite float64 of this shape, in scikit-learn's words."""
     checked: Array = check_array(

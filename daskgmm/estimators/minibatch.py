@@ -17,6 +17,7 @@ from daskgmm.compute.rows import Rows
 from daskgmm.compute.window import Selection, finer
 from daskgmm.errors import DataError
 from daskgmm.estimators.alone import one_at_a_time
+from daskgmm.estimators.checks import next_rows
 from daskgmm.estimators.fitted import Attribute, Fitted, StreamAttribute, Unseeded, names_of
 from daskgmm.estimators.fitting import Fitting
 from daskgmm.estimators.parameters import (
@@ -341,12 +342,7 @@ class MiniBatchGaussianMixture(Fitting):
         held = self._stored(X, weight=sample_weight, noise=noise, known=known)
         self._check_features(held)
         recipe, learnt = replace(self._recipe(held.n_features), max_iter=1), self.next_row_
-        if held.n_rows is None:
-            raise DataError("To count what was learnt, X needs to know its number of rows: compute_chunk_sizes().")
-        start = learnt if rows.start is None else rows.start
-        first, last, step = slice(start, rows.stop, rows.step).indices(held.n_rows)
-        if step != 1 or not learnt <= first <= last:
-            raise DataError(f"Rows {first}:{last}:{step} are not next: {learnt} were learnt, each once, in turn.")
+        first, last = next_rows(rows, learnt, held.n_rows)
         if "_fitted" in vars(self):
             before, run = self._fitted, self._resumed(held, recipe)
         else:

@@ -168,6 +168,7 @@ def test_what_cannot_be_updated(
         ((model, data), "only models of fit --online learn on"),
         ((online, wide), "X has 4 features, but MiniBatchGaussianMixture is expecting 3"),
         ((online, short), "has 100 rows, and the model has learnt 650 already"),
+        ((online, short), f"fit --online --warm-start {online}"),
         ((online, data, "--rows", "650:900"), "has 650 rows, and row 900 is asked for"),
         ((online, data, "--rows", "700:"), "has 650 rows, and row 700 is asked for"),
         ((online, bad), "NaN: block"),

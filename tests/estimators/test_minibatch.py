@@ -247,6 +247,11 @@ def test_rows_outside_of_the_range_have_no_say(rows: slice, first: int, last: in
     assert_same(found, behind().extend(chunked(X[:3000], 100), weight, rows))
 
 
+def test_what_extend_refuses_names_the_way_for_another_store() -> None:
+    with pytest.raises(DataError, match="partial_fit learns"):
+        behind().extend(X[:1000])
+
+
 @pytest.mark.parametrize(
     ("x", "rows"),
     [
