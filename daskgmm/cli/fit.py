@@ -15,14 +15,13 @@ from daskgmm.compute.sources.paths import within
 from daskgmm.errors import DataError
 from daskgmm.estimators.bayesian import BayesianGaussianMixture
 from daskgmm.estimators.checks import array_shapes, check_settings
+from daskgmm.estimators.fitting import taken_over
 from daskgmm.estimators.gaussian_mixture import GaussianMixture
 from daskgmm.estimators.minibatch import MiniBatchGaussianMixture
 from daskgmm.estimators.parameters import ARRAYS, ROWWISE, SMALL
 from daskgmm.estimators.search import GaussianMixtureSearch
 from daskgmm.estimators.summary import facts
 
-# What all estimators have, in one sense.
-SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks", "decode_cf")
 # What a warm start takes the place of.
 STARTS = (*SMALL, *ROWWISE, "init_params", "n_init", "n_components", "covariance_type")
 
@@ -203,11 +202,7 @@ def _as(kind: type[inputs.Model], model: inputs.Model) -> inputs.Model:
         raise DataError(
             f"--bayesian goes on from a posterior, and the model is a {type(model).__name__}: it has none."
         )
-    factors = getattr(model, "n_factors", None)
-    covariances = (model.loadings_, model.noise_variances_) if factors else model.covariances_
-    parts = (model.weights_, model.means_, covariances, model.covariance_type)
-    own: inputs.Model = kind.from_parameters(*parts, feature_names=getattr(model, "feature_names_in_", None))
-    own.set_params(**{name: getattr(model, name) for name in SHARED})
+    own: inputs.Model = taken_over(kind, model)
     return own
 
 

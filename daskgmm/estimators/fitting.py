@@ -53,6 +53,9 @@ from daskgmm.store import checkpoint, values
 # Of watching or of reading; what they change in the rows is in their layout.
 ELSEWHERE = {"checkpoint", "verbose", "verbose_interval", "block_size", "nan_policy", "storage_options", *ROWWISE}
 
+# What all estimators have, in one sense.
+SHARED = ("reg_covar", "random_state", "block_size", "nan_policy", "missing_chunks", "decode_cf")
+
 
 class Watched(BaseMixture):
     """A mixture whose fit may be watched, stopped, and gone on with."""
@@ -275,6 +278,7 @@ class Fitting(Watched, PartedMixture, Single):
         Parameters
         ----------
         weights : (k,) >= 0, summing to 1
+            There is no background: ``weights_`` of a model that has one are to be divided by their sum.
         means : (k, d)
         covariances : in the shape of ``covariances_`` for ``covariance_type``
             Of "factors" also a tuple, ``(loadings_, noise_variances_)``; those of matrices are found anew.
@@ -336,6 +340,18 @@ class Fitting(Watched, PartedMixture, Single):
         """
         model: Self = load(path, cls)
         return model
+
+
+def taken_over(kind: Any, model: Any) -> Any:
+    """A fitted model as one of another kind, with its background and the settings that mean the same to both."""
+    factors = getattr(model, "n_factors", None)
+    covariances = (model.loadings_, model.noise_variances_) if factors else model.covariances_
+    parts = (model.mixture_.members.weights, model.means_, covariances, model.covariance_type)
+    own = kind.from_parameters(*parts, feature_names=getattr(model, "feature_names_in_", None))
+    own.set_params(**{name: getattr(model, name) for name in SHARED})
+    if model.background_weight_:
+        own._fitted = own.set_params(background=True)._from_mixture(model.mixture_, own._fitted.feature_names)
+    return own
 
 
 class _Callbacks:

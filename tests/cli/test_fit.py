@@ -229,6 +229,25 @@ def test_a_warm_start_goes_on_with_the_settings_of_the_model(
     assert (found.reg_covar, found.warm_start) == (1e-4, False)
 
 
+def test_a_warm_start_of_another_kind_keeps_the_background(
+    run: Run, write: Callable[..., str], values: Array, tmp_path: Path
+) -> None:
+    outliers = np.random.default_rng(0).uniform(-40, 40, size=(100, values.shape[1]))
+    x = np.concatenate([values, outliers])
+    np.random.default_rng(1).shuffle(x)
+    data, batch, online = write("spread.zarr", x), tmp_path / "batch.npz", tmp_path / "online.npz"
+    how = ("-k", 3, "--seed", 0, "--background", "--nan-policy", "omit")
+    assert run("fit", data, *how, "--out", batch).exit_code == 0
+    share = GaussianMixture.load(batch).background_weight_
+    assert share > 0.1
+    for last, words, out in ((batch, ("--online",), online), (online, (), tmp_path / "again.npz")):
+        result = run("fit", data, "--warm-start", last, *words, "--out", out)
+        assert result.exit_code in (0, 3), result.stderr
+        found = load(out)
+        assert (found.background, found.nan_policy) == (True, "omit")
+        assert found.background_weight_ == pytest.approx(share, abs=0.01)
+
+
 def test_not_converged_is_exit_code_3_with_a_model(run: Run, data: str, out: Path) -> None:
     result = run("fit", data, "-k", 3, "--tol", 0, "--max-iter", 2, "--out", out, "--json")
     assert result.exit_code == 3
