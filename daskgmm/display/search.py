@@ -65,9 +65,16 @@ class SearchDisplay:
         ------
         ImportError
             Without matplotlib, which the extra ``plot`` brings.
+        TypeError
+            For anything but a search, such as the model that `GaussianMixtureSearch.save` keeps.
         AttributeError, ValueError
             If there is no ``results_``, or no such criterion in it.
         """
+        if not hasattr(estimator, "criterion"):
+            raise TypeError(
+                f"A {type(estimator).__name__} has no table of candidates: save keeps the best model alone. Keep "
+                "results_ of the GaussianMixtureSearch, too: SearchDisplay(results_).plot() draws it."
+            )
         by = criterion or estimator.criterion
         return cls(estimator.results_, criterion=by, chosen=getattr(estimator, "best_index_", None)).plot(ax)
 

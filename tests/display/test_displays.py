@@ -205,6 +205,12 @@ def test_a_search() -> None:
         display.SearchDisplay(table, criterion="best")
 
 
+def test_what_a_search_saved_has_no_table(slow_fit: tuple[GaussianMixture, list[Any]]) -> None:
+    with pytest.raises(TypeError, match="the best model alone") as told:
+        display.SearchDisplay.from_estimator(slow_fit[0])
+    assert "GaussianMixture " in str(told.value)
+
+
 def test_evolution_shows_the_fits_own_states(slow_fit: tuple[GaussianMixture, list[Any]]) -> None:
     model, states = slow_fit
     drawn = display.EvolutionDisplay.from_estimator(model, X, iterations=(0, 1, 3, 1000))
