@@ -189,7 +189,7 @@ class PartedMixture(BaseMixture):
         answers = [values[..., 0] for values in answers] if single else answers
         return tuple(answers) if return_std else answers[0]
 
-    def impute(self, X: Any, random_state: Any = None) -> Any:
+    def impute(self, X: Any, random_state: Any = None, *, noise: Any = None) -> Any:
         """Rows with what they miss: NaN, and what is masked or null, whatever ``nan_policy`` is.
 
         Parameters
@@ -199,6 +199,8 @@ class PartedMixture(BaseMixture):
             If left out, a missing value becomes its conditional mean given those that its row has; else it is
             drawn from its conditional distribution, as multiple imputation asks for. An int gives the same draws
             for the same blocks each time.
+        noise : (n, d) or (n, d, d), optional
+            Errors of the values that are there, as in ``fit``. What is filled in are true values, without errors.
 
         Returns
         -------
@@ -208,7 +210,7 @@ class PartedMixture(BaseMixture):
         self._check_fitted()
         seed = None if random_state is None else int(check_random_state(random_state).randint(2**31))
         d = self.n_features_in_
-        rows = self._query_rows(X, nan_policy="missing", answer_bytes=8 * d)
+        rows = self._query_rows(X, nan_policy="missing", answer_bytes=8 * d, noise=noise)
         names = tuple(map(str, getattr(self, "feature_names_in_", range(d))))
         return in_kind(rows, Impute(self.mixture_, "imputed", np.nan, np.float64, seed), d, names)
 

@@ -125,7 +125,6 @@ def test_what_may_not_be_missing_is_refused() -> None:
     model = fitted("full").set_params(nan_policy="raise")
     clusters = fitted("full").merged(rows(), 2)
     clusters.model.set_params(nan_policy="raise")
-    for ask in (lambda x: model.regress(x, given=[0, 1]), clusters.predict, model.mahalanobis):
-        x = rows()[:, :2] if ask.__name__ == "<lambda>" else rows()
+    for ask in (clusters.predict, model.mahalanobis, lambda x: model.regress(x[:, :2], given=[0, 1])):
         with pytest.raises(ValueError, match="NaN"):
-            ask(x)
+            ask(rows())
