@@ -197,13 +197,14 @@ class BaseMixture(Parameters, Scikit):
         return self._answer(X, "score_samples", np.float64, np.nan, noise=noise)
 
     @query
-    def mahalanobis(self, X: Any) -> Any:
+    def mahalanobis(self, X: Any, *, noise: Any = None) -> Any:
         """Mahalanobis distance of each row from each component, (n, k) float64; lazy where `predict` is.
 
         In standard deviations of that component, not squared: for d features, 95 % of its own rows lie within
-        √χ²(0.95, d). ``mahalanobis(X).min(axis=1)`` is how far a row is from the nearest.
+        √χ²(0.95, d). ``mahalanobis(X).min(axis=1)`` is how far a row is from the nearest. With ``noise``, the
+        standard deviations have its errors in them.
         """
-        return self._answer(X, "distances", np.float64, np.nan, wide=True)
+        return self._answer(X, "distances", np.float64, np.nan, wide=True, noise=noise)
 
     def threshold(self, X: Data, quantile: float = 0.01, sample_weight: Any = None, noise: Any = None) -> float:
         """The log-density below which this share of the rows lies, in one pass: for `is_outlier`.

@@ -21,7 +21,7 @@ from daskgmm.fit.survey import Threshold
 from daskgmm.fit.tasks import Draw, Impute, Query
 from daskgmm.model import kernels, merging
 from daskgmm.model.blas import one_thread
-from daskgmm.model.missing import Incomplete
+from daskgmm.model.missing import Incomplete, Regressions
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.parts import Parts
 
@@ -62,7 +62,10 @@ class Merged:
         return int(self.labels.max()) + 1
 
     def predict(self, X: Any) -> Any:
-        """The most probable cluster of each row, (n,) int64, in kind as the mixture's ``predict``."""
+        """The most probable cluster of each row, (n,) int64, in kind as the mixture's ``predict``.
+
+        −1 for rows that are likelier of a ``background``, and for those that ``nan_policy`` leaves out.
+        """
         return self._answer(X, "labels", np.int64, -1)
 
     def predict_proba(self, X: Any) -> Any:
@@ -70,7 +73,9 @@ class Merged:
         return self._answer(X, "responsibilities", np.float64, np.nan, self.n_clusters)
 
     def _answer(self, X: Any, answer: str, dtype: Any, missing: float, columns: int | None = None) -> Any:
-        clusters = merging.Clusters(Incomplete(self.model.mixture_), self.labels)
+        mixture = self.model.mixture_
+        seen = Incomplete(mixture) if self.model.nan_policy == "missing" else mixture
+        clusters = merging.Clusters(seen, self.labels)
         rows = self.model._query_rows(X, answer_bytes=8 * len(self.labels))
         return in_kind(rows, Query(clusters, answer, missing, dtype), columns)
 
@@ -138,7 +143,7 @@ class PartedMixture(BaseMixture):
         ----------
         X : any input of ``fit``, of shape (n, o)
             Rows with the given features alone. Of a store or frame with names there may be more, if the fit chose
-            ``variables``.
+            ``variables``. With ``nan_policy="missing"``, each row's own are those that it has.
         given : sequence of str or int
             Names or numbers of the columns of X; not needed where these have names.
         of : str, int or sequence of these, optional
@@ -174,16 +179,17 @@ class PartedMixture(BaseMixture):
         if {*numbers} & {*targets}:
             raise ValueError("What is given needs no regression: `of` has features of `given`.")
         parts = self._parts(numbers, targets)
+        asked = Regressions(self.mixture_, parts) if self.nan_policy == "missing" else parts
         told = tuple(str(j) if names is None else names[j] for j in parts.unseen)
         single = of is not None and (isinstance(of, str) or np.ndim(of) == 0)
         answers = [
-            in_kind(rows, Query(parts, question, np.nan, np.float64), len(told), told)
+            in_kind(rows, Query(asked, question, np.nan, np.float64), len(told), told)
             for question in ("mean", "std")[: 1 + return_std]
         ]
         answers = [values[..., 0] for values in answers] if single else answers
         return tuple(answers) if return_std else answers[0]
 
-    def impute(self, X: Any, random_state: Any = None) -> Any:
+    def impute(self, X: Any, random_state: Any = None, *, noise: Any = None) -> Any:
         """Rows with what they miss: NaN, and what is masked or null, whatever ``nan_policy`` is.
 
         Parameters
@@ -193,6 +199,8 @@ class PartedMixture(BaseMixture):
             If left out, a missing value becomes its conditional mean given those that its row has; else it is
             drawn from its conditional distribution, as multiple imputation asks for. An int gives the same draws
             for the same blocks each time.
+        noise : (n, d) or (n, d, d), optional
+            Errors of the values that are there, as in ``fit``. What is filled in are true values, without errors.
 
         Returns
         -------
@@ -202,7 +210,7 @@ class PartedMixture(BaseMixture):
         self._check_fitted()
         seed = None if random_state is None else int(check_random_state(random_state).randint(2**31))
         d = self.n_features_in_
-        rows = self._query_rows(X, nan_policy="missing", answer_bytes=8 * d)
+        rows = self._query_rows(X, nan_policy="missing", answer_bytes=8 * d, noise=noise)
         names = tuple(map(str, getattr(self, "feature_names_in_", range(d))))
         return in_kind(rows, Impute(self.mixture_, "imputed", np.nan, np.float64, seed), d, names)
 

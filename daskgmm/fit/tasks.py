@@ -334,7 +334,8 @@ class Impute(Query):
         random = None
         if self.seed is not None:
             random = np.random.Generator(np.random.Philox(key=[self.seed, block.index]))
-        found, finite = Incomplete(self.mixture).impute(block.x, random)
+        asked: Incomplete | Noisy = facing(self.mixture, block)
+        found, finite = asked.impute(block.x, random)
         if not finite:
             refuse(replace(block, weight=None))
         return found

@@ -163,7 +163,9 @@ class Hazy(Noisy):
         return self.mixture.left_to_components(super().expectation, x, weight, density, self.levels(x))
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
-        """As the mixture's, of `ANSWERS` alone."""
+        """As the mixture's."""
+        if question not in ANSWERS:
+            return super().answer(x, question)
         return self.mixture.with_background(x, question, lambda part: (self.of(part), self.levels(x[part])))
 
 

@@ -23,10 +23,15 @@ class Clusters:
         return int(self.labels.max()) + 1
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
-        """``labels`` (n,) or ``responsibilities`` (n, clusters), and whether all values of all rows are finite."""
+        """``labels`` (n,) or ``responsibilities`` (n, clusters), and whether all values of all rows are finite.
+
+        Labels are −1 where a background is likelier than each cluster.
+        """
         resp, finite = self.mixture.answer(x, "responsibilities")
         shares = np.stack([resp[:, self.labels == c].sum(axis=1) for c in range(self.n_components)], axis=1)
-        return (shares.argmax(axis=1) if question == "labels" else shares), finite
+        if question != "labels":
+            return shares, finite
+        return np.where(1 - resp.sum(axis=1) > shares.max(axis=1), -1, shares.argmax(axis=1)), finite
 
 
 def hierarchy(resp: Array, weight: Array | None = None) -> tuple[Array, Array]:

@@ -113,7 +113,7 @@ class Incomplete:
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
         """What the marginal mixture of each row answers, and whether no value is infinite.
 
-        A row without any value has the density of nothing, 1, and the mixture's proportions.
+        A row without any value has the density of nothing, 1, the mixture's proportions, and no distance.
         """
         if not misses(x):
             return self.mixture.answer(x, question)
@@ -129,7 +129,7 @@ class Incomplete:
         """Answers for n rows without any value."""
         weights, outside = self.mixture.weights, self.mixture.background_weight
         label = -1 if outside > weights.max() else np.argmax(weights)
-        answers = {"labels": label, "responsibilities": weights}
+        answers = {"labels": label, "responsibilities": weights, "distances": np.zeros(len(weights))}
         value = np.asarray(answers.get(question, 0.0))
         return np.tile(value, (n, *(1,) * value.ndim))
 
@@ -163,6 +163,26 @@ class Incomplete:
             out[empty] = self.mixture.members.weights @ self.mixture.means
         elif len(empty):
             out[empty] = random.permutation(self.mixture.members.sample(len(empty), random)[0])
+        return out, sound
+
+
+@dataclass(frozen=True, eq=False)
+class Regressions:
+    """What a mixture says of some features given those of some others that a row has."""
+
+    mixture: Mixture
+    parts: Parts  # of rows that have all of them
+
+    def answer(self, x: Array, question: str) -> tuple[Array, bool]:
+        """As `Parts.answer`. Of a row that has none of them it says nothing: NaN."""
+        if not misses(x):
+            return self.parts.answer(x, question)
+        out, sound = np.full((len(x), len(self.parts.unseen)), np.nan), True
+        with one_thread():
+            for rows, seen in grouped(x):
+                parts = Parts.of(self.mixture, self.parts.seen[seen], self.parts.unseen)
+                out[rows], finite = parts.answer(_cut(x, rows, seen), question)
+                sound &= finite
         return out, sound
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.model import kernels
+from daskgmm.model.blas import one_thread
 from daskgmm.model.kernels.blurred import beside
 from daskgmm.model.matrices import Matrices
 from daskgmm.model.mixture import ANSWERS, Mixture, pieces
@@ -77,7 +78,9 @@ class Noisy:
         )
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
-        """One of `ANSWERS` for each row, and whether all rows and their noise are sound."""
+        """One of `ANSWERS` or ``distances`` for each row, and whether all rows and their noise are sound."""
+        if question == "distances":
+            return self._distances(x)
         out, sound = self._answers(x, [question == asked for asked in ANSWERS])
         return out[ANSWERS.index(question)], sound
 
@@ -89,8 +92,8 @@ class Noisy:
             kernels.posterior(rows, model, *(values[part] for values in out))
         return out, bool(np.isfinite(out[1]).all())
 
-    def of(self, part: slice) -> Self:
-        """The same for a part of the rows."""
+    def of(self, part: Any) -> Self:
+        """The same for some of the rows."""
         return replace(self, noise=self.noise[part])
 
     def entropies(self, x: Array) -> Array:
@@ -98,7 +101,70 @@ class Noisy:
         found = (self.of(part).answer(x[part], "responsibilities")[0] for part in pieces(len(x)))
         return np.concatenate([self.mixture.uncertainty(resp) for resp in found])
 
+    def impute(self, x: Array, random: np.random.Generator | None = None) -> tuple[Array, bool]:
+        """As `Incomplete.impute`: true values of what is missing, of which the others tell with their errors."""
+        out, asked = np.array(x, np.float64), Noisy(self.mixture.members, self.noise, self.partial)
+        if not asked._sound(x):
+            return out, False
+        with one_thread():
+            for rows in _few(np.flatnonzero(np.isnan(out).any(axis=1)), x.shape[1]):
+                found = asked.of(rows)._true(x[rows], random)
+                out[rows] = np.where(np.isnan(out[rows]), found, out[rows])
+        return out, True
+
+    def _true(self, x: Array, random: np.random.Generator | None) -> Array:
+        """True values of all features: expected ones (n, d), or with ``random`` drawn."""
+        resp, _ = self.answer(x, "responsibilities")
+        found, k = np.zeros(x.shape), resp.shape[1]
+        if random is not None:
+            chosen = (resp.cumsum(axis=1) < random.random(len(x))[:, None]).sum(axis=1).clip(max=k - 1)
+            resp, normal = np.eye(k)[chosen], random.standard_normal(x.shape)
+        for j, mean in enumerate(self.mixture.means):
+            rows = np.flatnonzero(resp[:, j] > 0)
+            apart, own, both = self.of(rows)._apart(x[rows], j)
+            gain = np.linalg.solve(both, np.broadcast_to(own, both.shape))
+            true = mean + np.einsum("ni,nij->nj", apart, gain)
+            if random is not None:
+                scale = np.sqrt(np.diagonal(own))
+                left, axes = np.linalg.eigh((own - own @ gain) / np.outer(scale, scale))
+                true += scale * np.einsum("nij,nj->ni", axes, np.sqrt(left.clip(0.0)) * normal[rows])
+            found[rows] += resp[rows, j, None] * true
+        return found
+
+    def _distances(self, x: Array) -> tuple[Array, bool]:
+        """As `Mixture.distances`, errors included; and whether all rows and their noise are sound."""
+        found = np.zeros((len(x), self.mixture.n_components))
+        if not self._sound(x):
+            return found, False
+        with one_thread():
+            for rows in _few(np.arange(len(x)), x.shape[1]):
+                for j in range(found.shape[1]):
+                    apart, _, both = self.of(rows)._apart(x[rows], j)
+                    squares = np.einsum("ni,ni->n", apart, np.linalg.solve(both, apart[..., None])[..., 0])
+                    found[rows, j] = np.sqrt(squares.clip(0.0))
+        return found, True
+
+    def _sound(self, x: Array) -> bool:
+        """Whether all rows and their noise are."""
+        return self._answers(x, [False] * len(ANSWERS))[1]
+
+    def _apart(self, x: Array, component: int) -> tuple[Array, Array, Array]:
+        """x - m (n, d), C (d, d) and C + S (n, d, d) of one component; S is infinite where a value is missing."""
+        model, d = self.model, x.shape[1]
+        own = model.covariance[min(component, len(model.covariance) - 1)]
+        own = np.diag(own) if own.ndim == 1 else own
+        held, both = beside(x, self.noise, model.errors, self.partial), np.tile(own, (len(x), 1, 1))
+        i, j = (np.arange(d), np.arange(d)) if model.errors == d else np.tril_indices(d)
+        both[:, i, j] += held[:, d:]
+        both[:, j, i] = both[:, i, j]
+        return held[:, :d] - model.means[component], own, both
+
     def _parts(self, x: Array) -> Iterator[tuple[slice, Array]]:
         """Rows with their noise beside them, a part at a time, as copies are not to grow with the block."""
         for part in pieces(len(x)):
             yield part, beside(x[part], self.noise[part], self.model.errors, self.partial)
+
+
+def _few(rows: Array, d: int) -> list[Array]:
+    """Numbers of rows, no more at once than have matrices (d, d) of 8 MiB."""
+    return np.array_split(rows, 1 + len(rows) * d * d // 2**20)
