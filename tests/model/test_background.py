@@ -56,13 +56,6 @@ def test_answers_through_errors_are_those_of_each_row(gone: float) -> None:
     assert none.entropies(x[:0]).shape == (0,)
 
 
-def test_what_errors_leave_no_answer_to_is_no_label() -> None:
-    mixture = contaminated(3)
-    x = draw_rows(mixture, 5)
-    with pytest.raises(ValueError, match="not in tuple"):
-        hazy(mixture, x).answer(x, "distances")
-
-
 def test_labels_through_errors_take_no_responsibilities_of_all_rows() -> None:
     k, n = 50, 20 * PIECE
     mixture = contaminated(k)

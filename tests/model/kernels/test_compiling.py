@@ -24,6 +24,8 @@ PACKAGE = FOLDER.parents[1]
 def run(code: str, root: Path, cache: Path, *arguments: str) -> str:
     """What a new process prints that imports from ``root`` and keeps compiled code in ``cache``."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(root)}
+    # Python would take what it compiled of a file for as good as that, where both have one size and one second.
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     command = [sys.executable, "-c", code, *arguments]
     # From there, too: the folder that a process starts in comes first.
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=140)
