@@ -77,28 +77,40 @@ def fit(
         x = places.rows(place)
         last = None if warm_start is None else _as(kind, inputs.load_fitted(warm_start))
         given |= _arrays(given, places, x, last)
-        beside = {"sample_weight": weights, "known": known}
-        beside = {name: places.rowwise(value, x.shape[:1]) for name, value in beside.items()}
+        beside = places.beside(x, weights, known, noise)
         model = _estimator({**given, **places.settings}, last, kind, x.shape)
-        began = perf_counter()
-        with (
-            cluster.running(**where),
-            display.fitting(verbose, verbose_interval) as ledger,
-            resumable(model, out),
-        ):
-            model.fit(place, **beside, noise=noise)
-        seconds = perf_counter() - began
+        cost = followed(model, place, beside, out, where, verbose, verbose_interval)
         # A warm start, a checkpoint and places of starts are of this command, not of the model.
         own = dict.fromkeys(name for name in ("checkpoint", *ROWWISE) if name in model.get_params())
         write(model.set_params(warm_start=False, **own))
-    result = _result(model, out, int(x.shape[0]), seconds)
-    output.show({**result, "accounting": ledger.to_dict()}, as_json)
+    output.show({**_result(model, out, int(x.shape[0])), **cost}, as_json)
     if not online and model.max_iter > 0 and not model.converged_:
-        told = f"Not converged after {model.n_iter_} iterations (tol={model.tol}); the model is written. "
         further = f"{'--bayesian ' if bayesian else ''}--warm-start {out}"
         further = "the same command, a larger --max-iter" if "checkpoint" in given else further
-        say(f"{told}To go on: {further}{'' if overwrite else ' and --overwrite'}")
-        raise click.exceptions.Exit(NOT_CONVERGED)
+        told = f"Not converged after {model.n_iter_} iterations (tol={model.tol}); the model"
+        unfinished(told, further, overwrite)
+
+
+def followed(
+    model: inputs.Model | GaussianMixtureSearch,
+    place: str,
+    beside: dict[str, Any],
+    out: str,
+    where: dict[str, Any],
+    verbose: bool,
+    interval: int,
+) -> dict[str, Any]:
+    """Fit to what lies at a place, and say meanwhile how far it is; what that cost."""
+    began = perf_counter()
+    with cluster.running(**where), display.fitting(verbose, interval) as ledger, resumable(model, out):
+        model.fit(place, **beside)
+    return {"seconds": round(perf_counter() - began, 3), "accounting": ledger.to_dict()}
+
+
+def unfinished(what: str, further: str, overwrite: bool) -> None:
+    """End with the status of a fit that did not converge, and say how to go on."""
+    say(f"{what} is written. To go on: {further}{'' if overwrite else ' and --overwrite'}")
+    raise click.exceptions.Exit(NOT_CONVERGED)
 
 
 @contextmanager
@@ -206,7 +218,7 @@ def _as(kind: type[inputs.Model], model: inputs.Model) -> inputs.Model:
     return own
 
 
-def _result(model: inputs.Model, out: str, n_rows: int, seconds: float) -> dict[str, Any]:
+def _result(model: inputs.Model, out: str, n_rows: int) -> dict[str, Any]:
     told = facts(model)
     return {
         "out": out,
@@ -221,5 +233,4 @@ def _result(model: inputs.Model, out: str, n_rows: int, seconds: float) -> dict[
         **output.bound(model),
         **({"background_weight": model.background_weight_} if getattr(model, "background", False) else {}),
         **output.learnt(model),
-        "seconds": round(seconds, 3),
     }

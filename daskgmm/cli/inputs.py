@@ -66,6 +66,11 @@ class Places:
         """Rows of features, opened to see what they are."""
         return self._look(place, "X", ensure_2d=True, variables=self.variables)
 
+    def beside(self, x: Any, weights: str | None, known: str | None, noise: str | None) -> dict[str, str | None]:
+        """What goes with rows x, as `fit` takes it. Noise has one of two shapes, of which `fit` knows more."""
+        weight, labels = (self.rowwise(one, x.shape[:1]) for one in (weights, known))
+        return {"sample_weight": weight, "known": labels, "noise": noise}
+
     def rowwise(self, place: str | None, shape: tuple[float, ...]) -> str | None:
         """The place itself, of values that go with the rows, an array of this shape."""
         if place is not None and (found := self._look(place, place).shape) != shape:

@@ -4,15 +4,14 @@ import csv
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import perf_counter
 from typing import Any
 
 import click
 from sklearn.utils._param_validation import InvalidParameterError
 
-from daskgmm.cli import cluster, display, inputs, options, output
-from daskgmm.cli.failure import EXIT_CODES, NOT_CONVERGED, Command, say
-from daskgmm.cli.fit import resumable
+from daskgmm.cli import cluster, inputs, options, output
+from daskgmm.cli.failure import EXIT_CODES, Command, say
+from daskgmm.cli.fit import followed, unfinished
 from daskgmm.compute.sources.paths import within
 from daskgmm.estimators.checks import check_settings
 from daskgmm.estimators.search import GaussianMixtureSearch
@@ -87,29 +86,19 @@ def select(
     output.refuse_overlaps([out, table, given.get("checkpoint")], read, places.storage)
     with output.model_file(out, overwrite) as write, _table_file(table, overwrite) as write_table:
         x = places.rows(place)
-        beside = {"sample_weight": weights, "known": known}
-        beside = {name: places.rowwise(value, x.shape[:1]) for name, value in beside.items()}
+        beside = places.beside(x, weights, known, noise)
         search = _search({**given, **places.settings})
-        began = perf_counter()
-        with (
-            cluster.running(**where),
-            display.fitting(verbose, verbose_interval) as ledger,
-            resumable(search, out),
-        ):
-            search.fit(place, **beside, noise=noise)
-        seconds = perf_counter() - began
+        cost = followed(search, place, beside, out, where, verbose, verbose_interval)
         write_table(search)
         write(search.best_estimator_)
     rows = {"n_rows": int(x.shape[0]), "total_weight": search.best_estimator_.total_weight_}
-    result = {"out": out, **rows, **_result(search), "seconds": round(seconds, 3)}
-    result["accounting"] = ledger.to_dict()
+    result = {"out": out, **rows, **_result(search), **cost}
     output.show({**result, "table": _rows(search)} if as_json else result, as_json)
     if not as_json:
         click.echo("\n" + "\n".join(_lines(search)))
     if not search.converged_ and search.max_iter > 0:
-        told = f"The best candidate is not converged after {search.n_iter_} iterations; it is written."
-        say(f"{told} To go on: the same command, a larger --max-iter{'' if overwrite else ' and --overwrite'}")
-        raise click.exceptions.Exit(NOT_CONVERGED)
+        told = f"The best candidate is not converged after {search.n_iter_} iterations; it"
+        unfinished(told, "the same command, a larger --max-iter", overwrite)
 
 
 def _search(given: dict[str, Any]) -> GaussianMixtureSearch:

@@ -75,13 +75,13 @@ def update(
     output.refuse_overlaps([out], [place, weights, known, noise], places.storage)
     with output.model_file(out, overwrite) as write:
         learner = _learner(model, settings, places)
-        shape = places.rows(place).shape
-        first, last = _pending(rows, learner.next_row_, int(shape[0]), data, model)
+        x = places.rows(place)
+        first, last = _pending(rows, learner.next_row_, int(x.shape[0]), data, model)
         began, spent = perf_counter(), {}
         if first < last:
-            weight, labels = (places.rowwise(one, shape[:1]) for one in (weights, known))
+            beside = places.beside(x, weights, known, noise)
             with cluster.running(**where), display.fitting(verbose, 1) as ledger:
-                learner.extend(place, weight, slice(first, last), known=labels, noise=noise)
+                learner.extend(place, rows=slice(first, last), **beside)
             spent = {"accounting": ledger.to_dict()}
         write(learner)
     result = {

@@ -13,10 +13,9 @@ from scipy.special import expit
 
 from daskgmm._typing import Array
 from daskgmm.compute.engines import on_threads
-from daskgmm.model import kernels
 from daskgmm.model.blas import one_thread
 from daskgmm.model.covariance import Covariance
-from daskgmm.model.mixture import Mixture
+from daskgmm.model.mixture import Mixture, pieces
 from daskgmm.model.moments import moments
 from daskgmm.model.structure import Structure
 from daskgmm.model.update import Quiet
@@ -107,8 +106,7 @@ class Members:
         """One E-step, some rows at a time: no (n, k) array is there at once."""
         weight = np.ones(len(x)) if weight is None else np.minimum(weight, HEAVY)
         parts, lost, most = [], np.zeros(mixture.n_components), 1 - 1e-15
-        for first in range(0, len(x), kernels.PIECE):
-            rows = slice(first, first + kernels.PIECE)
+        for rows in pieces(len(x)):
             resp = mixture.responsibilities(x[rows])
             lost -= (weight[rows, None] * np.log1p(-np.minimum(resp, most))).sum(axis=0)
             parts.append(csr_array(np.where((resp > FAINT) & (weight[rows, None] > 0), resp, 0.0)))

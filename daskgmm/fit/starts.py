@@ -22,10 +22,9 @@ from daskgmm.fit.race import Rung, race
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import EM
 from daskgmm.fit.survey import RowSample, Survey
-from daskgmm.model import kernels
 from daskgmm.model.blas import one_thread
 from daskgmm.model.missing import completed, misses
-from daskgmm.model.mixture import Mixture
+from daskgmm.model.mixture import Mixture, pieces
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
 
@@ -299,8 +298,7 @@ def responsibilities_at_random(ground: Ground, random: np.random.RandomState) ->
     """One M-step from random responsibilities, drawn for some rows at a time: scikit-learn's own stream."""
     recipe, x, weight = ground.recipe, ground.x, ground.weight
     parts = []
-    for first in range(0, len(x), kernels.PIECE):
-        rows = slice(first, first + kernels.PIECE)
+    for rows in pieces(len(x)):
         resp = random.uniform(size=(len(x[rows]), recipe.k))
         resp /= resp.sum(axis=1, keepdims=True)
         w = None if weight is None else weight[rows]

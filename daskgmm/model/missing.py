@@ -13,7 +13,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.model import kernels
 from daskgmm.model.blas import one_thread
-from daskgmm.model.mixture import Mixture
+from daskgmm.model.mixture import Mixture, pieces
 from daskgmm.model.parts import Parts
 from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import FULL
@@ -135,9 +135,8 @@ class Incomplete:
 
     def entropies(self, x: Array) -> Array:
         """Entropy of each row's responsibilities, (n,), in nats."""
-        parts = (x[first : first + kernels.PIECE] for first in range(0, len(x), kernels.PIECE))
-        found = (self.mixture.uncertainty(self.answer(part, "responsibilities")[0]) for part in parts)
-        return np.concatenate([np.empty(0), *found])
+        found = (self.answer(x[part], "responsibilities")[0] for part in pieces(len(x)))
+        return np.concatenate([self.mixture.uncertainty(resp) for resp in found])
 
     def impute(self, x: Array, random: np.random.Generator | None = None) -> tuple[Array, bool]:
         """Rows (n, d) float64 with what they miss, and whether no value is infinite.
