@@ -74,15 +74,20 @@ def start_of(mixture: GaussianMixture) -> dict[str, Any]:
     return dict(zip(names, (mixture.weights_, mixture.means_, mixture.precisions_), strict=True))
 
 
-def batch_em(x: Any, start: GaussianMixture, tol: float = 1e-7, iterations: int = 500) -> GaussianMixture:
+def batch_em(x: Any, start: GaussianMixture, tol: float = 1e-7, **settings: Any) -> GaussianMixture:
     """Converged batch EM."""
-    model = GaussianMixture(start.n_components, tol=tol, max_iter=iterations, **start_of(start))
+    model = GaussianMixture(start.n_components, tol=tol, max_iter=500, **start_of(start), **settings)
     model.fit(x)
     return model
 
 
+def plain_em(x: Any, true: GaussianMixture) -> GaussianMixture:
+    """Plain EM on 20,000 rows, from the truth: where components overlap, it stops short of those rows' optimum."""
+    return batch_em(x[:20_000], true, acceleration=None)
+
+
 def one_pass(seeds: int) -> Iterator[Row]:
-    """One pass from EM on 20,000 rows, n = 1e6."""
+    """One pass from EM on 20,000 rows, n = 1e6; and from the optimum on those, which is further from the truth."""
     n = 10**6
     for name, (k, d, scale, target) in ONE_PASS.items():
         gaps = []
@@ -90,16 +95,18 @@ def one_pass(seeds: int) -> Iterator[Row]:
             random = np.random.default_rng(seed)
             true = truth(k, d, scale, random)
             x, held = draw(true, n, random)[0], draw(true, n, random)[0]
-            start = batch_em(x[:20_000], true)
+            starts = plain_em(x, true), batch_em(x[:20_000], true)
             unit, best = n_parameters(true) / (2 * n), true.score(held)
-            model = MiniBatchGaussianMixture(k, random_state=seed, **start_of(start)).fit(x)
-            models = (start, model, batch_em(x, true, 1e-8))
+            after = [MiniBatchGaussianMixture(k, random_state=seed, **start_of(s)).fit(x) for s in starts]
+            models = (*after, *starts, batch_em(x, true, 1e-8))
             gaps.append([(best - m.score(held)) / unit for m in models])
-        first, online, batch = np.median(gaps, axis=0)
-        worst = np.max(gaps, axis=0)[1]
-        yield name, f"{online:.2f} p/2n (worst {worst:.2f})", f"<= {target} p/2n"
+        online, further, first, optimum, batch = np.median(gaps, axis=0)
+        worst = np.max(gaps, axis=0)
+        yield name, f"{online:.2f} p/2n (worst {worst[0]:.2f})", f"<= {target} p/2n"
         yield f"{name}: converged batch EM", f"{batch:.2f} p/2n", ""
         yield f"{name}: the start", f"{first:.1f} p/2n", ""
+        yield f"{name}: from the optimum", f"{further:.2f} p/2n (worst {worst[1]:.2f})", ""
+        yield f"{name}: that optimum", f"{optimum:.1f} p/2n", ""
 
 
 def iris_mixture() -> GaussianMixture:
@@ -173,7 +180,7 @@ def sorted_rows(seeds: int) -> Iterator[Row]:
             random = np.random.default_rng(seed)
             true = truth(k, d, scale, random)
             x, held = draw(true, 10**6, random, sort=True)[0], draw(true, 10**6, random)[0]
-            start, pair = start_of(batch_em(random.permutation(x)[:20_000], true)), []
+            start, pair = start_of(plain_em(random.permutation(x), true)), []
             size = int(1.05 * x.nbytes / windows / WINDOW_BLOCKS)  # pieces do not fill a window to the last byte
             for rows in (x, random.permutation(x)):
                 with tempfile.TemporaryDirectory() as folder:
@@ -322,7 +329,7 @@ def more_passes(seeds: int) -> Iterator[Row]:
             random = np.random.default_rng(seed)
             true = truth(k, d, scale, random)
             x, held = draw(true, 10**6, random)[0], draw(true, 10**6, random)[0]
-            start = start_of(batch_em(x[:20_000], true))
+            start = start_of(plain_em(x, true))
             models = [
                 MiniBatchGaussianMixture(k, random_state=seed, max_iter=i, **start).fit(x) for i in (1, 2, 5)
             ]
