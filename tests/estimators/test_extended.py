@@ -41,7 +41,7 @@ def test_a_few_are_right_as_far_as_rounding_allows() -> None:
 @pytest.mark.timeout(900)
 def test_two_hundred_are_right_as_far_as_rounding_allows() -> None:
     told = Counter(map(verdict, range(200)))
-    assert told["right"] >= 120
+    assert told["right"] >= 124
     assert told["refused"] <= 16
 
 
