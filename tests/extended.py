@@ -6,8 +6,9 @@ way to a factor, which comes from the centred rows themselves by reflections. So
 of a covariance is 1e12, and a mean by eps of the spread of the rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +16,10 @@ import numpy as np
 from tests.structures import KINDS, L, matrices
 
 STEPS = 20
+DRAWS = 8  # of rounding
 # Means and covariances, in standard deviations; log-likelihood, relative.
 AIM = (1e-7, 1e-7, 1e-9)
-SLACK = 10  # times what rounding does in one draw of it
+SLACK = 10  # times the most that rounding does in these draws: a fit rounds more than once
 
 
 class Found(NamedTuple):
@@ -59,11 +61,11 @@ class Problem:
         return Found(model.weights_, means, covariances, model.lower_bounds_[-1])
 
 
-def em(problem: Problem, x: Any = None, held: bool = False) -> Found:
+def em(problem: Problem, x: Any = None, rounded: Callable[[Any], Any] | None = None) -> Found:
     """EM on the rows of a problem, or on others in their place.
 
-    ``held`` rounds the parameters to float64 after each M-step. Raises `ZeroDivisionError` where a covariance is
-    singular.
+    ``rounded`` is what becomes of the parameters after each M-step. Raises `ZeroDivisionError` where a covariance
+    is singular.
     """
     origin = problem.x[0].astype(L)
     y = (problem.x if x is None else x).astype(L) - origin
@@ -87,9 +89,11 @@ def em(problem: Problem, x: Any = None, held: bool = False) -> Found:
             off = [s @ (y - m) for s, m in zip(share.T, means, strict=True)]
             means = means + np.stack(off) / mass[:, None]
         factors = _factors(problem, y, share, mass, means)
-        if held:
-            weights, means = weights.astype(float).astype(L), (means + origin).astype(float).astype(L) - origin
-            factors = np.stack([_cholesky((r.T @ r).astype(float).astype(L)) for r in factors])
+        if rounded is not None:
+            weights, means = rounded(weights), rounded(means + origin) - origin
+            own = factors[:1] if problem.kind == "tied" else factors
+            own = np.stack([_cholesky(rounded(r.T @ r)) for r in own])
+            factors = np.broadcast_to(own, factors.shape)
     return Found(weights, means, np.swapaxes(factors, 1, 2) @ factors, bound)
 
 
@@ -150,23 +154,30 @@ def apart(exact: Found, other: Found) -> Any:
     return np.array([np.abs(off).max() for off in (means, covariances, bound)], dtype=float)
 
 
-def allowed(problem: Problem, exact: Found) -> Any:
-    """What rounding allows of each difference: infinite where it makes a covariance singular.
+def allowed(problem: Problem, exact: Found) -> Iterator[Any]:
+    """What rounding allows of each difference, draw by draw: infinite once one makes a covariance singular.
 
     Two things do: each value of the rows off by half a unit of its last place, and parameters that float64 holds.
-    Rows in float32 are worked on in float32, too, with errors of some units of its last place.
+    Rows in float32 are worked on in float32, too, with errors of some units of its last place. One draw may do far
+    less than another: of problem 37, 24 roundings of the parameters move the log-likelihood by 1e-10 to 2e-9.
     """
     x, eps = problem.x, float(np.finfo(problem.x.dtype if problem.x.dtype.kind == "f" else float).eps)
-    off = np.random.default_rng(0).uniform(-eps / 2, eps / 2, x.shape).astype(L)
     limits = np.maximum(AIM, 0 if eps < 1e-15 else 16 * eps)
-    with np.errstate(all="ignore"):
-        for settings in ({"x": x.astype(L) * (1 + off)}, {"held": True}):
-            try:
-                moved = apart(exact, em(problem, **settings))
-            except ZeroDivisionError:
-                return np.full(3, np.inf)
-            limits = np.maximum(limits, SLACK * np.where(np.isfinite(moved), moved, np.inf))
-    return limits
+    for number in range(DRAWS):
+        random = np.random.default_rng(number)
+        for settings in ({"x": _rounded(random, x, eps)}, {"rounded": partial(_rounded, random)}):
+            with np.errstate(all="ignore"):
+                try:
+                    moved = apart(exact, em(problem, **settings))
+                except ZeroDivisionError:
+                    moved = np.full(3, np.inf)
+                limits = np.maximum(limits, SLACK * np.where(np.isfinite(moved), moved, np.inf))
+        yield limits
+
+
+def _rounded(random: np.random.Generator, values: Any, eps: float = float(np.finfo(float).eps)) -> Any:
+    """Each off by up to half a unit of its last place."""
+    return values.astype(L) * (1 + random.uniform(-eps / 2, eps / 2, values.shape).astype(L))
 
 
 def judge(problem: Problem, fits: dict[str, Callable[[Problem], Found]]) -> dict[str, tuple[str, Any]]:
@@ -175,7 +186,7 @@ def judge(problem: Problem, fits: dict[str, Callable[[Problem], Found]]) -> dict
     "right": within `AIM`; "rounding": within what that allows; "refused": with an error, as it may be where
     rounding makes a covariance singular; else "wrong", also of an error elsewhere.
     """
-    exact, limits, told = em(problem), None, {}
+    exact, told = em(problem), {}
     for name, fit in fits.items():
         try:
             off = apart(exact, fit(problem))
@@ -183,12 +194,12 @@ def judge(problem: Problem, fits: dict[str, Callable[[Problem], Found]]) -> dict
             off = None
         if off is not None and (off <= AIM).all():
             told[name] = ("right", off)
-            continue
-        limits = allowed(problem, exact) if limits is None else limits
-        if off is None:
-            told[name] = ("wrong" if np.isfinite(limits).all() else "refused", off)
+        elif off is None:
+            singular = any(np.isinf(limits).any() for limits in allowed(problem, exact))
+            told[name] = ("refused" if singular else "wrong", off)
         else:
-            told[name] = ("rounding" if (off <= limits).all() else "wrong", off)
+            within = any((off <= limits).all() for limits in allowed(problem, exact))
+            told[name] = ("rounding" if within else "wrong", off)
     return told
 
 

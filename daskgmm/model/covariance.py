@@ -193,10 +193,17 @@ class Covariance(ABC):
         """Whether work in float32 costs a log-density no more than some 1e-5 per feature.
 
         A standardised value z_i = Σ_j f_ij·(x_j − m_j) is off by (d + 2)·eps·Σ_j |f_ij|·|x_j − m_j|: correlated
-        features cancel in it. That sum is about the `amplification`. Statistics are off by some eps of themselves:
-        where rows correlate much more than these covariances, as with a start that is given without correlation,
-        that is much of the smallest eigenvalue after the M-step. From there on work is in float64.
+        features cancel in it. That sum is about the `amplification`.
         """
         variances = self.diagonals(self.values)
         in_range = variances.min() > 1e-24 and variances.max() < 1e24  # squares and their sums stay normal
         return bool(in_range and self.amplification <= 32)
+
+    @property
+    def tells_correlation(self) -> bool:
+        """Whether rows have told how features correlate: not where a start is given without correlation.
+
+        Sums in float32 are off by some eps of themselves. Where rows correlate much more than these covariances,
+        that is much of the smallest eigenvalue after the M-step.
+        """
+        return True

@@ -108,6 +108,10 @@ class Matrices(Covariance):
         sums = np.einsum("sji,sj->si", np.abs(self.factor), np.sqrt(self.diagonals(self.values)))
         return float(sums.max())
 
+    @property
+    def tells_correlation(self) -> bool:
+        return bool(self.factor.shape[1] == 1 or np.triu(self.factor.any(axis=0), 1).any())
+
     def half_log_det(self, d: int) -> Array:
         logs: Array = np.log(np.diagonal(self.factor, axis1=1, axis2=2)).sum(axis=1)
         return logs

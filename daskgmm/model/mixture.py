@@ -105,7 +105,7 @@ class Mixture:
 
     def sums(self, x: Array, weight: Array | None, layout: str = "pack") -> tuple[Array, Structure, Any]:
         """What the kernels add up, with the points that this is about (k, d), and the structure."""
-        for single in (True, False):
+        for single in (x.itemsize == 4 and self.covariance.tells_correlation, False):
             model = self.model_for(x, weight, single, layout)
             sums = kernels.expectation(x, weight, model)
             if model.means.itemsize == 8 or np.isfinite(sums.log_likelihood[0] + sums.scatter.sum()):

@@ -100,6 +100,22 @@ def test_float32_rows_are_computed_in_float64_where_features_cancel() -> None:
     assert a.log_likelihood == b.log_likelihood
 
 
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_float32_rows_are_summed_in_float64_where_covariances_tell_no_correlation(kind: str) -> None:
+    """Such a start has not seen the rows. What it answers of a row needs no sums, and is found in float32."""
+    mixture, x = drawn(kind, d=5)
+    single, structure = x.astype("f4"), mixture.covariance.structure
+    unit = Mixture(
+        mixture.weights,
+        mixture.means,
+        structure.covariance(0 * mixture.covariance.values + np.eye(5), mixture.weights),
+    )
+    for start, same in ((unit, True), (mixture, False)):
+        a, b = start.expectation(single), start.expectation(single.astype("f8"))
+        assert (a.log_likelihood == b.log_likelihood) == np.array_equal(a.scatter, b.scatter) == same
+    assert not np.array_equal(unit.score_samples(single), unit.score_samples(single.astype("f8")))
+
+
 @every_kind
 @pytest.mark.parametrize("extreme", [1e-7, 1e7])
 def test_float32_rows_are_computed_in_float64_where_weights_are_extreme(kind: str, extreme: float) -> None:
