@@ -68,8 +68,8 @@ def predict(
     A row that --nan-policy omit leaves out has the label -1, or NaN for probabilities. Blocks are made smaller
     where the answers take more bytes than the rows.
 
-    OUT is a Zarr array with a value, or some, for each row. Where rows have coordinates, or several dimensions with
-    names, as in stores that xarray has written, OUT is such a store, too: the variable "labels", or
+    OUT is a Zarr array with a value, or some, for each row. Where rows have coordinates, or several dimensions
+    with names, as in stores that xarray has written, OUT is such a store, too: the variable "labels", or
     "responsibilities", along the dimensions of DATA, with their coordinates.
 
     OUT grows beside its place, and gets its name at the end, in one step. On a URL it grows in place,
