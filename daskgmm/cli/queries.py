@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import dask
-import dask.array as da
 import numpy as np
 from dask.base import get_scheduler
 from dask.system import CPU_COUNT
@@ -16,13 +15,17 @@ from dask.system import CPU_COUNT
 from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES, Command, say
 from daskgmm.compute.engines import compute
+from daskgmm.compute.sources.labelled import labelled
 from daskgmm.compute.sources.paths import within
+from daskgmm.estimators.checks import label_type, share_type
 from daskgmm.estimators.summary import Summary
 from daskgmm.fit.online import Passes
 from daskgmm.fit.run import best
 from daskgmm.fit.state import State
 from daskgmm.fit.variational import Inference
 from daskgmm.store.arrays import Claim, claimed
+
+LABELS, SHARES = ("smallest", "int8", "int16", "int32", "int64"), ("float64", "float32")
 
 
 @click.command(cls=Command, epilog=EXIT_CODES, short_help="Write the component of each row of DATA.")
@@ -31,7 +34,13 @@ from daskgmm.store.arrays import Claim, claimed
 @options.noise
 @click.option("--out", required=True, metavar="OUT", help="Zarr array to write: a path or URL.")
 @click.option("--proba", is_flag=True, help="Write the probability of each component, (n, k).")
-@click.option("--smallest", is_flag=True, help="Write labels in the smallest type: int8 up to 128 components.")
+@click.option(
+    "--dtype",
+    type=click.Choice([*LABELS, *SHARES]),
+    metavar="TYPE",
+    help=f"Of labels one of {', '.join(LABELS)} (int8 for up to 128 components), of probabilities "
+    f"{' or '.join(SHARES)}.  [default: int64, float64]",
+)
 @options.store
 @options.reading
 @options.overwrite
@@ -44,7 +53,7 @@ def predict(
     noise: str | None,
     out: str,
     proba: bool,
-    smallest: bool,
+    dtype: str | None,
     array: str | None,
     variables: tuple[str, ...] | None,
     storage: tuple[tuple[str, Any], ...],
@@ -56,54 +65,70 @@ def predict(
 ) -> None:
     """Write the most probable component of each row of DATA to OUT, block by block.
 
-    Labels are int64, unless --smallest, and -1 for rows left out by --nan-policy omit; probabilities are float64,
-    and NaN for those. Blocks are made smaller where the answers take more bytes than the rows.
+    A row that --nan-policy omit leaves out has the label -1, or NaN for probabilities. Blocks are made smaller
+    where the answers take more bytes than the rows.
+
+    OUT is a Zarr array with a value, or some, for each row. Where rows have coordinates, or several dimensions
+    with names, as in stores that xarray has written, OUT is such a store, too: the variable "labels", or
+    "responsibilities", along the dimensions of DATA, with their coordinates.
 
     OUT grows beside its place, and gets its name at the end, in one step. On a URL it grows in place,
-    --overwrite removes the old array first, and the attribute "complete" of OUT becomes true at the end.
-    Only an array is ever replaced, and never a folder or prefix with anything else in it.
+    --overwrite removes the old one first, and the attribute "complete" of OUT becomes true at the end.
+    Only an array is ever replaced, or what was written so, and never a folder or prefix with anything else in it.
     """
+    content = "probabilities" if proba else "labels"
     place = within(data, array)
     places = inputs.Places.of(storage, variables, data, noise, out)
     output.refuse_overlaps([out], [place, noise, model], places.storage)
     with claimed(out, places.options(out), overwrite, say) as claim:
         output.refuse_other_format(out)
         mixture = places.read_by(inputs.load_fitted(model), settings)
+        how = _typed(dtype, content, mixture.n_components)
         with cluster.running(**where):
-            how = {"dtype": "smallest"} if smallest and not proba else {}
-            result = _written(claim, mixture, place, "probabilities" if proba else "labels", noise=noise, **how)
+            result = _written(claim, mixture, places, place, content, noise=noise, **how)
     output.show(result, as_json)
 
 
-# What can be written for each row: the method that answers, and what stands where there is no answer.
+# What can be written for each row: the method that answers, the name that its answers have in xarray, and what
+# stands where there is none.
 ANSWERS = {
-    "labels": ("predict", -1),
-    "probabilities": ("predict_proba", np.nan),
-    "log-densities": ("score_samples", np.nan),
+    "labels": ("predict", "labels", -1),
+    "probabilities": ("predict_proba", "responsibilities", np.nan),
+    "log-densities": ("score_samples", "score_samples", np.nan),
 }
 
 
-def _written(claim: Claim, mixture: inputs.Model, place: str, content: str, **how: Any) -> dict[str, Any]:
+def _typed(dtype: str | None, content: str, k: int) -> dict[str, Any]:
+    """The type of the answers, if it is given, and holds them."""
+    if dtype is None:
+        return {}
+    try:
+        label_type(dtype, k) if content == "labels" else share_type(dtype)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from error
+    return {"dtype": dtype}
+
+
+def _written(
+    claim: Claim, mixture: inputs.Model, places: inputs.Places, place: str, content: str, **how: Any
+) -> dict[str, Any]:
     """Write the answers for all rows, block by block; what is to be told of that."""
     began = perf_counter()
-    method, fill = ANSWERS[content]
-    answers = getattr(mixture, method)(place, **how)
-    rows = output.chunk_rows(answers.chunks[0])
-    layout = {"shape": answers.shape, "chunks": (rows, *answers.shape[1:]), "dtype": answers.dtype}
-    with (
-        claim.new(fill_value=fill, **layout) as target,
-        _own_threads(),
-        display.one_pass("predict"),
-    ):
-        # No lock: no chunk is written by two tasks.
-        compute(da.store(answers, target, lock=False, compute=False))
+    method, name, missing = ANSWERS[content]
+    values = getattr(mixture, method)(place, **how)
+    named = labelled(values, name, missing, place, places.variables, places.storage)
+    answers = values if named is None else named
+    chunks = (output.chunk_rows(answers.chunks[0]), *answers.shape[1:])
+    with claim.new(answers, missing, chunks) as lazy, _own_threads(), display.one_pass("predict"):
+        compute(lazy)
     return {
         "out": claim.place,
         "content": content,
-        "n_rows": answers.shape[0],
+        "n_rows": values.shape[0],
         "n_components": mixture.n_components,
-        "dtype": str(answers.dtype),
-        "chunks": list(layout["chunks"]),
+        "dtype": str(values.dtype),
+        **({} if named is None else {"dims": list(named.dims)}),
+        "chunks": list(chunks),
         "seconds": round(perf_counter() - began, 3),
     }
 
@@ -157,7 +182,7 @@ def score(
         shape = places.rows(place).shape
         result = _scored(mixture, place, int(shape[0]), places.rowwise(weights, shape[:1]), noise, icl)
         if claim:
-            result["out"] = _written(claim, mixture, place, "log-densities", noise=noise)["out"]
+            result["out"] = _written(claim, mixture, places, place, "log-densities", noise=noise)["out"]
     output.show(result, as_json)
 
 

@@ -177,6 +177,7 @@ def _result(search: GaussianMixtureSearch) -> dict[str, Any]:
         "n_features": search.n_features_in_,
         "criterion": search.criterion,
         **{name: best[name] for name in named},
+        **({"background_weight": search.background_weight_} if search.background else {}),
         "converged": bool(search.converged_),
         "n_iter": search.n_iter_,
         "n_passes": search.n_passes_,

@@ -14,7 +14,7 @@ from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import DataError, warn
 from daskgmm.estimators.answers import SKETCH_ROWS, drawn, in_kind
-from daskgmm.estimators.checks import check_decoding, check_names, label_type
+from daskgmm.estimators.checks import check_decoding, check_names, label_type, share_type
 from daskgmm.estimators.fitted import Attribute, Fitted, Unseeded, loadings, names_of, shown
 from daskgmm.estimators.parameters import Parameters
 from daskgmm.estimators.scikit import Scikit, query
@@ -184,12 +184,12 @@ class BaseMixture(Parameters, Scikit):
         return self._answer(X, "labels", dtype, -1, noise=noise)
 
     @query
-    def predict_proba(self, X: Any, *, noise: Any = None) -> Any:
-        """Posterior probability of each component, (n, k) float64; lazy where `predict` is.
+    def predict_proba(self, X: Any, *, noise: Any = None, dtype: Any = np.float64) -> Any:
+        """Posterior probability of each component, (n, k) float64, or float32; lazy where `predict` is.
 
         Rows sum to 1, less the probability of the ``background``, if there is one.
         """
-        return self._answer(X, "responsibilities", np.float64, np.nan, wide=True, noise=noise)
+        return self._answer(X, "responsibilities", share_type(dtype), np.nan, wide=True, noise=noise)
 
     @query
     def score_samples(self, X: Any, *, noise: Any = None) -> Any:

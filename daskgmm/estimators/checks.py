@@ -104,6 +104,14 @@ def label_type(dtype: Any, k: int) -> np.dtype[Any]:
     return wanted
 
 
+def share_type(dtype: Any) -> np.dtype[Any]:
+    """The type of probabilities; `ValueError` for another."""
+    wanted: np.dtype[Any] | None = None if dtype == "smallest" else np.dtype(dtype)
+    if wanted is None or wanted not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float64 or float32 for probabilities, got {dtype!r}.")
+    return wanted
+
+
 def array_shapes(k: int, d: int, covariance_type: str) -> dict[str, tuple[int, ...]]:
     """The shapes of parameters that are small arrays."""
     structure = structure_of(covariance_type, 1)

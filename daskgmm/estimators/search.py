@@ -110,6 +110,7 @@ class GaussianMixtureSearch(Watched):
     n_init: int = like(GaussianMixture, "n_init")
     init_params: InitParams = like(GaussianMixture, "init_params")
     prior: Known = like(Beforehand, "prior")
+    background: bool = like(Beforehand, "background")
 
     best_estimator_ = Attribute[GaussianMixture](
         lambda f: cast(Searched, f).estimator, "The best candidate, a fitted `GaussianMixture`."

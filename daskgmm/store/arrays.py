@@ -1,24 +1,28 @@
-"""A Zarr array that is written whole or not at all, and takes the place of nothing but another array."""
+"""Zarr arrays that are written whole or not at all, and take the place of nothing but others of their kind."""
 
 import os
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import dask.array as da
 import zarr
 from fsspec.implementations.local import LocalFileSystem
-from zarr.errors import NodeNotFoundError
+from zarr.errors import NodeNotFoundError, UnstableSpecificationWarning, ZarrUserWarning
 
 from daskgmm.errors import InUseError, OutputError
 from daskgmm.store.aside import aside, check_writable
 from daskgmm.store.lock import locked
 from daskgmm.store.places import locate
 
-METADATA = {"zarr.json", ".zarray", ".zattrs"}
+METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 CHUNK = re.compile(r"(c/|c\.)?(\d+(?:[./]\d+)*)|c")  # the last, of an array without dimensions
-WRITER = "daskgmm predict"  # as arrays say who has written them
+WRITER = "daskgmm predict"  # as outputs say who has written them
+MARK: dict[str, Any] = {"complete": False, "writer": WRITER}
 
 
 @dataclass(frozen=True)
@@ -31,33 +35,32 @@ class Claim:
     check: Callable[[], None]  # raises where another has taken over
 
     @contextmanager
-    def new(self, **layout: Any) -> Iterator[Any]:
-        """A Zarr array that is found at the place once the block ends well, and not at all if it fails.
+    def new(self, answers: Any, fill_value: Any, chunks: tuple[int, ...]) -> Iterator[Any]:
+        """What writes answers to the place, lazily. They are there once the block ends well, else not at all.
 
-        On a local file system it grows beside its place, and is put there in one step, in exchange for an array
-        that was there. On a URL it grows in place: the array that was there is removed first, and the attribute
-        ``complete`` becomes true at the end.
+        A Dask array becomes a Zarr array, an xarray DataArray a group, as xarray writes one; both in these chunks,
+        none of which two chunks of Dask share. On a local file system it grows beside its place, and is put there
+        in one step, in exchange for what was there. On a URL it grows in place: what was there is removed first,
+        and the attribute ``complete`` becomes true at the end.
         """
-        how: Any = {"attributes": {"complete": False, "writer": WRITER}, **layout}
-        how["config"] = {"write_empty_chunks": True}  # a chunk that is missing was never written
+        create = _variable if hasattr(answers, "dims") else partial(_array, fill_value)
         fs, path = locate(self.place, self.options)
         if isinstance(fs, LocalFileSystem):
             with aside(path, folder=True) as new:
-                array = zarr.create_array(new, **how)
-                yield array
-                array.attrs["complete"] = True
+                yield create(answers, chunks, new, None)
+                _finish(new, None)
                 self.refuse_others()  # that came meanwhile
             return
         self.refuse_others()
         try:
             self._remove(fs, path)
-            array = zarr.create_array(self.place, storage_options=self.options, **how)
+            lazy = create(answers, chunks, self.place, self.options)
         except Exception as error:  # whatever a file system may raise
             raise OutputError(f"{self.place} cannot be written: {error}") from error
         try:
-            yield array
+            yield lazy
             self.check()
-            array.attrs["complete"] = True
+            _finish(self.place, self.options)
         except InUseError:  # what is there is another's
             raise
         except BaseException:
@@ -67,23 +70,23 @@ class Claim:
             raise
 
     def refuse_others(self) -> None:
-        """Raise `OutputError` for what is there, unless it is an array that may be replaced, and that alone."""
+        """Raise `OutputError` for what is there, unless it is an output that may be replaced, and that alone."""
         fs, path = locate(self.place, self.options)
         local = isinstance(fs, LocalFileSystem)
         fs.invalidate_cache()
         if not (os.path.lexists(path) if local else fs.exists(path)):
             return
         try:
-            node = zarr.open(path if local else self.place, mode="r", storage_options=self.options)
+            node: Any = zarr.open(path if local else self.place, mode="r", storage_options=self.options)
         except Exception:  # a file, a folder of anything, a damaged array
             node = None
-        if not isinstance(node, zarr.Array):
+        if (arrays := _arrays(node)) is None:
             kind = "a Zarr group" if isinstance(node, zarr.Group) else "no Zarr array, or a damaged one"
             raise OutputError(
                 f"{self.place} is in the way: it is {kind}, and stays. Name another place, or remove it yourself."
             )
         if foreign := next(
-            (name for name, linked in _objects(fs, path) if linked or not _is_own(name, node.ndim)), None
+            (name for name, linked in _objects(fs, path) if linked or not _is_own(name, arrays)), None
         ):
             raise OutputError(f"{self.place}/{foreign} is in the way: it is no part of a Zarr array, and stays.")
         unfinished = node.attrs.get("writer") == WRITER and node.attrs.get("complete") is False
@@ -91,16 +94,18 @@ class Claim:
             raise OutputError(f"{self.place} exists; --overwrite replaces it.")
 
     def _remove(self, fs: Any, path: str) -> None:
-        """Remove an array at a URL, object by object; who dies on the way leaves one that is not complete."""
+        """Remove an output at a URL, object by object; who dies on the way leaves one that is not complete."""
         fs.invalidate_cache()
         try:
-            array = zarr.open_array(self.place, mode="r+", storage_options=self.options)
+            node = zarr.open(self.place, mode="r+", storage_options=self.options)
         except (FileNotFoundError, NodeNotFoundError):
             return
-        array.attrs.update(complete=False, writer=WRITER)
-        own = [name for name, _ in _objects(fs, path) if _is_own(name, array.ndim)]
-        # The metadata last: chunks alone would be nobody's. One by one: `rm` takes "?" and "[" for wildcards.
-        for name in sorted(own, key=lambda name: name in METADATA):
+        arrays = _arrays(node) or {}
+        with _as_they_were():
+            node.attrs.update(MARK)
+        own = [name for name, _ in _objects(fs, path) if _is_own(name, arrays)]
+        # Its metadata last: chunks alone would be nobody's. One by one: `rm` takes "?" and "[" for wildcards.
+        for name in sorted(own, key=lambda name: (name in METADATA, name.rpartition("/")[2] in METADATA)):
             fs.rm_file(f"{path}/{name}")
 
 
@@ -133,6 +138,43 @@ def claimed(
         yield claim
 
 
+def _array(
+    fill_value: Any, answers: da.Array, chunks: tuple[int, ...], place: str, options: dict[str, Any] | None
+) -> Any:
+    """Make a Zarr array; what writes Dask's answers to it. No lock: no chunk is written by two tasks."""
+    layout: Any = {"shape": answers.shape, "chunks": chunks, "dtype": answers.dtype, "fill_value": fill_value}
+    layout["config"] = {"write_empty_chunks": True}  # a chunk that is missing was never written
+    array: Any = zarr.create_array(place, storage_options=options, attributes=MARK, **layout)
+    return da.store(answers, array, lock=False, compute=False)
+
+
+def _variable(answers: Any, chunks: tuple[int, ...], place: str, options: dict[str, Any] | None) -> Any:
+    """The same for a DataArray, in a group with its coordinates."""
+    zarr.create_group(place, storage_options=options, attributes=MARK, zarr_format=3)
+    how = {"mode": "a", "encoding": {answers.name: {"chunks": chunks}}, "write_empty_chunks": True}
+    with _as_they_were():
+        whole = answers.to_dataset().assign_attrs(MARK)
+        return whole.to_zarr(place, compute=False, consolidated=False, storage_options=options, **how)
+
+
+def _finish(place: str, options: dict[str, Any] | None) -> None:
+    """Say of an output that it is complete; of a group once its metadata are together, where xarray seeks them."""
+    node: Any = zarr.open(place, mode="r+", storage_options=options)
+    with _as_they_were():
+        if isinstance(node, zarr.Group):
+            node = zarr.consolidate_metadata(node.store, path=node.path)
+        node.attrs["complete"] = True
+
+
+@contextmanager
+def _as_they_were() -> Iterator[None]:
+    """Without Zarr's warnings of types that coordinates had before, and of what xarray always writes."""
+    with warnings.catch_warnings():
+        for category in (UnstableSpecificationWarning, ZarrUserWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
 def _objects(fs: Any, path: str) -> Iterator[tuple[str, bool]]:
     """Names below a path, of empty folders too, and whether they are links; what lies at the top comes first."""
     if not isinstance(fs, LocalFileSystem):
@@ -146,8 +188,22 @@ def _objects(fs: Any, path: str) -> Iterator[tuple[str, bool]]:
             yield os.path.relpath(os.path.join(here, name), root).replace(os.sep, "/"), name in links
 
 
-def _is_own(name: str, ndim: int) -> bool:
-    """Whether the name is that of the metadata, or of a chunk, of a Zarr array of so many dimensions."""
-    found = CHUNK.fullmatch(name)
+def _arrays(node: Any) -> dict[str, int] | None:
+    """The arrays of an output by their names, an array itself by none, and their dimensions; None for another."""
+    if isinstance(node, zarr.Array):
+        return {"": node.ndim}
+    if isinstance(node, zarr.Group) and node.attrs.get("writer") == WRITER:
+        return {name: array.ndim for name, array in node.arrays()}
+    return None
+
+
+def _is_own(name: str, arrays: Mapping[str, int]) -> bool:
+    """Whether the name is that of the metadata, or of a chunk, of one of these arrays."""
+    if name in METADATA:
+        return True
+    array, _, rest = ("", "", name) if "" in arrays else name.partition("/")
+    if array not in arrays or rest in METADATA:
+        return array in arrays
+    ndim, found = arrays[array], CHUNK.fullmatch(rest)
     numbers = re.split(r"[./]", found[2]) if found and found[2] else []
-    return name in METADATA or (found is not None and (len(numbers) == ndim or ndim == 0 or not numbers))
+    return found is not None and (len(numbers) == ndim or ndim == 0 or not numbers)

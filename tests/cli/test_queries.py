@@ -116,7 +116,7 @@ def test_answers_equal_the_estimators(
 def test_labels_of_the_smallest_type(
     run: Run, data: str, model: str, out: Path, fitted: GaussianMixture, values: Array
 ) -> None:
-    result = run("predict", data, model, "--out", out, "--smallest", "--json")
+    result = run("predict", data, model, "--out", out, "--dtype", "smallest", "--json")
     assert result.exit_code == 0, result.stderr
     assert opened(out).dtype == json.loads(result.stdout)["dtype"] == "int8"
     np.testing.assert_array_equal(opened(out)[:], fitted.predict(values))

@@ -1,5 +1,6 @@
 """A uniform background beside the components."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from scipy.special import logsumexp
 
-from daskgmm import DataError, GaussianMixture, MiniBatchGaussianMixture, NormalInverseWishart, load
+from daskgmm import (
+    DataError,
+    GaussianMixture,
+    GaussianMixtureSearch,
+    MiniBatchGaussianMixture,
+    NormalInverseWishart,
+    load,
+)
 from daskgmm.cli import main
 from daskgmm.model.background import Background
 from daskgmm.model.moments import moments
@@ -254,6 +262,33 @@ def test_a_stream_takes_what_is_far_as_background() -> None:
     np.testing.assert_allclose(model.means_, before, rtol=0.01, atol=0.01)
 
 
+def test_a_search_counts_the_groups_beside_a_background(tmp_path: Path) -> None:
+    x, _ = rows()
+    how: dict[str, Any] = {"random_state": 0, "tol": 1e-6}
+    found = GaussianMixtureSearch(range(2, 6), background=True, refine=4, **how).fit(x)
+    assert found.best_params_["n_components"] == K
+    assert found.background_weight_ == found.best_estimator_.background_weight_ == pytest.approx(SHARE, abs=0.03)
+    assert GaussianMixtureSearch(range(2, 6), **how).fit(x).best_params_["n_components"] > K
+    for row, k in enumerate(found.results_["n_components"]):
+        own = GaussianMixture(k, background=True, **how).fit(x).evaluate(x, entropy=True)
+        for name in ("bic", "icl"):
+            assert found.results_[name][row] == pytest.approx(getattr(own, name), rel=1e-9)
+    found.save(tmp_path / "best.npz")
+    again = load(tmp_path / "best.npz").predict(x)
+    np.testing.assert_array_equal(again, found.predict(x))
+    assert (again == -1).any()
+
+
+def test_held_out_rows_may_be_of_the_background() -> None:
+    x, _ = rows()
+    how: dict[str, Any] = {"criterion": "held_out", "random_state": 0}
+    scores = [
+        GaussianMixtureSearch([K], background=background, **how).fit(x).results_["held_out"][0]
+        for background in (False, True)
+    ]
+    assert scores[1] > scores[0] + 0.3
+
+
 def test_samples_have_their_share_of_background() -> None:
     model = GaussianMixture(K, background=True, random_state=0).fit(rows()[0])
     x, labels = model.sample(5000)
@@ -288,3 +323,8 @@ def test_the_command_line_has_a_background(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert abs(load(tmp_path / "m.npz").background_weight_ - SHARE) < 0.02
     assert '"background_weight": 0.' in result.stdout
+    how = ["select", how[1], "-k", "2:4", "--out", str(tmp_path / "best.npz"), "--seed", "0"]
+    result = CliRunner().invoke(main, [*how, "--background", "--json"])
+    assert result.exit_code == 0, result.output
+    told, best = json.loads(result.stdout), load(tmp_path / "best.npz")
+    assert (told["n_components"], told["background_weight"]) == (3, best.background_weight_)

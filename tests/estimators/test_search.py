@@ -321,7 +321,7 @@ def test_clone_keeps_the_settings() -> None:
 def test_settings_are_those_of_a_fit_and_the_search() -> None:
     own = {"n_components", "covariance_types", "criterion", "held_out", "refine"}
     of_one = {"warm_start", "covariance_type", "weights_init", "means_init", "precisions_init"}
-    of_one |= {"labels_init", "responsibilities_init", "frozen", "background"}
+    of_one |= {"labels_init", "responsibilities_init", "frozen"}
     shared = GaussianMixture().get_params().keys() - of_one - {"n_components"}
     ours = GaussianMixtureSearch().get_params()
     assert ours.keys() == own | shared

@@ -126,26 +126,8 @@ class Table(ABC):
 
         Several for each row are those of components, or of ``features``.
         """
-        from xarray import DataArray
-
-        rows, wide = self.rows, values.shape[1:]
-        if rows.ndim > 1 and isinstance(values, da.Array):
-            chunks = (*self.values.chunks[:-1], *((size,) for size in wide))
-            values = da.reshape_blockwise(values, (*rows.shape, *wide), chunks=chunks)
-        elif rows.ndim > 1:
-            values = values.reshape(*rows.shape, *wide)
-        dim = "component" if features is None else "feature"
-        while dim in rows.dims or dim in rows.coords:
-            dim += "_"
-        answer = DataArray(values, rows.coords, (*rows.dims, *[dim] * len(wide)), name).drop_encoding()
-        answer = answer if features is None else answer.assign_coords({dim: list(features)})
-        for dim in rows.dims:
-            index = rows.indexes.get(dim)
-            if index is not None and index.nlevels > 1 and index.is_unique:
-                answer = answer.unstack(dim, fill_value=missing)
-                if answer.chunks is not None:
-                    answer = answer.chunk("auto")  # of equal sizes, as stores have them
-        return answer
+        chunks = self.values.chunks[:-1] if isinstance(values, da.Array) else ()
+        return unstacked(values, self.rows, chunks, name, missing, features)
 
 
 class OneArray(Table):
@@ -259,6 +241,34 @@ class Variables(Table):
         each = [variable.chunk() for variable in self.held] if self.chunked else self.held
         laid = [variable.set_dims(rows.sizes).transpose(*rows.dims).data for variable in each]
         return (da if self.chunked else np).stack(laid, axis=-1)
+
+
+def unstacked(
+    values: Held, rows: Any, chunks: Any, name: str, missing: float, features: Sequence[str] | None = None
+) -> Any:
+    """Answers for rows that were stacked, in `chunks` along each dimension; as `Table.answer` tells it."""
+    from xarray import DataArray
+
+    wide = values.shape[1:]
+    if rows.ndim > 1 and isinstance(values, da.Array):
+        whole = ((size,) for size in wide)
+        values = da.reshape_blockwise(values, (*rows.shape, *wide), chunks=(*chunks, *whole))
+    elif rows.ndim > 1:
+        values = values.reshape(*rows.shape, *wide)
+    dim = "component" if features is None else "feature"
+    while dim in rows.dims or dim in rows.coords:
+        dim += "_"
+    while name in rows.dims or name in rows.coords:  # no Dataset could hold it
+        name += "_"
+    answer = DataArray(values, rows.coords, (*rows.dims, *[dim] * len(wide)), name).drop_encoding()
+    answer = answer if features is None else answer.assign_coords({dim: list(features)})
+    for dim in rows.dims:
+        index = rows.indexes.get(dim)
+        if index is not None and index.nlevels > 1 and index.is_unique:
+            answer = answer.unstack(dim, fill_value=missing)
+            if answer.chunks is not None:
+                answer = answer.chunk("auto")  # of equal sizes, as stores have them
+    return answer
 
 
 def _stack(values: Held, ndim: int) -> Held:
