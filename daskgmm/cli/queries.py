@@ -264,7 +264,7 @@ def _found(model: inputs.Model, summary: Summary) -> dict[str, Any]:
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
         **output.bound(model),
-        **{name: value for name, value in summary.facts.items() if name in ("rows", "bic", "aic")},
+        **{name: value for name, value in summary.facts.items() if name in ("rows", "bic", "aic", "beside")},
     }
 
 
