@@ -138,7 +138,8 @@ def _kind(allowed: Any) -> dict[str, Any]:
             return {"type": click.IntRange(a.left, a.right)}
         if isinstance(a, Interval):
             kind = click.FloatRange if not words else partial(_NumberOr, words)
-            return {"type": kind(a.left, a.right, min_open=a.closed in ("right", "neither"))}
+            ends = {"min_open": a.closed in ("right", "neither"), "max_open": a.closed in ("left", "neither")}
+            return {"type": kind(a.left, a.right, **ends)}
     if words:
         return {"type": click.Choice([*words, *([NONE] if None in allowed else [])])}
     return {"metavar": "PATH"}

@@ -23,7 +23,7 @@ from daskgmm.store.lock import locked
 from daskgmm.store.places import Options, locate, overlap
 
 Result = Mapping[str, Any]
-TITLES = {"remaining": "left to gain", "n_iter": "iterations"}
+TITLES = {"remaining": "left to gain", "n_iter": "iterations", "beside": "fitted with"}
 
 
 def show(result: Result, as_json: bool) -> None:

@@ -32,7 +32,7 @@ LABELS, SHARES = ("smallest", "int8", "int16", "int32", "int64"), ("float64", "f
 @options.data
 @options.model
 @options.noise
-@click.option("--out", required=True, metavar="OUT", help="Zarr array to write: a path or URL.")
+@click.option("--out", required=True, metavar="OUT", help="Zarr array or store to write: a path or URL.")
 @click.option("--proba", is_flag=True, help="Write the probability of each component, (n, k).")
 @click.option(
     "--dtype",
@@ -74,7 +74,7 @@ def predict(
 
     OUT grows beside its place, and gets its name at the end, in one step. On a URL it grows in place,
     --overwrite removes the old one first, and the attribute "complete" of OUT becomes true at the end.
-    Only an array is ever replaced, or what was written so, and never a folder or prefix with anything else in it.
+    Only an array or such a store is ever replaced, and never a folder or prefix with anything else in it.
     """
     content = "probabilities" if proba else "labels"
     place = within(data, array)
@@ -139,7 +139,7 @@ def _written(
 @options.weights
 @options.noise
 @click.option("--icl", is_flag=True, help="Also the integrated completed likelihood (slower).")
-@click.option("--out", metavar="OUT", help="Also write the log-density of each row: a Zarr array, a path or URL.")
+@click.option("--out", metavar="OUT", help="Also write the log-density of each row: a path or URL.")
 @options.store
 @options.reading
 @options.overwrite
@@ -264,7 +264,7 @@ def _found(model: inputs.Model, summary: Summary) -> dict[str, Any]:
         "n_iter": model.n_iter_,
         "n_passes": model.n_passes_,
         **output.bound(model),
-        **{name: value for name, value in summary.facts.items() if name in ("rows", "bic", "aic")},
+        **{name: value for name, value in summary.facts.items() if name in ("rows", "bic", "aic", "beside")},
     }
 
 

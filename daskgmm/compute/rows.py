@@ -84,6 +84,11 @@ class Rows:
             return []
         return [source.collection for source in self.sources.values() if source.collection is not None]
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What goes with the rows in every pass, by what the user calls it."""
+        return tuple(COLUMNS[name].title for name in self.columns if not COLUMNS[name].once)
+
     def lasting(self) -> "Rows":
         """Without the columns that only the first pass looks at."""
         columns = {name: source for name, source in self.columns.items() if not COLUMNS[name].once}

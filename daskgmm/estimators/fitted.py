@@ -44,6 +44,7 @@ class Fitted:
     accounting: Accounting = field(default_factory=dict, init=False)  # what it cost, which no file tells
     remaining: float | None = field(default=None, metadata=LATER)  # gain of more iterations, where it can be told
     belief: Variational | None = field(default=None, metadata=LATER)  # the prior, where the mixture is a posterior
+    beside: tuple[str, ...] = field(default=(), metadata=LATER)  # what went with any rows, such as "noise"
 
     def check(self) -> None:
         """Raise `ValueError` unless the parts belong together."""
@@ -83,13 +84,19 @@ class Fitted:
         vars(found)["accounting"] = cost
         return found
 
+    def after(self, rows: Rows, **more: Any) -> Self:
+        """What there is once these rows have been learnt, too."""
+        beside = tuple(sorted({*self.beside, *rows.beside}))
+        return replace(self, decoded=rows.x.decoded or None, beside=beside, **more)
+
     @classmethod
     def of(cls, run: Run, n_passes: int, rows: Rows, **more: Any) -> Self:
         """What a run leaves behind that learnt from these rows."""
         names = None if rows.feature_names is None else tuple(rows.feature_names)
         remaining = run.remaining if run.remaining < np.inf else None
-        more |= {"decoded": rows.x.decoded or None, "rated": run.rated, "remaining": remaining}
-        return cls(run.mixture, run.n_iter, run.converged, run.lower_bound, run.trace, n_passes, names, **more)
+        more |= {"rated": run.rated, "remaining": remaining}
+        found = cls(run.mixture, run.n_iter, run.converged, run.lower_bound, run.trace, n_passes, names, **more)
+        return found.after(rows)
 
 
 @storable

@@ -307,7 +307,7 @@ class MiniBatchGaussianMixture(Fitting):
         assert isinstance(after, Stepwise)
         row = fitted.next_row + (rows.n_rows or 0)
         told: dict[str, Any] = {"online": after, "lower_bound": after.bound, "converged": False, "next_row": row}
-        self._fitted = replace(fitted, mixture=after.published, decoded=rows.x.decoded or None, **told)
+        self._fitted = fitted.after(rows, mixture=after.published, **told)
         self.__dict__.pop("_unseeded", None)
         return self
 
@@ -358,7 +358,7 @@ class MiniBatchGaussianMixture(Fitting):
         assert isinstance(passes, Passes)
         bound = passes.lower_bound if np.isfinite(passes.lower_bound) else before.lower_bound
         told: dict[str, Any] = {"online": passes.run, "next_row": last, "lower_bound": bound, "converged": False}
-        self._fitted = replace(before, mixture=passes.mixture, decoded=held.x.decoded or None, **told)
+        self._fitted = before.after(held, mixture=passes.mixture, **told)
         self.__dict__.pop("_unseeded", None)
         return self
 

@@ -27,6 +27,7 @@ TITLES = {
     "n_passes": "passes",
     "log_likelihood": "log-likelihood per row",
     "lower_bound": "lower bound",
+    "beside": "fitted with",
     **{name: name for name in ("rows", "converged", "bic", "aic")},
 }
 
@@ -202,6 +203,7 @@ def facts_of(fitted: Fitted, estimator: str) -> dict[str, Any]:
         "n_iter": fitted.n_iter or None,
         "n_passes": fitted.n_passes or None,
         "converged": fitted.rested,
+        "beside": ", ".join(fitted.beside) or None,
     }
     if fitted.belief is None:
         told |= {"log_likelihood": fitted.log_likelihood, "bic": found.bic, "aic": found.aic}

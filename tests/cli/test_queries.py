@@ -411,6 +411,13 @@ def test_info(run: Run, model: str, fitted: GaussianMixture) -> None:
     assert any(line.split() == ["passes", str(fitted.n_passes_)] for line in lines)
 
 
+def test_info_tells_what_went_with_the_rows(run: Run, values: Array, model: str, out: Path) -> None:
+    GaussianMixture(1).fit(values, noise=np.ones(values.shape)).save(out)
+    assert json.loads(run("info", out, "--json").stdout)["beside"] == "noise"
+    assert re.search(r"^fitted with +noise$", run("info", out).stdout, re.MULTILINE)
+    assert "beside" not in json.loads(run("info", model, "--json").stdout)
+
+
 def test_info_has_the_background(run: Run, model: str, data: str, out: Path) -> None:
     result = run("fit", data, "-k", 2, "--seed", 0, "--max-iter", 2, "--background", "--out", out)
     assert result.exit_code in (0, 3), result.stderr

@@ -227,3 +227,8 @@ def test_a_search_that_is_stopped_can_go_on(
     assert (found["covariance_type"], found["n_runs"]) == (["full", "diag"], 6)
     assert run(*words).exit_code == 0
     assert same(GaussianMixture.load(out), search(data, tol=1e-6).best_estimator_)
+
+
+def test_the_help_tells_ends_that_are_left_out(run: Run) -> None:
+    assert "[0<x<1]" in run("select", "--help").stdout  # of --held-out
+    assert "[0.5<x<=1.0]" in run("fit", "--help").stdout  # of --learning-decay

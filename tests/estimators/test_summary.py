@@ -231,3 +231,17 @@ def test_a_pipeline_shows_it() -> None:
     told = pipe._repr_html_()
     assert pipe[-1].summary()._repr_html_() in told
     assert "covariances_" not in told
+
+
+def test_what_went_with_the_rows_is_told(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    noise, known, weight = np.full(x.shape, 0.1), np.full(60, -1), np.ones(60)
+    model = GaussianMixture(1).fit(x, sample_weight=weight, noise=noise, known=known)
+    model.save(tmp_path / "m.npz")
+    assert "fitted with known, noise, sample_weight;" in str(daskgmm.load(tmp_path / "m.npz").summary()).replace(
+        "\n", " "
+    )
+    stream = MiniBatchGaussianMixture(1).partial_fit(x, noise=noise).partial_fit(x, known=known).partial_fit(x)
+    assert stream.summary().facts["beside"] == "known, noise"
+    started = GaussianMixture(1, labels_init=np.zeros(60, int)).fit(x)
+    assert "beside" not in started.summary().facts  # starts leave nothing behind
