@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -40,15 +41,33 @@ def engine_for(rows: Rows) -> Engine:
             check_fit(client, rows)
             return Cluster(client=client)
         return Threads(get=get or dask.threaded.get)
+    if _one_of_many.get():
+        return Plain()
     if (get := _in_process(dask.config.get("scheduler", None))) is not None:
         return Threads(get=get)
     return Plain() if rows.n_blocks == 1 else Threads(get=dask.threaded.get)
 
 
+# Whether this thread does one of several tasks, so that no thread is free for parts of it.
+_one_of_many: ContextVar[bool] = ContextVar("one_of_many", default=False)
+
+
 def on_threads(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
     """What a function gives for each of its arguments, by the threads of this process, as for rows in memory."""
-    tasks = {i: (partial(function, *each),) for i, each in enumerate(zip(*arguments, strict=True))}
+    calls = [partial(function, *each) for each in zip(*arguments, strict=True)]
+    if _one_of_many.get() or len(calls) < 2:
+        return [call() for call in calls]
+    tasks = {i: (_by_itself, call) for i, call in enumerate(calls)}
     return list((_in_process(dask.config.get("scheduler", None)) or dask.threaded.get)(tasks, list(tasks)))
+
+
+def _by_itself(call: Callable[[], T]) -> T:
+    """What a call gives, all of it in this thread."""
+    before = _one_of_many.set(True)
+    try:
+        return call()
+    finally:
+        _one_of_many.reset(before)
 
 
 def compute(lazy: Any) -> None:

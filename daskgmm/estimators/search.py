@@ -52,9 +52,11 @@ class GaussianMixtureSearch(Watched):
 
     Notes
     -----
-    After ten iterations a candidate is dropped, and counts as not converged, where its criterion would stay above
-    the best one so far even if the log-likelihood gained three times what its last three values make one expect
-    (Aitken's limit). ``refine`` keeps more.
+    A candidate is dropped, and counts as not converged, where its criterion would stay above the best one so far
+    even if the log-likelihood gained three times what is to be expected. That is what its last three values tell
+    (Aitken's limit), after ten iterations, or three from a start that EM has led to rest on m rows of a sample; in
+    the first two from such a start p/2m nats a row, which an optimum of so few rows lacks in the mean, of p
+    parameters. ``refine`` keeps more.
 
     What candidates find of the rows is added up side by side as far as it fits in 64 MiB for each block; beyond
     that they take turns, in further passes.

@@ -5,13 +5,14 @@ serve a single cluster (Ueda, Nakano, Ghahramani & Hinton 2000). What that gains
 goes on, by new responsibilities of the rows of the components that change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import xlogy
 
 from daskgmm._typing import Array
+from daskgmm.compute.engines import on_threads
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit.race import Rung
@@ -23,7 +24,7 @@ from daskgmm.model.mixture import Mixture
 
 STEPS = 10  # of EM after a round of moves, before what came of it is compared
 FAILURES = 2  # rounds in a row without use, which end a chain
-MERGERS = 2  # for each component, that are looked at closely
+MERGERS, PARTS = 2, 8  # for each component, that are looked at closely; and in so many parts, for threads
 BLOCK_ROWS = 15_000  # of a sample, that a thread works through at a time
 
 
@@ -70,8 +71,9 @@ def improved(run: EM, x: Array, weight: Array | None, rounds: int, random: np.ra
         members = Members.of(run.mixture, x, weight)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what is no number is no gain
-                known = known.renewed(run.mixture, members, random)
-                moves = paired(known.splits, removals(run.mixture, members), barred)[: 1 if failures else None]
+                spared = removals(run.mixture, members)
+                known = known.renewed(run.mixture, members, random, max(spared[0].loss, 0.0))
+                moves = paired(known.splits, spared, barred)[: 1 if failures else None]
                 trial = replace(run, mixture=moved(run.mixture, moves))
         except CollapseError:  # by rounding: nothing is certain
             break
@@ -108,15 +110,21 @@ def removals(mixture: Mixture, members: Members) -> list[Removal]:
     w, total = mixture.weights, members.weight.sum()
     i, j = np.triu_indices(mixture.n_components, 1)
     bound = Pairs.of(mixture, w, i, j).loss
+
+    def mergers(pairs: Array) -> Iterator[Removal]:
+        for p in pairs:
+            a, b = int(i[p]), int(j[p])
+            weight, r, s = members.between(a, b)
+            told = (weight * (xlogy(r, r) + xlogy(s, s) - xlogy(r + s, r + s))).sum() / total
+            told += xlogy(w[a] + w[b], w[a] + w[b]) - xlogy(w[a], w[a]) - xlogy(w[b], w[b])
+            yield Removal((a, b), float(bound[p] - max(told, 0.0)))
+
     # What a component of too few rows gains is no gain.
     lost = np.where(w * total < mixture.n_features + 1, 0.0, members.lost)
     found = [Removal((component,), float(loss)) for component, loss in enumerate(lost)]
-    for p in np.argsort(bound, kind="stable")[: MERGERS * len(w)]:
-        a, b = int(i[p]), int(j[p])
-        weight, r, s = members.between(a, b)
-        told = (weight * (xlogy(r, r) + xlogy(s, s) - xlogy(r + s, r + s))).sum() / total
-        told += xlogy(w[a] + w[b], w[a] + w[b]) - xlogy(w[a], w[a]) - xlogy(w[b], w[b])
-        found.append(Removal((a, b), float(bound[p] - max(told, 0.0))))
+    close = np.argsort(bound, kind="stable")[: MERGERS * len(w)]
+    for some in on_threads(lambda pairs: list(mergers(pairs)), np.array_split(close, PARTS)):
+        found += some
     return sorted(found, key=lambda removal: removal.loss)
 
 
@@ -165,14 +173,16 @@ class Known:
         """All there are."""
         return [one for one in self.found if one is not None]
 
-    def renewed(self, mixture: Mixture, members: Members, random: np.random.RandomState) -> "Known":
+    def renewed(
+        self, mixture: Mixture, members: Members, random: np.random.RandomState, price: float = 0.0
+    ) -> "Known":
         """Splits of the mixture's components: new ones for those that are not what they were."""
         k, d = mixture.means.shape
         level = np.broadcast_to(mixture.covariance.half_log_det(d), k)
         shift = [mixture.covariance.whiten(delta, j) for j, delta in enumerate(mixture.means - self.means)]
         alike = np.abs(mixture.weights - self.weights) < 0.1 * mixture.weights
         alike &= (np.square(shift).sum(axis=1) < 0.01 * d) & (np.abs(level - self.half_log_det) < 0.02 * (d + 5))
-        fresh = {one.component: one for one in splits(mixture, members, np.flatnonzero(~alike), random)}
+        fresh = {one.component: one for one in splits(mixture, members, np.flatnonzero(~alike), random, price)}
         return Known(
             np.where(alike, self.weights, mixture.weights),
             np.where(alike[:, None], self.means, mixture.means),

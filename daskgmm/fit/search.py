@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isnan, nan
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm.compute.engine import Engine
+from daskgmm.compute.engines import on_threads
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.fit.batch import advanced, sample_rows, seeded, surveyed
@@ -17,17 +18,18 @@ from daskgmm.fit.held_out import Apart, HeldOut
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import Run, too_few
 from daskgmm.fit.score import Score
+from daskgmm.fit.starts import rows_seen
 from daskgmm.fit.state import State
 from daskgmm.fit.survey import Survey
 from daskgmm.fit.tasks import Conclude
 from daskgmm.model.checks import at_least, require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.structure import FULL
-from daskgmm.store.values import storable
+from daskgmm.store.values import LATER, storable
 
-# A candidate is given up after so many iterations, if so many times the gain that it is then estimated to have
-# left would not do.
-TRUSTED, SAFETY = 10, 3.0
+# A candidate is given up if so many times the gain that it is estimated to have left would not do. What iterations
+# tell of that is trusted after so many of them; sooner, if others on a sample went before.
+SAFETY, TRUSTED, SOONER = 3.0, 10, 3
 
 
 @storable
@@ -42,6 +44,8 @@ class Candidate(Run):
     held: float = nan  # mean log-likelihood of held-out rows, as its last E-step had it
     n_passes: int = 0  # E-steps
     dropped: bool = False  # whether it ended because it was hopeless
+    # Nats a row that its start, an optimum of few rows, is expected to lack; NaN where that cannot be told.
+    lacks: float = field(default=nan, metadata=LATER)
 
     def check(self) -> None:
         """Raise `ValueError` unless it may stand so."""
@@ -190,15 +194,16 @@ class Plan:
     def judged(self, runs: Sequence[Candidate]) -> tuple[Candidate, ...]:
         """The candidates, without hope for those that cannot be expected to come up to the best any more.
 
-        One is dropped, after ``TRUSTED`` iterations, whose cost would be higher than that of the best, as that is
-        now, even if it gained ``SAFETY`` times what it is estimated to have left.
+        One is dropped whose cost would be higher than that of the best, as that is now, even if it gained
+        ``SAFETY`` times what it is estimated to have left.
         """
         costs = [self.cost(run) for run in runs]
         leaders = np.argsort(costs, kind="stable")[: self.refine or 1].tolist()
 
         def hopeless(run: Candidate) -> bool:
-            least = self.criterion.least(run) - SAFETY * run.remaining  # NaN where nothing can be told
-            return run.n_iter >= TRUSTED and not run.ended and least > min(costs)
+            trusted = run.n_iter >= (TRUSTED if isnan(run.lacks) else SOONER) and not isnan(run.remaining)
+            left = run.remaining if trusted else run.lacks
+            return not run.ended and self.criterion.least(run) - SAFETY * left > min(costs)
 
         return tuple(
             replace(run, dropped=True) if number not in leaders and hopeless(run) else run
@@ -227,15 +232,14 @@ def search(plan: Plan, engine: Engine, rows: Rows, state: State) -> Iterator[Sta
 def _seeded(plan: Plan, survey: Survey, random: np.random.RandomState, seed: int) -> list[Candidate]:
     """The candidates at their starts; a recipe none of whose starts is sound has none."""
     held_out = HeldOut(plan.share, seed) if plan.criterion.holds_out else None
-    found: list[Candidate] = []
-    failure: CollapseError | None = None
     last = -1 if survey.labelled is None else int(np.flatnonzero(survey.labelled)[-1])
-    for recipe in plan.recipes:
-        if last >= recipe.k:
-            raise DataError(
-                f"known names component {last}, and a candidate has {recipe.k} component(s): compare n_components "
-                f"from {last + 1} on."
-            )
+    if last >= (least := min(recipe.k for recipe in plan.recipes)):
+        raise DataError(
+            f"known names component {last}, and a candidate has {least} component(s): compare n_components "
+            f"from {last + 1} on."
+        )
+
+    def begun(recipe: Recipe) -> list[Candidate] | CollapseError:
         own = survey.under(recipe.structure, recipe.k, sample_rows(recipe, survey.sample.rows.shape[1]))
         if held_out is not None:
             own = held_out.without(own)
@@ -244,10 +248,15 @@ def _seeded(plan: Plan, survey: Survey, random: np.random.RandomState, seed: int
         try:
             runs = seeded(recipe, own, copy.deepcopy(random))
         except CollapseError as error:  # others may do
-            failure = error
-        else:
-            found += [Candidate(run, held_out) for run in runs]
+            return error
+        # The optimum of m rows is p/2m below that of all, for p parameters; 0/0 where none was looked for.
+        rows = rows_seen(recipe, own)
+        lacks = [run.mixture.n_parameters / (2 * rows) if rows else nan for run in runs]
+        return [Candidate(run, held_out, lacks=lack) for run, lack in zip(runs, lacks, strict=True)]
+
+    found = on_threads(begun, plan.recipes)
     random.random_sample()  # whoever has these numbers, too, goes on with others
-    if failure is not None and not found:
-        raise failure
-    return found
+    failures = [one for one in found if isinstance(one, CollapseError)]
+    if len(failures) == len(found):
+        raise failures[-1]
+    return [run for one in found if not isinstance(one, CollapseError) for run in one]

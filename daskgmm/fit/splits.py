@@ -25,8 +25,8 @@ SHARE, FAINT = 0.05, 1e-3
 # Rows of a component that splits are tried on, and that promising ones are followed on: so many, and so many more
 # for each feature and one.
 FEW, MANY = (250, 10), (2000, 200)
-SCREEN, FOLLOW = 2, 8  # EM steps there
-HOPE = 0.25  # of what noise gains: a split of less, after the first steps, is not followed
+SCREEN, BEGUN, FOLLOW = 2, 3, 5  # EM steps there: on few, on many, and on those of what is promising still
+HOPE = 0.25, 0.5  # of what a split has to gain: one of less, after the first steps on few and many, is left
 APART = 0.8  # standard deviations: √(2/π), where the halves of a Gaussian cut in two have their means
 SCALES = 0.4, 2.0  # of the variances, of two halves about one mean
 PIECE_BYTES = 2 * 2**20  # of the rows whose components are tried at once, so that they stay in the cache
@@ -44,26 +44,39 @@ class Split:
 
 
 def splits(
-    mixture: Mixture, members: "Members", components: Sequence[int] | Array, random: np.random.RandomState
+    mixture: Mixture,
+    members: "Members",
+    components: Sequence[int] | Array,
+    random: np.random.RandomState,
+    price: float = 0.0,
 ) -> list[Split]:
-    """Of each of these components the best split, if it gains by one that leaves both halves 2·(d + 1) rows."""
-    d, rows = mixture.n_features, mixture.weights * members.weight.sum()
+    """Of each of these components the best split, if it gains by one that leaves both halves 2·(d + 1) rows.
+
+    Those that promise a row of all much less than a ``price`` are left out.
+    """
+    total, d = members.weight.sum(), mixture.n_features
+    rows = mixture.weights * total
     large = [int(j) for j in components if rows[j] >= 4 * (d + 1) and len(members.column(j, SHARE)[0])]
     few, many = (base + more * (d + 1) for base, more in (FEW, MANY))
     at_once = max(1, PIECE_BYTES // (8 * d * many))
     pieces = [np.array(large[first : first + at_once]) for first in range(0, len(large), at_once)]
     draws = [random.uniform(size=(_rows_far(mixture.covariance.structure), len(piece), 1)) for piece in pieces]
 
+    def hopeful(crowd: Crowd, gains: Array, share: float) -> Array:
+        return np.flatnonzero(gains > share * (crowd.noise(mixture) + price * total))
+
     def halved(piece: Array, draws: Array) -> list[Split]:
         # What the calling thread has set up need not reach another.
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):  # what is no number is no gain
             crowd = Crowd.of(mixture, members, piece, few)
             halves, gains = _screened(mixture.covariance.structure.loose, crowd, draws)
-            hopeful = np.flatnonzero(gains > HOPE * crowd.noise(mixture))
-            if not len(hopeful):
+            if not len(keep := hopeful(crowd, gains, HOPE[0])):
                 return []
-            crowd = Crowd.of(mixture, members, crowd.components[hopeful], many)
-            return list(_followed(mixture, members, crowd, halves.take(hopeful)))
+            crowd = Crowd.of(mixture, members, piece[keep], many)
+            halves, _, gains = climbed(halves.take(keep), crowd, BEGUN)
+            if not len(keep := hopeful(crowd, gains, HOPE[1])):
+                return []
+            return list(_followed(mixture, members, crowd.take(keep), halves.take(keep)))
 
     return [split for found in on_threads(halved, pieces, draws) for split in found]
 
@@ -78,7 +91,7 @@ def _screened(structure: Structure, crowd: "Crowd", draws: Array) -> tuple["Halv
 
 
 def _followed(mixture: Mixture, members: "Members", crowd: "Crowd", halves: "Halves") -> Iterator[Split]:
-    """What becomes of halves on more rows; they end as components of the mixture's kind."""
+    """What becomes of halves; they end as components of the mixture's kind."""
     d, structure = mixture.n_features, mixture.covariance.structure
     _, resp, gains = climbed(halves, crowd, FOLLOW)
     gains = (gains - crowd.noise(mixture)) / members.weight.sum()
@@ -104,14 +117,16 @@ class Members:
     @classmethod
     def of(cls, mixture: Mixture, x: Array, weight: Array | None) -> "Members":
         """One E-step, some rows at a time: no (n, k) array is there at once."""
-        weight = np.ones(len(x)) if weight is None else np.minimum(weight, HEAVY)
-        parts, lost, most = [], np.zeros(mixture.n_components), 1 - 1e-15
-        for rows in pieces(len(x)):
+        weight, most = np.ones(len(x)) if weight is None else np.minimum(weight, HEAVY), 1 - 1e-15
+
+        def seen(rows: slice) -> tuple[csr_array, Array]:
             resp = mixture.responsibilities(x[rows])
-            lost -= (weight[rows, None] * np.log1p(-np.minimum(resp, most))).sum(axis=0)
-            parts.append(csr_array(np.where((resp > FAINT) & (weight[rows, None] > 0), resp, 0.0)))
-        lost = lost / weight.sum() + np.log1p(-np.minimum(mixture.weights, most))
-        return cls(x, weight, vstack(parts, format="csc"), lost)
+            lost = (weight[rows, None] * np.log1p(-np.minimum(resp, most))).sum(axis=0)
+            return csr_array(np.where((resp > FAINT) & (weight[rows, None] > 0), resp, 0.0)), lost
+
+        parts, lost = zip(*on_threads(seen, list(pieces(len(x)))), strict=True)
+        level = np.log1p(-np.minimum(mixture.weights, most))
+        return cls(x, weight, vstack(parts, format="csc"), level - sum(lost) / weight.sum())
 
     def column(self, component: int, least: float = 0.0) -> tuple[Array, Array]:
         """Rows of a component, and its responsibility for each, of more than that."""
@@ -122,11 +137,10 @@ class Members:
     def between(self, component: int, other: int) -> tuple[Array, Array, Array]:
         """Rows in which both have a say: their weights, and either's responsibility for each."""
         (rows, resp), (others, theirs) = self.column(component), self.column(other)
-        whole = np.zeros(len(self.weight))
-        whole[others] = theirs
-        theirs = whole[rows]
-        both = theirs > 0
-        return self.weight[rows[both]], resp[both], theirs[both]
+        at = np.searchsorted(others, rows)
+        at[at == len(others)] = 0
+        both = others[at] == rows if len(others) else np.zeros(len(rows), bool)
+        return self.weight[rows[both]], resp[both], theirs[at[both]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +170,10 @@ class Crowd:
         axis = whiten(_longest(apart, weight)[:, None])[:, 0]
         single: tuple[Array, ...] = tuple(a.astype(np.float32) for a in (weight, whiten(apart), axis))
         return cls(components, rows, single[0], single[1], single[2], np.array(stands)[:, None])
+
+    def take(self, components: Array) -> "Crowd":
+        """That of some of the components."""
+        return Crowd(*(values[components] for values in vars(self).values()))
 
     def noise(self, mixture: Mixture) -> Array:
         """What rows without structure gain, (c,): half a nat a parameter, times the rows that one stands for."""

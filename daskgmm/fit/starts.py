@@ -3,10 +3,11 @@
 To add a way to start, write a function from `Ground` and random numbers to a mixture and enter it in `STARTS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
@@ -14,6 +15,7 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
+from daskgmm.compute.engines import on_threads
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit.accelerated import Accelerated
@@ -49,6 +51,9 @@ GO_ON = 3  # of so many chains one goes on to more rows
 FEW_ROWS = 4  # for each feature and one: with fewer, a covariance has seen other rows of its cluster as too far
 FAR = 1e3  # standard deviations from 0, where squares of 1e6 leave ten digits
 SAMPLE_TOL = 1e-5  # of EM on the sample of an online fit, which costs little
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,16 +113,33 @@ def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[
     """
     if (whole := recipe.start.whole) is not None:
         return [recipe.begun(whole)]
-    method, sample = recipe.init_params, survey.sample
-    if method == "auto":  # scikit-learn's own where all rows are in the sample; noise misleads it
-        size = min(sample_size(recipe.k, survey.overall.means.shape[1]), sample.size)
-        method = "kmeans" if survey.overall.n_rows <= size and not recipe.background else "subsample"
     with one_thread():
         if survey.start is not None:
             return [recipe.begun(updated(recipe, survey, survey.start))]
-        if method == "subsample":
+        if (method := _method(recipe, survey)) == "subsample":
             return _subsampled(recipe, survey, random)
-        return _found(Ground.of(recipe, survey, sample), (method,), recipe.n_init, random)[0]
+        return _found(Ground.of(recipe, survey, survey.sample), (method,), recipe.n_init, random)[0]
+
+
+def _method(recipe: Recipe, survey: Survey) -> str:
+    """Of "auto" scikit-learn's own where all rows are in the sample; noise misleads it."""
+    size = min(sample_size(recipe.k, survey.overall.means.shape[1]), survey.sample.size)
+    alone = survey.overall.n_rows <= size and not recipe.background
+    return ("kmeans" if alone else "subsample") if recipe.init_params == "auto" else recipe.init_params
+
+
+def rows_seen(recipe: Recipe, survey: Survey) -> int:
+    """How many rows of the sample EM has led the start of a fit on; 0 where it has on none."""
+    if _method(recipe, survey) != "subsample":
+        return 0
+    few, more = _samples(recipe, survey)
+    return max(len(few.chosen), len(more.chosen))
+
+
+def _samples(recipe: Recipe, survey: Survey) -> tuple[RowSample, RowSample]:
+    """Few rows of the sample, and more."""
+    few = sample_size(recipe.k, survey.overall.means.shape[1], TRIAL_ROWS)
+    return survey.sample.first(few), survey.sample.first(int(survey.overall.n_rows) // MORE_SHARE)
 
 
 def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> tuple[Mixture, Ground]:
@@ -140,20 +162,22 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
 
     The first goes on all the way, whatever the others find: it is that of a fit with one.
     """
-    k, d = recipe.k, survey.overall.means.shape[1]
-    few = Ground.of(recipe, survey, survey.sample.first(sample_size(k, d, TRIAL_ROWS)))
-    more = survey.sample.first(int(survey.overall.n_rows) // MORE_SHARE)
+    sample, more = _samples(recipe, survey)
+    few = Ground.of(recipe, survey, sample)
     # Each has its own, so that what it draws does not depend on how many there are.
     randoms = [np.random.RandomState(one) for one in random.randint(2**31, size=recipe.n_init)]
-    tries = [_tries(few, TRIED, recipe.tol, own, 1 if i else TRIES)[:FINAL] for i, own in enumerate(randoms)]
-    chains = [[_settled(run, few.rows) for run in chain] for chain in tries]
+    firsts = _tries(few, TRIED, recipe.tol, randoms[0], TRIES)[:FINAL]
+    others = _each(lambda own: _tries(few, TRIED, recipe.tol, own)[0], randoms[1:])
+    runs = _each(lambda run: _settled(run, few.rows), [*firsts, *others])
     if more.size > len(few.x):
-        others = sorted(range(1, len(chains)), key=lambda i: chains[i][0].rank, reverse=True)
-        ground, seen, going = Ground.of(recipe, survey, more), len(few.x), (0, *others[: len(chains) // GO_ON])
-        chains = [[_further(run, ground, seen, randoms[i]) for run in chains[i]] for i in going]
+        ground, seen, n = Ground.of(recipe, survey, more), len(few.x), len(firsts)
+        best = sorted(zip(runs[n:], randoms[1:], strict=True), key=lambda one: one[0].rank, reverse=True)
+        owns = [np.random.RandomState(randoms[0].randint(2**31)) for _ in firsts]
+        going = [*zip(runs[:n], owns, strict=True), *best[: recipe.n_init // GO_ON]]
+        runs = _each(lambda run, own: _further(run, ground, seen, own), *zip(*going, strict=True))
         few = ground
-    first, *rest = (max(chain, key=lambda run: run.rank) for chain in chains)
-    leader = max([first, *rest], key=lambda run: run.rank)
+    first = max(runs[: len(firsts)], key=lambda run: run.rank)
+    leader = max([first, *runs[len(firsts) :]], key=lambda run: run.rank)
     found = [run.mixture for run in ([first] if leader is first else [first, leader])]
     whole = len(few.x) == survey.overall.n_rows or not few.movable
     return found if whole else [widened(mixture, len(few.x)) for mixture in found]
@@ -164,20 +188,34 @@ def _tries(
 ) -> list[EM]:
     """The better of starts of these kinds, and moves from there on: once, or up to ``most`` times, the best first.
 
-    Where the start comes to rest and no move gains, there is nothing to be found by another.
+    Where the first comes to rest and no move gains, there is nothing to be found by another.
     """
-    recipe, rows = ground.recipe, ground.rows
-    update, tries = recipe.m_step(), list[EM]()
-    for _ in range(most):
+    rows, update = ground.rows, ground.recipe.m_step()
+    moving = kinds == TRIED and ground.movable
+
+    def tried(random: np.random.RandomState) -> tuple[EM, EM]:
         found = _found(ground, kinds, len(kinds), random)
         heats = [[EM(mixture, update, tol, TRIAL_ITER) for mixture in heat] for heat in found]
         start = race(heats, [Rung(rows, TRIAL_ITER)])
-        moving = kinds == TRIED and ground.movable
-        tries.append(improved(start, ground.x, ground.weight, ROUNDS, random) if moving else start)
-        easy = not moving or (tries[-1] is start and start.under(tol=REST).converged)
-        if easy or start.mixture.n_parameters > len(ground.x):  # the most overfitted would win
-            break
-    return sorted(tries, key=lambda run: run.rank, reverse=True)
+        return start, improved(start, ground.x, ground.weight, ROUNDS, random) if moving else start
+
+    start, first = tried(random)
+    easy = not moving or (first is start and start.under(tol=REST).converged)
+    if most == 1 or easy or start.mixture.n_parameters > len(ground.x):  # the most overfitted would win
+        return [first]
+    randoms = [np.random.RandomState(one) for one in random.randint(2**31, size=most - 1)]
+    others = [run for _, run in _each(tried, randoms)]
+    return sorted([first, *others], key=lambda run: run.rank, reverse=True)
+
+
+def _each(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+    """What a function gives for each of its arguments, on threads whose BLAS has one thread."""
+
+    def alone(*each: Any) -> T:
+        with one_thread():  # what the calling thread has set up need not reach another
+            return function(*each)
+
+    return on_threads(alone, *arguments)
 
 
 def _has_several(x: Array, k: int) -> bool:

@@ -1,5 +1,6 @@
 """Which engine runs: threads unless Dask says otherwise, and the active client for chunked rows alone."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from dask.local import get_sync
 
 from daskgmm import GaussianMixture
 from daskgmm.compute.cluster import Cluster
-from daskgmm.compute.engines import engine_for
+from daskgmm.compute.engines import engine_for, on_threads
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.compute.threads import Plain, Threads
 from daskgmm.errors import DataError
@@ -49,6 +50,21 @@ def test_threads_unless_told_otherwise(rows: str) -> None:
         engine = engine_for(ROWS[rows])
         assert isinstance(engine, Threads)
         assert engine.get.args[0] == pool.submit  # type: ignore[attr-defined]
+
+
+@pytest.mark.timeout(60)
+def test_parts_of_one_of_many_tasks_are_done_in_its_thread() -> None:
+    def task(number: int) -> tuple[bool, Any]:
+        own = threading.get_ident()
+        return own == here, {own} == {*on_threads(lambda _: threading.get_ident(), range(3))} and engine_for(rows)
+
+    here, rows = threading.get_ident(), ROWS["many blocks"]
+    assert on_threads(task, range(4)) == [(False, Plain())] * 4
+    with ThreadPoolExecutor(2) as pool, dask.config.set(scheduler=pool):  # whose threads would wait for each other
+        assert on_threads(task, range(4)) == [(False, Plain())] * 4
+        assert isinstance(engine_for(rows), Threads)
+    assert on_threads(lambda _: threading.get_ident(), range(1)) == [here]
+    assert engine_for(rows) == THREADS
 
 
 @pytest.mark.timeout(60)

@@ -171,9 +171,9 @@ def test_only_components_that_changed_are_looked_at_again(monkeypatch: pytest.Mo
     members, random = Members.of(mixture, X, None), np.random.RandomState(0)
     asked: list[list[int]] = []
 
-    def spy(mixture: Any, members: Any, components: Any, random: Any) -> Any:
+    def spy(mixture: Any, members: Any, components: Any, *more: Any) -> Any:
         asked.append(list(components))
-        return splits(mixture, members, components, random)
+        return splits(mixture, members, components, *more)
 
     monkeypatch.setattr(moves, "splits", spy)
     known = Known.none(mixture).renewed(mixture, members, random)

@@ -10,6 +10,7 @@ import pytest
 
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.compute.threads import Plain, Threads
+from daskgmm.fit import starts
 from daskgmm.fit.batch import batch
 from daskgmm.fit.recipe import Recipe
 from daskgmm.fit.run import EM
@@ -203,6 +204,34 @@ def test_the_hopeless_are_dropped_by_the_margin_of_the_criterion() -> None:
         trace = climbing(-3.0 + share * margin, 0.5, gap=gap)
         assert judged([leader, candidate(3, trace)]) == [False, dropped]
         assert judged([leader, candidate(3, trace[1:])]) == [False, False]  # too early to say
+
+
+def test_a_start_that_few_rows_have_settled_is_told_by_what_these_lack() -> None:
+    """Hopeless from the first pass on where thrice what the optimum of few rows lacks is less than the margin."""
+    leader, margin = candidate(2, (-3.0,)), 6 * np.log(1000) / 2 / 1000
+    for lacks, dropped in ((0.33 * margin, True), (0.34 * margin, False), (nan, False)):
+        for trace in ((-3.0,), (-3.1, -3.0)):
+            assert judged([leader, candidate(3, trace, lacks=lacks)]) == [False, dropped]
+    # What three iterations tell is more than that.
+    for share, dropped in ((0.33, True), (0.34, False)):
+        later = climbing(-3.0 + share * margin, 0.5, 3, 4 * share * margin)
+        assert judged([leader, candidate(3, later, lacks=0.0)]) == [False, dropped]
+        assert judged([leader, candidate(3, later)]) == [False, False]
+
+
+def test_the_hopeless_meet_all_rows_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "TRIAL_ROWS", 150)
+    x = np.random.default_rng(1).normal(size=(6000, 2)) + 6 * (np.arange(6000) % 3)[:, None]
+    chosen = plan(refine=None, sizes=(1, 3), kinds=("full", "diag"), init_params="subsample")
+    runs = candidates(last(chosen, None, as_rows(x)))
+    best = chosen.best(runs)
+    assert best.mixture.n_components == 3
+    assert best.converged
+    for run in runs:
+        if run.mixture.n_components == 1:
+            assert (run.dropped, run.n_iter, run.n_passes) == (True, 1, 2)
+            assert run.score is not None
+            assert run.score.mean == pytest.approx(run.mixture.score_samples(x).mean(), rel=1e-12)
 
 
 def test_leaders_are_never_dropped() -> None:

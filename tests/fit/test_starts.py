@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
@@ -25,6 +26,7 @@ from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.structure import FULL, STRUCTURES
 from daskgmm.model.update import maximise
+from daskgmm.store.values import digest
 from tests.structures import KINDS
 
 METHODS = [*STARTS, "subsample"]
@@ -154,15 +156,25 @@ def test_where_moves_gain_or_a_start_does_not_rest_the_first_chain_is_the_best_o
     monkeypatch.setattr(starts, "improved", moves)
     monkeypatch.setattr(starts, "race", raced)
     monkeypatch.setattr(starts, "_settled", lambda run, rows: run)
-    (mixture,) = seeds("subsample", found=survey(size=60))
-    assert len(began) == (starts.TRIES if several else 1)
-    assert mixture is began[1 if several else 0].mixture
-    began.clear()
-    seeds("subsample", found=survey(size=60), n_init=3)  # each further one is a single try
-    assert len(began) == (starts.TRIES + 2 if several else 3)
-    began.clear()
-    seeds("subsample", found=survey(size=16))  # of 17 parameters
-    assert len(began) == 1
+    with dask.config.set(scheduler="synchronous"):  # one after the other
+        (mixture,) = seeds("subsample", found=survey(size=60))
+        assert len(began) == (starts.TRIES if several else 1)
+        assert mixture is began[1 if several else 0].mixture
+        began.clear()
+        seeds("subsample", found=survey(size=60), n_init=3)  # each further one is a single try
+        assert len(began) == (starts.TRIES + 2 if several else 3)
+        began.clear()
+        seeds("subsample", found=survey(size=16))  # of 17 parameters
+        assert len(began) == 1
+
+
+def test_threads_change_no_bit_of_a_start() -> None:
+    found = survey(X_OF_EIGHT, size=100, kind="diag")
+    each = []
+    for settings in ({"scheduler": "synchronous"}, {"num_workers": 1}, {"num_workers": 4}):
+        with dask.config.set(settings):
+            each.append(digest(tuple(seeds("subsample", "diag", found=found, n_init=4))))
+    assert len({*each}) == 1
 
 
 def test_polishing_goes_further_than_em_in_as_many_passes() -> None:
