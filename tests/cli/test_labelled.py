@@ -55,9 +55,9 @@ def stored(folder: Any, kind: str) -> tuple[str, Any]:
     place, chunked = str(folder / f"ocean.{kind}"), ocean().chunk(time=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of text in Zarr's format 3
-        if kind == "nc":
+        if kind in ("nc", "cdf"):
             pytest.importorskip("netCDF4")
-            ocean().to_netcdf(place, engine="netcdf4")
+            ocean().to_netcdf(place, engine="netcdf4", format="NETCDF4" if kind == "nc" else "NETCDF3_CLASSIC")
             return place, xr.open_dataset(place, chunks={"time": 2})
         if kind == "zip":
             folder, X = stored(folder, "zarr3")
@@ -87,7 +87,7 @@ def opened(place: object) -> Any:
     ("kind", "answer"),
     [
         *((kind, answer) for kind in ("zarr3", "nc") for answer in ANSWERS),
-        *((kind, "labels") for kind in ("zarr2", "packed", "zip")),
+        *((kind, "labels") for kind in ("zarr2", "packed", "zip", "cdf")),
     ],
 )
 def test_a_store_of_answers_is_what_python_gives(
@@ -123,7 +123,15 @@ def test_rows_of_one_array_have_its_coordinates(run: Run, tmp_path: Path) -> Non
     saved, out = tmp_path / "m.npz", tmp_path / "out.zarr"
     mixture = GaussianMixture(2, random_state=0, max_iter=5, tol=1.0).fit(x)
     mixture.save(saved)
-    for words in ((tmp_path / "cells.zarr", saved, "--array", "x"), (tmp_path / "cells.zarr/x", saved)):
+    cells.to_dataset(name="x").to_netcdf(tmp_path / "cells.nc")
+    shutil.make_archive(str(tmp_path / "cells"), "zip", tmp_path / "cells.zarr")
+    for words in (
+        (f"{tmp_path}/cells.zip::/x", saved),
+        (tmp_path / "cells.zarr", saved, "--array", "x"),
+        (tmp_path / "cells.zarr/x", saved),
+        (tmp_path / "cells.nc", saved, "--array", "x"),
+        (f"{tmp_path}/cells.nc::/x", saved),
+    ):
         result = run("predict", *words, "--out", out, "--overwrite")
         assert result.exit_code == 0, result.stderr
         expected = mixture.predict(cells)

@@ -1,6 +1,5 @@
 """Rows of a store in which xarray finds names of dimensions: what coordinates they have."""
 
-import os
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -8,12 +7,10 @@ from typing import Any
 import dask.array as da
 import zarr
 
-from daskgmm.compute.sources import paths
+from daskgmm.compute.sources import netcdf, paths
 from daskgmm.compute.sources.xarray import unstacked
 from daskgmm.errors import DataError, warn
 
-NETCDF = (".nc", ".nc4", ".cdf")
-"""Endings of files that are netCDF, and no other HDF5."""
 # Coordinates are copied as they lie there: so nothing of them has to be understood.
 RAW: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
 
@@ -40,36 +37,42 @@ def labelled(
 
 def _rows(location: str, variables: tuple[str, ...] | None, options: Mapping[str, Any]) -> Any:
     """A DataArray with the dimensions and coordinates of the rows, whose values mean nothing; None without any."""
-    parent, _, name = location.rstrip("/").rpartition("/")
-    for place, names in ((location, variables or ()), (parent.removesuffix("::"), (name,))):
-        found = _dataset(place, names, options) if place and names else None
-        if found is None or any(name not in found.data_vars for name in names):
-            continue
-        arrays = [found[name] for name in names]
-        if len({array.dims for array in arrays}) > 1:
-            told = ", ".join(f"{array.name} {array.dims}" for array in arrays)
-            raise DataError(f"The variables of {location} differ in the order of their dimensions: {told}.")
-        if variables and place == location:
-            return arrays[0]
-        if arrays[0].ndim == 2:  # its second dimension has the features
-            (last,) = arrays[0].dims[1:]
-            theirs = [name for name, coord in arrays[0].coords.items() if last in coord.dims]
-            return arrays[0].drop_vars(theirs).isel({last: 0}, drop=True)
-    return None
-
-
-def _dataset(location: str, names: tuple[str, ...], options: Mapping[str, Any]) -> Any:
-    """What xarray finds at a place; None where there is no group of arrays whose dimensions have names."""
-    place, _ = paths.located(location, options)
-    netcdf = place.is_local and os.path.splitext(place.path)[1].lower() in NETCDF
-    group = None if netcdf else paths.group_at(location, options)
-    if not netcdf and (group is None or not all(_has_names(group, name) for name in names)):
+    place, opener = paths.located(location, options)
+    file, node = opener is netcdf.opened and place.is_local, paths.node_at(location, options)
+    several = variables is not None and (file or isinstance(node, zarr.Group))
+    if several:
+        names = variables or ()
+    elif file or _has_names(node):
+        parent, _, name = location.rstrip("/").rpartition("/")
+        location, names = parent, (name,)
+        node = paths.node_at(location, options)
+    else:
         return None
+    if not file and not (isinstance(node, zarr.Group) and all(_has_names(node.get(name)) for name in names)):
+        return None
+    found = _dataset(location, node, options)
+    if found is None or any(name not in found.data_vars for name in names):
+        return None
+    arrays = [found[name] for name in names]
+    if len({array.dims for array in arrays}) > 1:
+        told = ", ".join(f"{array.name} {array.dims}" for array in arrays)
+        raise DataError(f"The variables of {location} differ in the order of their dimensions: {told}.")
+    if several:
+        return arrays[0]
+    (array,) = arrays
+    last = array.dims[-1]  # which has the features
+    theirs = [name for name, coord in array.coords.items() if last in coord.dims]
+    return array.drop_vars(theirs).isel({last: 0}, drop=True)
+
+
+def _dataset(location: str, group: Any, options: Mapping[str, Any]) -> Any:
+    """What xarray finds in a Zarr group, or in a file, where that is None; None where it cannot."""
     try:
         import xarray
 
-        if group is None:
-            return xarray.open_dataset(place.path, group=place.inside or None, chunks={}, **RAW)
+        if group is None:  # without chunks: coordinates are read at once, and not beside the rows
+            place, _ = paths.located(location, options)
+            return xarray.open_dataset(place.path, group=place.inside or None, **RAW)
         consolidated = group.metadata.consolidated_metadata is not None
         return xarray.open_zarr(group.store, group=group.path, consolidated=consolidated, chunks={}, **RAW)
     except Exception as error:  # not installed, or whatever it has against a store
@@ -77,9 +80,8 @@ def _dataset(location: str, names: tuple[str, ...], options: Mapping[str, Any]) 
         return None
 
 
-def _has_names(group: zarr.Group, name: str) -> bool:
-    """Whether an array is there, and its dimensions have names."""
-    array = group.get(name)
+def _has_names(array: Any) -> bool:
+    """Whether it is an array whose dimensions have names."""
     if not isinstance(array, zarr.Array):
         return False
     told: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.asdict().get("_ARRAY_DIMENSIONS")

@@ -135,19 +135,17 @@ def opened(place: Place, asked: Asked) -> Any:
         raise DataError(f"{place} cannot be opened: {told(error)}") from error
 
 
-def group_at(location: str, options: Mapping[str, Any] | None) -> zarr.Group | None:
-    """The Zarr group at a path or URL, to read; None where there is none."""
+def node_at(location: str, options: Mapping[str, Any] | None) -> zarr.Array[Any] | zarr.Group | None:
+    """The Zarr array or group at a path or URL, to read; None where there is none."""
     place, opener = located(location, options)
     if opener not in (opened, zipped):
         return None
     try:
         if opener is zipped:
-            found = zipped(place, None)
-        else:
-            found = zarr.open(place.path, mode="r", storage_options=place.options)
+            return zipped(place, None)  # type: ignore[no-any-return]
+        return zarr.open(place.path, mode="r", storage_options=place.options)
     except Exception:  # nothing there, or whatever a file system or damaged metadata may raise
         return None
-    return found if isinstance(found, zarr.Group) else None
 
 
 def zipped(place: Place, asked: Asked | None) -> Any:
