@@ -41,6 +41,12 @@ def survey(x: Any = X, weight: Any = None, size: int = 10**6, kind: str = "full"
     return engine_for(rows).reduce(rows, Examine(STRUCTURES[kind], 3, 0, Threshold(size)))
 
 
+def test_distances_are_taken_from_a_row_where_zero_is_a_thousand_deviations_away() -> None:
+    ground: Any = Ground
+    x = np.array([[750.0, 1500.0]]) + np.array([[-1.0], [1.0]])
+    np.testing.assert_array_equal(ground(None, None, x, None).origin, [0.0, 1499.0])
+
+
 def seeds(
     method: str, kind: str = "full", *, found: Survey | None = None, random: int = 0, **settings: Any
 ) -> list[Mixture]:

@@ -1,6 +1,7 @@
 """Covariances with the factors of their precisions, and when they count as collapsed."""
 
 import pickle
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,22 @@ def test_what_is_singular_within_the_rounding_of_a_scatter_may_be_taken_as_given
     with pytest.raises(CollapseError):
         FULL.form.of(FULL, values)
     assert np.isfinite(FULL.form.of(FULL, values, ridge=np.inf).factor).all()
+
+
+@pytest.mark.parametrize(("share", "sound"), [(0.75, False), (1.5, True)])
+def test_the_rounding_of_a_scatter_is_so_much(share: float, sound: bool) -> None:
+    """32·d·eps of the smallest eigenvalue of correlations; of a ridge sqrt(d)·eps, as it mostly is."""
+    for eigenvalue, ridge in ((share * 32 * 2 * EPS, 0.0), (EPS, share * np.sqrt(2) * EPS)):
+        values = np.array([[[1.0, 1 - eigenvalue], [1 - eigenvalue, 1.0]]])
+        with nullcontext() if sound else pytest.raises(CollapseError):
+            FULL.form.of(FULL, values, ridge)
+
+
+@pytest.mark.parametrize(("share", "sound"), [(0.75, True), (1.5, False)])
+def test_a_factor_that_is_given_may_be_off_by_what_making_it_rounds(share: float, sound: bool) -> None:
+    """64·(d + 2)·eps, where features do not correlate."""
+    factor = np.sqrt(1 + share * 64 * (3 + 2) * EPS) * np.eye(3)
+    assert FULL.form(FULL, np.eye(3)[None], factor[None]).has_its_factor == sound
 
 
 @pytest.mark.parametrize("unit", [1e-24, 1.0, 1e24])

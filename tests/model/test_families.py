@@ -164,6 +164,21 @@ def test_a_component_without_weight_has_no_say_and_stays_of_the_family(code: str
     assert structure.holds(held)
 
 
+def test_volumes_are_found_to_all_digits_but_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change is half of the one before here: the first that is below 1e-13 is the last."""
+    structure, values, found = STRUCTURES["VEI"], np.array([[1.0, 8], [8, 2]]), []
+    trace = type(structure).trace
+
+    def watched(self: Any, *args: Any) -> Any:
+        found.append(trace(self, *args))
+        return found[-1]
+
+    monkeypatch.setattr(type(structure), "trace", watched)
+    structure.covariance(values, np.ones(2))
+    *_, before, last = np.abs(np.diff(found, axis=0) / found[1:]).max(axis=1)
+    assert 0.5e-13 < last <= 1e-13 < before <= 2e-13
+
+
 @every_relation
 def test_the_unit_of_weights_does_not_matter(code: str) -> None:
     scatter, weight = drawn(3, 4, 1)

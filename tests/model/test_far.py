@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from daskgmm import DataError, GaussianMixture
-from daskgmm.model import far
+from daskgmm.model import far, kernels
 from daskgmm.model.kernels.compiling import TILE
 from daskgmm.model.mixture import ANSWERS, Mixture
 from daskgmm.model.structure import DIAGONAL, FULL, SPHERICAL, TIED, Structure
@@ -61,6 +61,15 @@ def check(mixture: Mixture, x: Any) -> None:
     off = 1e-6 if x.dtype == np.float32 else 1e-12
     np.testing.assert_allclose(resp.sum(axis=1), 1, rtol=off)
     np.testing.assert_allclose(density, wanted, rtol=off, atol=100 * off)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_row_is_too_far_where_its_log_density_is_off_by_a_hundredth(dtype: str) -> None:
+    normal = Mixture(np.ones(1), np.zeros((1, 1)), DIAGONAL.form.of(DIAGONAL, np.ones((1, 1))))
+    for rounding, sound in ((0.008, True), (0.0125, False)):
+        x = np.array([[np.sqrt(2 * rounding / np.finfo(dtype).eps)]], dtype)
+        labels, density, resp = np.empty(1, np.int64), np.empty(1), np.empty((1, 1))
+        assert kernels.posterior(x, normal.model_for(x, None), labels, density, resp) == sound
 
 
 @every_kind

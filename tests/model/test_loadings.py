@@ -78,11 +78,12 @@ def test_factors_are_found_again() -> None:
 
 @pytest.mark.parametrize("least", [0.0, 0.3])
 def test_noise_has_a_floor(least: float) -> None:
+    """A millionth of a variance, unless a ridge is more."""
     scatter = np.array(
         [[1.0, 0.6, 0.6], [0.6, 1, 0.3], [0.6, 0.3, 1]]
     )  # one factor would explain .6·.6/.3 of the first
     _, noise = analysed(scatter, 1, least, None, 0)
-    floor = np.maximum(least, LEAST * np.diag(scatter))
+    floor = np.maximum(least, 1e-6 * np.diag(scatter))
     assert np.all(noise >= floor)
     assert np.any(noise == floor)
 
