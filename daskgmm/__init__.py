@@ -2,7 +2,6 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from daskgmm import display
 from daskgmm.errors import CollapseError, DataError
 from daskgmm.estimators.bayesian import BayesianGaussianMixture
 from daskgmm.estimators.expectation import Expectation
@@ -13,6 +12,10 @@ from daskgmm.estimators.persistence import load
 from daskgmm.estimators.search import GaussianMixtureSearch
 from daskgmm.fit.events import watching
 from daskgmm.model.prior import NormalInverseWishart
+
+# isort: split
+# Last, as it is made of what stands above: chains of imports stay short, and with them Python's stack.
+from daskgmm import display
 
 try:
     __version__ = version("daskgmm")
