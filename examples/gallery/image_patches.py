@@ -17,8 +17,8 @@ holds.
 # eight ways. A patch is a row of 64 features, less its own mean, so that brightness plays no role.
 #
 # This page learns from every tenth patch, which takes a minute or two. ``DASKGMM_EXAMPLES=full
-# python image_patches.py`` learns from all of them, with up to 200 components, which takes half an
-# hour of a processor.
+# python image_patches.py`` learns from all of them, with up to 200 components, which takes a quarter
+# of an hour of a processor.
 
 import os
 import time
@@ -208,9 +208,9 @@ results = {k: [denoised(model, image) for image in noisy] for k, model in models
 #    components  held-out log-likelihood    PSNR china   flower    mean gain
 #         noisy                               20.17 dB 20.13 dB
 #             1               80.73 nats      23.45 dB 25.80 dB    +4.47 dB
-#            10              173.03 nats      25.26 dB 30.05 dB    +7.50 dB
-#            50              177.44 nats      25.60 dB 30.29 dB    +7.79 dB
-#           200              178.92 nats      25.67 dB 30.36 dB    +7.86 dB
+#            10              172.69 nats      25.17 dB 29.84 dB    +7.35 dB
+#            50              178.69 nats      25.58 dB 30.21 dB    +7.75 dB
+#           200              180.55 nats      25.61 dB 30.27 dB    +7.79 dB
 #
 # and of every tenth patch:
 
