@@ -18,7 +18,7 @@ from daskgmm.model.moments import moments
 from daskgmm.model.parts import Parts
 from daskgmm.model.structure import FULL, structure_of
 from tests.strategies import seeds
-from tests.structures import draw_covariances
+from tests.structures import EPS, draw_covariances
 
 K, D, Q = 2, 7, 2
 
@@ -118,6 +118,9 @@ def test_what_it_says_of_itself() -> None:
     for wrong in ({"noise": 2 * found.noise}, {"loadings": found.loadings[:, :, :1]}, {"noise": found.noise[:1]}):
         with pytest.raises(ValueError, match="in common"):
             replace(found, **wrong).check()
+    for share, sound in ((0.75, True), (1.5, False)):  # of what making the values may round
+        off = found.values * (1 + share * 64 * (1 + Q) * EPS * np.eye(D))
+        assert replace(found, values=off).is_of_its_structure == sound
     parts = Parts.of(Mixture(np.array([0.5, 0.5]), np.zeros((K, D)), found), np.array([3, 0]))
     assert parts.marginal.covariance.structure is parts.rest.structure is FULL
     assert found.between(0).structure is FULL

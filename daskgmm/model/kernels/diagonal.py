@@ -113,8 +113,6 @@ def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
     """What adds nothing to a component's sums is left out, where features are many; others go in pairs."""
     tile, resp, means = scratch.tile, scratch.resp, model.means
     last = len(sums.scatter) - 1
-    nowhere = np.empty_like(means[0])  # never looked at
-    zero = np.zeros_like(means[0])
     waits = -1  # a component whose sums are taken with those of the next
     for j in range(len(resp)):
         n = concentrate(model, scratch, j, sums.weight)
@@ -122,6 +120,7 @@ def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
             continue
         shift, out = sums.shift[j], sums.scatter[min(j, last)]
         if n < resp.shape[1]:
+            zero, nowhere = np.zeros_like(means[j]), np.empty_like(means[j])  # the other is never looked at
             _scatter(scratch.centred, zero, resp[j], shift, out, zero, resp[j], nowhere, nowhere, n)
         elif waits < 0:
             waits = j
@@ -131,6 +130,7 @@ def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
             _scatter(tile, means[i], resp[i], sums.shift[i], other, means[j], resp[j], shift, out, n)
     if waits >= 0:
         i, mean, share, n = waits, means[waits], resp[waits], resp.shape[1]
+        nowhere = np.empty_like(mean)
         _scatter(tile, mean, share, sums.shift[i], sums.scatter[min(i, last)], mean, share, nowhere, nowhere, n)
 
 
