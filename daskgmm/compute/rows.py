@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from numbers import Integral
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -257,6 +258,11 @@ def _apply(function: Callable[[Block], Array], block: Block) -> Array:
     return function(block)
 
 
+def bytes_of(size: Any) -> int:
+    """Bytes, told as an integer of any kind or in words, such as "64 MiB"."""
+    return int(size) if isinstance(size, Integral) else int(parse_bytes(size))
+
+
 def as_rows(
     X: Any,
     *,
@@ -287,7 +293,7 @@ def as_rows(
     cannot be used is a DataError, ValueError or TypeError, a path that leads to nothing a FileNotFoundError.
     """
     try:
-        block_bytes = int(parse_bytes(block_size))
+        block_bytes = bytes_of(block_size)
     except (AttributeError, TypeError, ValueError):
         block_bytes = 0
     if block_bytes < 1:

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from dask.utils import parse_bytes
 from sklearn.utils import check_array
 
 from daskgmm._typing import Array
-from daskgmm.compute.rows import Rows
+from daskgmm.compute.rows import Rows, bytes_of
 from daskgmm.compute.sources.plain import plain
 from daskgmm.errors import CollapseError, DataError, warn
 from daskgmm.estimators.fitted import Fitted, Unseeded
@@ -231,7 +230,7 @@ def check_saved(model: Any, state: Fitted | Unseeded) -> None:
     if isinstance(state, Fitted) and (state.belief is not None) != hasattr(model, "weight_concentration_prior"):
         raise ValueError(f"A {type(model).__name__} leaves no such state.")
     check_settings(model, state.n_features)
-    if int(parse_bytes(model.block_size)) < 1:
+    if bytes_of(model.block_size) < 1:
         raise ValueError(f"block_size must be at least 1 byte, got {model.block_size!r}.")
     for name in ROWWISE:
         if isinstance(value := getattr(model, name, None), (bool, int, float)):

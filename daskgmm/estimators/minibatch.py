@@ -7,13 +7,12 @@ from math import nan
 from typing import Any, Self
 
 import numpy as np
-from dask.utils import parse_bytes
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 
 from daskgmm._typing import InitParams
-from daskgmm.compute.rows import Rows
+from daskgmm.compute.rows import Rows, bytes_of
 from daskgmm.compute.window import Selection, finer
 from daskgmm.errors import DataError
 from daskgmm.estimators.alone import one_at_a_time
@@ -223,12 +222,12 @@ class MiniBatchGaussianMixture(Fitting):
 
     def _stored(self, X: Any, last: Fitted | None = None, **columns: Any) -> Rows:
         """In blocks of which many fit in a window."""
-        return finer(self._rows(X, **columns), WINDOW_BLOCKS * parse_bytes(self.block_size))
+        return finer(self._rows(X, **columns), WINDOW_BLOCKS * bytes_of(self.block_size))
 
     def _recipe(self, d: int, kind: type[Recipe] = OnlineRecipe, **more: Any) -> Any:
         size = self.batch_size or 2 * self.n_components * (d + 1)
         rule = StepRule(size, self.learning_decay, self.learning_offset, self.half_life)
-        window = WINDOW_BLOCKS * parse_bytes(self.block_size)
+        window = WINDOW_BLOCKS * bytes_of(self.block_size)
         return super()._recipe(d, kind, rule=rule, window_bytes=window, **more)
 
     def _begun(self, rows: Rows, recipe: OnlineRecipe, last: Fitted | None) -> tuple[Run, ...]:
@@ -249,7 +248,7 @@ class MiniBatchGaussianMixture(Fitting):
         return Fitted.of(passes, state.n_passes, rows, **told)
 
     def _identity(self, last: Fitted | None) -> dict[str, Any]:
-        told = {**super()._identity(last), "block_size": parse_bytes(self.block_size)}
+        told = {**super()._identity(last), "block_size": bytes_of(self.block_size)}
         if last is None and self.max_iter > 1 and any(told[name] is None for name in SMALL):
             told["held out"] = "a tenth of the sample"  # neither the start nor the passes see it
         return told

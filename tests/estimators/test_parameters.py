@@ -2,13 +2,21 @@
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pytest
 
-from daskgmm import GaussianMixture, MiniBatchGaussianMixture, NormalInverseWishart
+from daskgmm import (
+    BayesianGaussianMixture,
+    GaussianMixture,
+    GaussianMixtureSearch,
+    MiniBatchGaussianMixture,
+    NormalInverseWishart,
+    load,
+)
 from daskgmm.cli import main
 
 X = np.random.default_rng(0).normal(size=(60, 2))
@@ -142,3 +150,48 @@ def test_fit_has_an_option_for_each_parameter_and_tells_text_and_default(kind: A
     if options and others <= {"None"}:
         assert isinstance(found.type, click.Choice)
         assert list(found.type.choices) == [*options, *(other.lower() for other in others)]
+
+
+# What a number is where the default is none, or would take long.
+NUMBERS: dict[str, Any] = {
+    "n_components": 2,
+    "n_factors": 1,
+    "max_iter": 3,
+    "block_size": 500,
+    "random_state": 0,
+    "batch_size": 20,
+    "init_size": 30,
+    "half_life": 40,
+    "mean_precision_prior": 1.0,
+    "degrees_of_freedom_prior": 3.0,
+    "weight_concentration_prior": 1.0,
+    "refine": 2,
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("whole", "broken"), [(np.int64, np.float64), (np.uint16, np.float32)])
+@pytest.mark.parametrize(
+    "kind", [GaussianMixture, MiniBatchGaussianMixture, BayesianGaussianMixture, GaussianMixtureSearch]
+)
+def test_a_number_of_numpy_is_a_number(kind: Any, whole: Any, broken: Any, tmp_path: Path) -> None:
+    """One at a time, as Python's: the same fit, a file that can be written and read, and one to go on from."""
+    search, tried = kind is GaussianMixtureSearch, []
+    common = {"n_components": [2] if search else 2, "random_state": 0, "max_iter": 3}
+    for name, (head, _) in section(kind, "Parameters").items():
+        make = whole if "int" in allowed(head)[1] else broken if "float" in allowed(head)[1] else None
+        default = inspect.signature(kind).parameters[name].default
+        if make is None or "array-like" in allowed(head)[1] or isinstance(default, bool):
+            continue
+        number = make(NUMBERS.get(name, default if isinstance(default, int | float) else 1))
+        more = {**common, "checkpoint": str(tmp_path / f"{name}.npz")}
+        if name == "n_factors":
+            more |= {"covariance_types": ["factors"]} if search else {"covariance_type": "factors"}
+        told = kind(**{**more, name: number}).fit(X)
+        found = kind(**{**more, name: number.item()}).fit(X)  # from the checkpoint: of the same settings
+        told, found = (getattr(model, "best_estimator_", model) for model in (told, found))
+        assert np.array_equal(told.means_, found.means_), name
+        told.save(tmp_path / f"{name} model.npz")
+        assert np.array_equal(load(tmp_path / f"{name} model.npz").means_, told.means_), name
+        tried.append(name)
+    assert {"block_size", "max_iter", "random_state", "reg_covar"} <= {*tried}

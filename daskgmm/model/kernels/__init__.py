@@ -5,7 +5,8 @@ Contract
 - Three entry points: `expectation`, `moments` and `posterior`. What they do to a tile depends on the layout of the
   parameters (`Triangular`, `Wide`, `Shared`, `Axes`, `Gapped`) and of the sums (`Triangles`, `Pooled`, `Squares`,
   `Gaps`); each has its file. Only what is called is compiled, for the layouts that are used.
-- ``x`` is ``(n, d)`` of any real dtype; what is not C-contiguous float32 or float64 is converted piece by piece.
+- ``x`` is ``(n, d)`` of any real dtype; what is not C-contiguous, or not of the dtype of the work, is converted
+  piece by piece.
   Rows are handled in tiles, features as rows, so that every inner loop runs along contiguous values: 352 of them,
   or 704 in float32, make loop overhead small, and one tile of one component stays in the first- or second-level
   cache. The next tile's rows are fetched meanwhile. No ``(n, k)`` or ``(n, d, d)`` array exists.
@@ -137,8 +138,7 @@ def _pieces(x: Array, weight: Array | None, model: Any, step: int) -> Iterator[t
     width = model.means.shape[1] + getattr(model, "errors", 0)
     if x.ndim != 2 or x.shape[1] > width or (weight is not None and weight.shape != (len(x),)):
         raise ValueError(f"x of shape {x.shape} fits neither means of shape {model.means.shape} nor its weights.")
-    single = x.dtype.kind == "f" and x.dtype.itemsize == 4
-    dtype = np.dtype(np.float32 if single else np.float64)
+    dtype = model.means.dtype
     if x.dtype != dtype or not x.flags.c_contiguous:
         step = min(step, PIECE)
     for first in range(0, len(x), step):
