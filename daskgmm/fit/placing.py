@@ -2,8 +2,9 @@
 
 The two components whose merger costs least become one (Runnalls 2007), and the spared one takes part of another.
 Splits are tried around rows that were least expected, with EM of the two parts alone. The best stays if rows that
-had no say in it gain more than the merger costs. This is the split and merge of Ueda, Nakano, Ghahramani & Hinton
-(2000), judged on a sample of recent rows.
+had no say in it gain more than the merger costs. One that is certain to gain less after a step of EM is given up:
+where the model fits, all are. This is the split and merge of Ueda, Nakano, Ghahramani & Hinton (2000), judged on a
+sample of recent rows.
 """
 
 from dataclasses import replace
@@ -14,15 +15,18 @@ from scipy.special import expit
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
 from daskgmm.fit.recent import ROWS_PER_COMPONENT
+from daskgmm.fit.splits import PIECE_BYTES, Crowd, Halves
 from daskgmm.model.blas import one_thread
 from daskgmm.model.changes import Pairs, put
 from daskgmm.model.covariance import Covariance
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
+from daskgmm.model.structure import FULL, TIED
 from daskgmm.model.update import Quiet
 
 SEEDS, ITERATIONS = 8, 10  # splits that are tried, and steps of EM from each
-CERTAIN = 2.0  # standard errors of the gain, which are left out of it
+CERTAIN = 2.0  # standard errors of the gain that are left out of it, and added to it before a split is given up
+NEAR = 1e4  # standard deviations: within so many, float32 tells log-densities to a tenth of a nat and less
 
 
 def placed_anew(mixture: Mixture, rows: float, x: Array, reg_covar: float) -> tuple[Mixture, int] | None:
@@ -35,10 +39,10 @@ def placed_anew(mixture: Mixture, rows: float, x: Array, reg_covar: float) -> tu
     with one_thread():
         try:
             merged, spared, cost = cheapest(mixture, rows)
-            found, gain = split(merged, spared, x, reg_covar)
+            found = split(merged, spared, x, cost, reg_covar)
         except CollapseError:  # by rounding: nothing is certain
             return None
-    return (found, spared) if gain > cost else None
+    return None if found is None else (found, spared)
 
 
 def cheapest(mixture: Mixture, rows: float) -> tuple[Mixture, int, float]:
@@ -74,28 +78,44 @@ def _nearest(mixture: Mixture, weights: Array, half_log_det: Array) -> Array:
     return np.asarray(nearest)
 
 
-def split(mixture: Mixture, spared: int, x: Array, reg_covar: float) -> tuple[Mixture, float]:
-    """The best split of a component into itself and the spared one, and what a row gains by it, as far as certain.
+def split(mixture: Mixture, spared: int, x: Array, cost: float, reg_covar: float) -> Mixture | None:
+    """A component split into itself and the spared one, as is best; None unless that is certain to gain more.
 
     Every other row has a say in the split; the others judge.
     """
-    base, resp, typical = mixture.score_samples(x), mixture.responsibilities(x), _typical(mixture)
+    (base, resp), typical = mixture.posterior(x), _typical(mixture)
+    factor = typical.factor[0]
+    z = (x - x[0]) @ factor if factor.ndim == 2 else (x - x[0]) * factor
+    inside = _starts(z[::2], base[::2])
+    hosts = np.argmax(inside @ resp[::2], axis=1)
+    outside = (1 - inside) * resp[::2, hosts].T
+    with np.errstate(divide="ignore"):  # log-densities, each in units of the host's weight
+        whole, own = base - np.log(mixture.weights[hosts])[:, None], np.log(resp[:, hosts].T)
+        rest = whole + np.log1p(-resp[:, hosts].T)
+    share = inside.sum(axis=1) / (inside + outside).sum(axis=1)
+    level = typical.half_log_det(x.shape[1])[0] - 0.5 * x.shape[1] * np.log(2 * np.pi)
+    first = _first(typical, z, inside) + level + np.log(share)[:, None]
+    beside = (whole + own)[:, 1::2] + np.log1p(-share)[:, None]
+    gains = np.logaddexp(rest[:, 1::2], np.logaddexp(first, beside)) - whole[:, 1::2]
     update, tried = Quiet(reg_covar, typical.take(np.zeros(2, int))), []
-    for inside in _starts(typical, x[::2], base[::2]):
-        host = int(np.argmax(inside @ resp[::2]))
-        with np.errstate(divide="ignore"):
-            rest, weight = base + np.log1p(-resp[:, host]), np.log(mixture.weights[host])
-        parts = np.column_stack([inside, (1 - inside) * resp[::2, host]])
-        pair = _parted(parts, x[::2], rest[::2] - weight, update)
-        gains = np.logaddexp(rest, weight + pair.score_samples(x)) - base
-        tried.append((gains, host, pair))
-    gains, host, pair = max(tried, key=lambda found: found[0][::2].mean())
-    judged, share = gains[1::2], mixture.weights[host] * pair.weights
-    values = pair.covariance.values
+    for i in np.flatnonzero(~(_judged(gains, CERTAIN) <= cost)):  # NaN tells nothing
+        parts = np.column_stack([inside[i], outside[i]])
+        pair = _parted(parts, x[::2], rest[i, ::2], update)
+        tried.append((np.logaddexp(rest[i], pair.score_samples(x)) - whole[i], hosts[i], pair))
+    if not tried:
+        return None
+    gain, host, pair = max(tried, key=lambda found: found[0][::2].mean())
+    if not _judged(gain[1::2], -CERTAIN) > cost:
+        return None
+    share, values = mixture.weights[host] * pair.weights, pair.covariance.values
     if mixture.covariance.structure.shared:
         values = np.repeat((1 - share.sum()) * mixture.covariance.values + share.sum() * values, 2, axis=0)
-    found = put(mixture, {j: (share[i], pair.means[i], values[i]) for i, j in enumerate((spared, host))})
-    return found, float(judged.mean() - CERTAIN * judged.std() / np.sqrt(len(judged)))
+    return put(mixture, {j: (share[i], pair.means[i], values[i]) for i, j in enumerate((spared, host))})
+
+
+def _judged(gains: Array, errors: float) -> Array:
+    """Mean gain of the last axis, and so many standard errors."""
+    return np.asarray(gains.mean(axis=-1) + errors * gains.std(axis=-1) / np.sqrt(gains.shape[-1]))
 
 
 def _typical(mixture: Mixture) -> Covariance:
@@ -106,17 +126,33 @@ def _typical(mixture: Mixture) -> Covariance:
     return structure.form.of(structure, values, np.inf)
 
 
-def _starts(typical: Covariance, x: Array, base: Array) -> list[Array]:
-    """Which rows each split begins with: those around a row of the less likely half, one of each part of it."""
-    size = min(len(x), ROWS_PER_COMPONENT // 4)
-    ranked = np.argsort(base, kind="stable")[: -(-len(x) // 2)]
-    found = []
-    for row in ranked[np.arange(SEEDS) * len(ranked) // SEEDS]:
-        distance = np.square(typical.whiten(x - x[row], 0)).sum(axis=1)
-        inside = np.zeros(len(x))
-        inside[np.argpartition(distance, size - 1)[:size]] = 1.0
-        found.append(inside)
-    return found
+def _starts(z: Array, base: Array) -> Array:
+    """Which rows (s, m) each split begins with: those around one of the less likely half, of each part of it."""
+    m, size = len(z), min(len(z), ROWS_PER_COMPONENT // 4)
+    ranked = np.argsort(base, kind="stable")[: -(-m // 2)]
+    inside = np.zeros((SEEDS, m))
+    for own, row in zip(inside, ranked[np.arange(SEEDS) * len(ranked) // SEEDS], strict=True):
+        own[np.argpartition(np.square(z - z[row]).sum(axis=1), size - 1)[:size]] = 1.0
+    return inside
+
+
+def _first(typical: Covariance, z: Array, inside: Array) -> Array:
+    """Log-density (s, m) of rows that judge, under the component that each start's rows make by themselves.
+
+    Two of them or more at a time, as halves, and in float32 where that is close enough; without what whitening took
+    away.
+    """
+    structure = FULL if typical.structure is TIED else typical.structure.plain
+    z = z.astype(np.float32) if np.abs(z).max() < NEAR else z
+    (n, d), starts, found = z.shape, inside.astype(z.dtype).reshape(-1, 2, inside.shape[1]), []
+    at_once = max(1, PIECE_BYTES // (8 * d * (n + d)))
+    for first in range(0, len(starts), at_once):
+        some = starts[first : first + at_once]
+        c, one = len(some), np.ones((len(some), 1), z.dtype)
+        seen, judges = (np.broadcast_to(rows, (c, *rows.shape)) for rows in (z[::2], z[1::2]))
+        halves = Halves.of(structure, Crowd(np.arange(c), np.arange(0, n, 2), one, seen, seen[:, 0], one), some)
+        found.append(halves.logits(judges) - np.log(halves.share)[..., None])
+    return np.concatenate(found).reshape(len(inside), -1)
 
 
 def _parted(parts: Array, x: Array, rest: Array, update: Quiet) -> Mixture:

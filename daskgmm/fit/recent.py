@@ -47,12 +47,13 @@ class Recent:
         uniform = uniforms(seed, stream, 0, 2 * kept)
         if kept < size:
             rows = np.arange(n) if weight is None else np.flatnonzero(weight)
-            own = np.ones(kept) if weight is None else weight[rows]
+            own = 1.0 if weight is None else weight[rows]
         else:
-            ends = np.arange(1.0, n + 1) if weight is None else np.cumsum(weight)
-            places = (np.arange(kept) + uniform[kept:]) / kept * ends[-1]
-            rows = np.searchsorted(ends, np.minimum(places, np.nextafter(ends[-1], 0)), side="right")
-            own = np.full(kept, ends[-1] / kept)
+            ends = None if weight is None else np.cumsum(weight)
+            last = float(n) if ends is None else float(ends[-1])
+            places = np.minimum((np.arange(kept) + uniform[kept:]) / kept * last, np.nextafter(last, 0))
+            rows = places.astype(np.intp) if ends is None else np.searchsorted(ends, places, side="right")
+            own = last / kept
         with np.errstate(over="ignore"):
             keys = np.maximum(-np.log1p(-uniform[:kept]), TINY) / own
         return cls(size, keys, np.asarray(x[rows], np.float64))

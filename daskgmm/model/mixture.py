@@ -150,6 +150,11 @@ class Mixture:
         """Posterior probability of each component, (n, k); rows sum to 1."""
         return self.answer(x, "responsibilities")[0]
 
+    def posterior(self, x: Array) -> tuple[Array, Array]:
+        """What `score_samples` and `responsibilities` say, in one go."""
+        (_, density, resp), _ = self._answers(x, [False, True, True])
+        return density, resp
+
     def entropies(self, x: Array) -> Array:
         """Entropy of each row's responsibilities, (n,), in nats."""
         return np.concatenate([self.uncertainty(self.responsibilities(x[part])) for part in pieces(len(x))])

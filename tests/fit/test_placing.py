@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daskgmm.fit import placing
 from daskgmm.fit.placing import cheapest, placed_anew
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.structure import STRUCTURES
@@ -83,3 +84,26 @@ def test_rows_on_one_point_break_nothing(kind: str) -> None:
     for reg_covar in (0.0, 1e-6):
         moved = placed_anew(mixture_of(kind, [0.5, 0.5], [[0, 0], [1e-9, 0]]), 1e6, x, reg_covar)
         assert moved is None or np.isfinite(moved[0].score_samples(x)).all()
+
+
+@EACH
+def test_what_is_certain_to_gain_less_is_given_up_after_a_step(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a good mixture nothing is left to follow; where a cluster has no component, what takes it is."""
+    followed: list[int] = []
+    parted = placing._parted
+    monkeypatch.setattr(placing, "_parted", lambda *args: followed.append(1) or parted(*args))
+    for seed in range(5):
+        assert placed_anew(near(kind), 500, rows_of(seed, 150), 1e-6) is None
+    assert not followed
+    idle = mixture_of(kind, [0.7, 0.3, 0.0], [MEANS[0], MEANS[1], [900, 900]])
+    assert placed_anew(idle, 1e6, rows_of(1, 300), 1e-6) is not None
+    assert followed
+
+
+@EACH
+def test_an_outlier_makes_no_difference_to_the_first_step(kind: str) -> None:
+    """Rows far away are no reason to lose digits of those near by, wherever they stand."""
+    x = rows_of(1, 300)
+    x[0] = 1e9
+    moved = placed_anew(mixture_of(kind, [0.4, 0.4, 0.2], [MEANS[0], MEANS[0] + 1e-6, MEANS[1]]), 1e6, x, 1e-6)
+    assert moved is not None
