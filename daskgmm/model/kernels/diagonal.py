@@ -113,8 +113,8 @@ def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
     """What adds nothing to a component's sums is left out, where features are many; others go in pairs."""
     tile, resp, means = scratch.tile, scratch.resp, model.means
     last = len(sums.scatter) - 1
-    nowhere = np.empty_like(means[0])  # never looked at
-    zero = np.zeros_like(means[0])
+    nowhere = np.empty(len(tile))  # never looked at
+    zero = np.zeros(len(tile), means.dtype)
     waits = -1  # a component whose sums are taken with those of the next
     for j in range(len(resp)):
         n = concentrate(model, scratch, j, sums.weight)
