@@ -120,7 +120,7 @@ def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
             continue
         shift, out = sums.shift[j], sums.scatter[min(j, last)]
         if n < resp.shape[1]:
-            zero, nowhere = np.zeros_like(means[j]), np.empty_like(means[j])  # the other is never looked at
+            zero, nowhere = np.zeros(len(tile), means.dtype), np.empty(len(tile))  # the other is never looked at
             _scatter(scratch.centred, zero, resp[j], shift, out, zero, resp[j], nowhere, nowhere, n)
         elif waits < 0:
             waits = j
@@ -130,7 +130,7 @@ def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
             _scatter(tile, means[i], resp[i], sums.shift[i], other, means[j], resp[j], shift, out, n)
     if waits >= 0:
         i, mean, share, n = waits, means[waits], resp[waits], resp.shape[1]
-        nowhere = np.empty_like(mean)
+        nowhere = np.empty(len(tile))
         _scatter(tile, mean, share, sums.shift[i], sums.scatter[min(i, last)], mean, share, nowhere, nowhere, n)
 
 
