@@ -66,10 +66,10 @@ def cheapest(mixture: Mixture, rows: float) -> tuple[Mixture, int, float]:
 
 def _nearest(mixture: Mixture, weights: Array, half_log_det: Array) -> Array:
     """For each component the other that is likeliest at its mean, with these weights; (k,)."""
-    means, covariance, k = mixture.means, mixture.covariance, mixture.n_components
+    means, k = mixture.means, mixture.n_components
     with np.errstate(all="ignore"):
-        z = np.stack([covariance.whiten(means - mean, j) for j, mean in enumerate(means)], axis=1)  # (k, k, d)
-        level = np.log(weights) + half_log_det - 0.5 * np.square(z).sum(axis=2)
+        z = _whitened(mixture.covariance, means - means[:, None])  # (k, k, d), the first axis for whose factor
+        level = np.log(weights) + half_log_det - 0.5 * np.square(z).sum(axis=2).T
     level = np.nan_to_num(level, nan=-np.inf)
     np.fill_diagonal(level, -np.inf)
     nearest = level.argmax(axis=1)
@@ -78,14 +78,19 @@ def _nearest(mixture: Mixture, weights: Array, half_log_det: Array) -> Array:
     return np.asarray(nearest)
 
 
+def _whitened(covariance: Covariance, apart: Array) -> Array:
+    """Rows (c, m, d) about the means of components, in the standard deviations of those."""
+    factor = covariance.factor
+    return np.asarray(apart @ factor if covariance.structure.form.axes == 2 else apart * factor[:, None])
+
+
 def split(mixture: Mixture, spared: int, x: Array, cost: float, reg_covar: float) -> Mixture | None:
     """A component split into itself and the spared one, as is best; None unless that is certain to gain more.
 
     Every other row has a say in the split; the others judge.
     """
     (base, resp), typical = mixture.posterior(x), _typical(mixture)
-    factor = typical.factor[0]
-    z = (x - x[0]) @ factor if factor.ndim == 2 else (x - x[0]) * factor
+    z = _whitened(typical, x[None] - x[0])[0]
     inside = _starts(z[::2], base[::2])
     hosts = np.argmax(inside @ resp[::2], axis=1)
     outside = (1 - inside) * resp[::2, hosts].T
@@ -139,8 +144,7 @@ def _starts(z: Array, base: Array) -> Array:
 def _first(typical: Covariance, z: Array, inside: Array) -> Array:
     """Log-density (s, m) of rows that judge, under the component that each start's rows make by themselves.
 
-    Two of them or more at a time, as halves, and in float32 where that is close enough; without what whitening took
-    away.
+    Some at a time, by twos as halves, and in float32 where that is close enough; without what whitening took away.
     """
     structure = FULL if typical.structure is TIED else typical.structure.plain
     z = z.astype(np.float32) if np.abs(z).max() < NEAR else z

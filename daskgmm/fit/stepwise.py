@@ -20,7 +20,7 @@ from daskgmm.store.values import LATER, storable
 
 BAD_SCALE = "Sample weights are too small or too large for float64. Scale them."
 # How much of all rows before has to come, without a half-life, before recent rows are looked at again.
-LOOK = 1 / 2
+LOOK = 1 / 4
 SETTLED = 10  # batches after which it is known how much they scatter
 ABSURD = 1e140  # nats: more count as so many, whose square is a number
 
@@ -178,8 +178,7 @@ class Stepwise(Run):
         update = anchored(update, mixture)
         mixture = update(mixture, replace(s, n_rows=rows))
         spread = Spread(1 / rows, 1 / rows, 1 / rows)
-        # The start has seen these rows, and found what it could.
-        return cls(mixture, s, s, spread, rows, update, rule, bound=s.log_likelihood, unit=unit, looked=rows)
+        return cls(mixture, s, s, spread, rows, update, rule, bound=s.log_likelihood, unit=unit)
 
     @classmethod
     def implied(cls, mixture: Mixture, rows: float, reg_covar: float, rule: StepRule) -> Self:
