@@ -1,9 +1,10 @@
 """Which engine runs the passes over some rows."""
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
+from threading import Event
 from typing import Any
 
 import dask
@@ -30,6 +31,8 @@ def engine_for(rows: Rows) -> Engine:
     ------
     RuntimeError
         If chunked rows meet a client that is asynchronous.
+    CancelledError
+        In a task of `on_threads` that nobody waits for any more.
     """
     if not rows.x.local or rows.lazy:
         try:
@@ -41,33 +44,52 @@ def engine_for(rows: Rows) -> Engine:
             check_fit(client, rows)
             return Cluster(client=client)
         return Threads(get=get or dask.threaded.get)
-    if _one_of_many.get():
+    if _part_of():
         return Plain()
     if (get := _in_process(dask.config.get("scheduler", None))) is not None:
         return Threads(get=get)
     return Plain() if rows.n_blocks == 1 else Threads(get=dask.threaded.get)
 
 
-# Whether this thread does one of several tasks, so that no thread is free for parts of it.
-_one_of_many: ContextVar[bool] = ContextVar("one_of_many", default=False)
+# Set where this thread does one of several tasks: whether nobody waits for them any more.
+_abandoned: ContextVar[Event | None] = ContextVar("abandoned", default=None)
 
 
 def on_threads(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
-    """What a function gives for each of its arguments, by the threads of this process, as for rows in memory."""
+    """What a function gives for each of its arguments, by the threads of this process, as for rows in memory.
+
+    Where it is interrupted, or one of them fails, the others end before their next parts.
+    """
     calls = [partial(function, *each) for each in zip(*arguments, strict=True)]
-    if _one_of_many.get() or len(calls) < 2:
+    if _part_of() or len(calls) < 2:
         return [call() for call in calls]
-    tasks = {i: (_by_itself, call) for i, call in enumerate(calls)}
-    return list((_in_process(dask.config.get("scheduler", None)) or dask.threaded.get)(tasks, list(tasks)))
+    abandoned = Event()
+    tasks = {i: (_by_itself, abandoned, call) for i, call in enumerate(calls)}
+    try:
+        return list((_in_process(dask.config.get("scheduler", None)) or dask.threaded.get)(tasks, list(tasks)))
+    except BaseException:
+        abandoned.set()
+        raise
 
 
-def _by_itself(call: Callable[[], T]) -> T:
+def _by_itself(abandoned: Event, call: Callable[[], T]) -> T:
     """What a call gives, all of it in this thread."""
-    before = _one_of_many.set(True)
+    before = _abandoned.set(abandoned)
     try:
         return call()
     finally:
-        _one_of_many.reset(before)
+        _abandoned.reset(before)
+
+
+def _part_of() -> bool:
+    """Whether this thread does one of several tasks, so that no thread is free for parts of it.
+
+    Raises `CancelledError` where nobody waits for it: Python would not end before all threads have.
+    """
+    abandoned = _abandoned.get()
+    if abandoned is not None and abandoned.is_set():
+        raise CancelledError
+    return abandoned is not None
 
 
 def compute(lazy: Any) -> None:

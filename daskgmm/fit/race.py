@@ -23,9 +23,8 @@ class Rung:
             climbing = [EM(run.mixture, run.update, run.tol, self.max_iter) for run in runs]
         else:
             climbing = [replace(run, converged=False, max_iter=self.max_iter) for run in runs]
-        engine = engine_for(self.rows)
         while not all(run.done for run in climbing):
-            climbing = sweep(engine, self.rows, climbing)
+            climbing = sweep(engine_for(self.rows), self.rows, climbing)  # raises where nobody waits any more
         return climbing
 
 

@@ -68,6 +68,35 @@ def test_parts_of_one_of_many_tasks_are_done_in_its_thread() -> None:
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("part", [lambda: on_threads(abs, [1]), lambda: engine_for(ROWS["many blocks"])])
+def test_tasks_that_nobody_waits_for_end_before_their_next_part(part: Any) -> None:
+    """One that fails, or an interrupt of who waits, leaves no thread behind that goes on to its end."""
+    begun, failed, parts = threading.Event(), threading.Event(), list[int]()
+    ended = threading.Event()
+
+    def task(fails: bool) -> None:
+        if fails:
+            begun.wait()
+            raise KeyboardInterrupt
+        try:
+            for number in range(3):
+                part()
+                parts.append(number)
+                begun.set()
+                failed.wait()
+        finally:
+            ended.set()
+
+    with ThreadPoolExecutor(2) as pool, dask.config.set(scheduler=pool):
+        with pytest.raises(KeyboardInterrupt):
+            on_threads(task, [True, False])
+        failed.set()
+        ended.wait()
+    assert parts == [0]
+    assert on_threads(abs, [-1, 2]) == [1, 2]
+
+
+@pytest.mark.timeout(60)
 def test_the_active_client_gets_chunked_rows_alone(clusters: Any) -> None:
     client = clusters(1, False)
     with client.as_current():
