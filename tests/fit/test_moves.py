@@ -68,6 +68,17 @@ def test_what_a_split_gains_is_certain(kind: str) -> None:
 
 
 @EACH
+def test_a_split_that_promises_much_less_than_its_price_is_left_out(kind: str) -> None:
+    mixture, members = settled(kind).mixture, Members.of(settled(kind).mixture, X, None)
+    found, fair, dear = (
+        splits(mixture, members, range(4), np.random.RandomState(0), price) for price in (0.0, 0.02, 20.0)
+    )
+    assert max(one.gain for one in fair) == max(one.gain for one in found)
+    assert len(fair) <= len(found)
+    assert not dear
+
+
+@EACH
 def test_what_a_removal_loses_is_certain(kind: str) -> None:
     # At a fixed point of EM: there components have the moments of their rows.
     mixture = settled(kind, steps=600).mixture
