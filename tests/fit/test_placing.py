@@ -89,9 +89,13 @@ def test_rows_on_one_point_break_nothing(kind: str) -> None:
 @EACH
 def test_what_is_certain_to_gain_less_is_given_up_after_a_step(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a good mixture nothing is left to follow; where a cluster has no component, what takes it is."""
-    followed: list[int] = []
-    parted = placing._parted
-    monkeypatch.setattr(placing, "_parted", lambda *args: followed.append(1) or parted(*args))
+    followed, parted = list[Any](), placing._parted
+
+    def counted(*args: Any) -> Mixture:
+        followed.append(args)
+        return parted(*args)
+
+    monkeypatch.setattr(placing, "_parted", counted)
     for seed in range(5):
         assert placed_anew(near(kind), 500, rows_of(seed, 150), 1e-6) is None
     assert not followed
