@@ -89,7 +89,7 @@ def speed(short: bool) -> None:
     print(f"     n   d   k  kind   missing  complete s  {numbers[1]} patterns  {numbers[2]:,} patterns")
     for n, d, k in SHAPES:
         n = n // 10 if short else n
-        for kind in ("full",) if short else ("full", "diag"):
+        for kind in ("full",) if short else ("full", "tied", "diag"):
             found = measure(n, d, k, kind, 0.3, 3, numbers)
             base = found[1]
             ratios = "".join(f"{found[patterns] / base:13.2f}" for patterns in numbers[1:])

@@ -52,7 +52,7 @@ def all_finite(x: Array, partial: bool = False) -> bool:
 
 
 def facing(mixture: Any, block: Block) -> Any:
-    """The mixture as rows of the block see it: through their noise, or by patterns of what is missing."""
+    """The mixture as rows of the block see it: through their noise, or with what is missing."""
     if not isinstance(mixture, Mixture):
         return mixture
     if (noise := block.columns.get("noise")) is not None:

@@ -44,12 +44,6 @@ class Axes(Covariance):
         moved: Array = delta * (weight[:, None] * delta - 2.0 * shift)
         return moved.sum(axis=0, keepdims=True) if summed else moved
 
-    @staticmethod
-    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
-        out = np.empty((len(scatter), len(seen) + len(unseen)))
-        out[:, seen], out[:, unseen] = scatter, left
-        return out
-
     @classmethod
     def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
         check_positive(values)
@@ -115,7 +109,6 @@ class Axes(Covariance):
         return layouts.Axes(*self._as_read(means, dtype), log_norm)
 
     def gapped(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
-        """The same for rows that may miss values."""
         near, factor, offset = self._as_read(means, dtype)
         norm = 2 * np.log(np.broadcast_to(self.factor, factor.shape)) - np.log(2 * np.pi)
         return layouts.Gapped(near, factor, offset, norm.astype(dtype, order="C"), log_weights)

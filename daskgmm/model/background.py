@@ -66,6 +66,15 @@ class Contaminated(Mixture):
         with np.errstate(divide="ignore"):
             return float(np.log(self.background_weight) - np.log(self.high - self.low).sum())
 
+    def levels(self, x: Array) -> Array:
+        """That for each row that may miss values, (n,): of those that it has."""
+        widths = np.zeros(len(x))
+        for column, width in zip(x.T, np.log(self.high - self.low), strict=True):
+            widths += np.where(np.isnan(column), 0.0, width)
+        with np.errstate(divide="ignore"):
+            levels: Array = np.log(self.background_weight) - widths
+        return levels
+
     @property
     def n_parameters(self) -> int:
         return super().n_parameters + 1
@@ -146,15 +155,8 @@ class Hazy(Noisy):
     mixture: Contaminated
 
     def levels(self, x: Array) -> Array:
-        """log(weight·density) of the background for each row, (n,): of the values that it has."""
-        if not self.partial:
-            return np.full(len(x), self.mixture.level)
-        widths = np.zeros(len(x))
-        for column, width in zip(x.T, np.log(self.mixture.high - self.mixture.low), strict=True):
-            widths += np.where(np.isnan(column), 0.0, width)
-        with np.errstate(divide="ignore"):
-            level: Array = np.log(self.mixture.background_weight) - widths
-        return level
+        """log(weight·density) of the background for each row, (n,)."""
+        return self.mixture.levels(x) if self.partial else np.full(len(x), self.mixture.level)
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
         """E-step, as that of the mixture."""

@@ -55,11 +55,6 @@ class Covariance(ABC):
     def outer(weight: Array, shift: Array, delta: Array, summed: bool) -> Array:
         """w·δδ' − s·δ' − δ·s' of each component, or summed over components, in the shape of values."""
 
-    @staticmethod
-    @abstractmethod
-    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
-        """The scatter of all features from that of those that are seen, and what these leave of the others'."""
-
     @classmethod
     @abstractmethod
     def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
@@ -171,6 +166,10 @@ class Covariance(ABC):
     @abstractmethod
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         """Parameters as the kernels read them: ``means`` (k, d), ``log_weights`` (k,); work in "f8" or "f4"."""
+
+    @abstractmethod
+    def gapped(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
+        """The same for rows that may miss values."""
 
     @abstractmethod
     def matrices(self, d: int) -> Array:

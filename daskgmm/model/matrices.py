@@ -18,6 +18,7 @@ from daskgmm.model.factors import (
     precision_factor,
 )
 from daskgmm.model.kernels import layouts
+from daskgmm.model.kernels.lanes import LANES
 
 if TYPE_CHECKING:
     from daskgmm.model.structure import Structure
@@ -66,16 +67,6 @@ class Matrices(Covariance):
         square = weight[:, None, None] * (delta[:, :, None] * delta[:, None, :])
         apart: Array = square - (shift[:, :, None] * delta[:, None, :] + delta[:, :, None] * shift[:, None, :])
         return apart
-
-    @staticmethod
-    def lifted(scatter: Array, left: Array, seen: Array, unseen: Array, gain: Array) -> Array:
-        d = len(seen) + len(unseen)
-        below, out = gain @ scatter, np.empty((len(scatter), d, d))
-        out[:, seen[:, None], seen] = scatter
-        out[:, unseen[:, None], seen] = below
-        out[:, seen[:, None], unseen] = np.swapaxes(below, 1, 2)
-        out[:, unseen[:, None], unseen] = Matrices.completed(below @ np.swapaxes(gain, 1, 2) + left)
-        return out
 
     @classmethod
     def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
@@ -164,12 +155,7 @@ class Matrices(Covariance):
 
     def pack(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
         (k, d), w = means.shape, layouts.width(means.shape[1])
-        exact, factor = np.zeros((k, w)), np.zeros((len(self.factor), w, w))
-        exact[:, :d], factor[:, :d, :d] = means, np.swapaxes(self.factor, 1, 2)
-        # Rows are measured from means that the dtype holds; what these leave out comes back in the offset.
-        near = exact.astype(dtype)
-        offset = _times(factor, exact - near)
-        factor = factor.astype(dtype)
+        near, factor, offset = self._as_read(means, w, dtype)
         log_norm = log_weights - 0.5 * d * np.log(2 * np.pi) + self.half_log_det(d)
         if self.structure.shared and k > 1 and w >= 4:
             products = _times(factor.astype("f8"), near.astype("f8") - near[0].astype("f8")) + offset
@@ -178,6 +164,24 @@ class Matrices(Covariance):
                 return layouts.Shared(near, factor, products.astype(dtype), apart, log_norm)
         layout = layouts.Wide if w >= 2 * layouts.MANY_FEATURES and k > 1 else layouts.Triangular
         return layout(near, factor, offset.astype(dtype), log_norm)
+
+    def gapped(self, means: Array, log_weights: Array, dtype: str) -> layouts.Model:
+        (k, d), s = means.shape, len(self.values)
+        near, factor, offset = self._as_read(means, d + -d % 4, dtype)
+        groups = self.values[np.minimum(np.arange(s + -s % LANES), s - 1)].reshape(-1, LANES, d * d)
+        covariance = np.ascontiguousarray(np.swapaxes(groups, 1, 2))
+        half, own = np.broadcast_to(self.half_log_det(d), (k,)).copy(), not self.structure.shared
+        apart = means - near[:, :d]
+        return layouts.Filled(near, factor, offset.astype(dtype), log_weights, apart, covariance, half, own)
+
+    def _as_read(self, means: Array, w: int, dtype: str) -> tuple[Array, Array, Array]:
+        """Means and factors of this width as the kernels read them, and offsets."""
+        (k, d), s = means.shape, len(self.factor)
+        exact, factor = np.zeros((k, w)), np.zeros((s, w, w))
+        exact[:, :d], factor[:, :d, :d] = means, np.swapaxes(self.factor, 1, 2)
+        # Rows are measured from means that the dtype holds; what these leave out comes back in the offset.
+        near = exact.astype(dtype)
+        return near, factor.astype(dtype), _times(factor, exact - near)
 
     def matrices(self, d: int) -> Array:
         return self.values.copy()

@@ -1,18 +1,22 @@
 """Rows of which values are missing at random: NaN stands for them.
 
-Rows that miss the same are rows of a marginal mixture, whose E-step theirs is. Its statistics are lifted by each
-component's regression of what is missing on what is there (Ghahramani & Jordan 1994; McLachlan & Krishnan 2008,
-section 5.4). Where features are not correlated within components, a missing value is left out by itself.
+The E-step puts each component's regression on what is there into the place of what is missing, and adds what that
+leaves open (Ghahramani & Jordan 1994; McLachlan & Krishnan 2008, section 5.4). Where features are not correlated
+within components, a missing value is left out by itself. Rows that miss the same have the answers of a marginal
+mixture.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.model import kernels
+from daskgmm.model.background import Contaminated
 from daskgmm.model.blas import one_thread
+from daskgmm.model.kernels import layouts
 from daskgmm.model.mixture import Mixture, pieces
 from daskgmm.model.parts import Parts
 from daskgmm.model.statistics import Statistics
@@ -26,14 +30,6 @@ LEAST = 1e-2  # smallest eigenvalue of correlations that come from pairs of valu
 def misses(x: Array) -> bool:
     """Whether a value is missing; without a mask of the size of ``x``."""
     return x.dtype.kind == "f" and bool(x.size) and bool(np.isnan(x.min()))
-
-
-def nothing(x: Array) -> Array:
-    """Numbers of the rows that have no value."""
-    found = np.flatnonzero(np.isnan(x[:, 0]))
-    for column in x.T[1:]:
-        found = found[np.isnan(column[found])]  # a smaller share each time
-    return found
 
 
 def grouped(x: Array, weight: Array | None = None) -> Iterator[tuple[Array, Array]]:
@@ -76,39 +72,32 @@ class Incomplete:
         return found
 
     def expectation(self, x: Array, weight: Array | None = None) -> Statistics:
-        """E-step over rows ``x`` (n, d): what is expected of their statistics, given what is there."""
+        """E-step over rows ``x`` (n, d): what is expected of their statistics, given what is there.
+
+        Rows that have no value at all must not weigh: `Block.with_gaps` sees to that.
+        """
         if not misses(x):
             return self.mixture.expectation(x, weight)
-        if self.mixture.covariance.separate and self.mixture.members is self.mixture:
-            return self._by_value(x, weight)
-        found = None
-        with one_thread():
-            for rows, seen in grouped(x, weight):
-                w = None if weight is None else weight[rows]
-                if len(seen) == x.shape[1]:
-                    more = self.mixture.expectation(x[rows], w).about(self.mixture.means)
-                else:
-                    parts = self.parts(seen)
-                    more = parts.marginal.expectation(_cut(x, rows, seen), w).lifted(parts)
-                found = more if found is None else found + more
-        if found is None:
-            return self.mixture.expectation(x[:0])
-        return replace(found, structure=self.mixture.covariance.structure)  # parts may have less in common
-
-    def _by_value(self, x: Array, weight: Array | None) -> Statistics:
-        """The E-step where values tell nothing of others: what is missing is as each component has it."""
-        covariance, means, empty = self.mixture.covariance, self.mixture.means, nothing(x)
-        if len(empty):
-            weight = np.ones(len(x)) if weight is None else weight.copy()
-            weight[empty] = 0.0
+        if isinstance(self.mixture, Contaminated):
+            components = Incomplete(self.mixture.members)
+            density = components.answer(x, "score_samples")[0] + np.log(self.mixture.weights.sum())
+            density = np.where(np.isinf(x).any(axis=1), np.nan, density)  # what is infinite is no background
+            levels = self.mixture.levels(x)
+            return self.mixture.left_to_components(components.expectation, x, weight, density, levels)
         reference, structure, sums = self.mixture.sums(x, weight, "gapped")
+        if self.mixture.covariance.separate:
+            sums = self._by_value(reference, sums)
+        return replace(Statistics.of(reference, structure, sums, x, weight), unseen=float(sums.unseen[0]))
+
+    def _by_value(self, reference: Array, sums: Any) -> layouts.Fills:
+        """With what is missing as each component has it, where values tell nothing of others."""
+        covariance, means = self.mixture.covariance, self.mixture.means
         left, apart = np.broadcast_to(covariance.diagonals(covariance.values), means.shape), means - reference
         lost = np.maximum(sums.weight[:, None] - sums.there, 0.0)
         own = lost * (left + apart**2)
-        scatter = sums.scatter + (own.sum(axis=0, keepdims=True) if structure.shared else own)
-        sums = sums._replace(shift=sums.shift + lost * apart, scatter=scatter)
-        unseen = -0.5 * float((lost * (np.log(2 * np.pi * left) + 1)).sum())
-        return replace(Statistics.of(reference, structure, sums, x, weight), unseen=unseen)
+        scatter = sums.scatter + (own.sum(axis=0, keepdims=True) if covariance.structure.shared else own)
+        unseen = -0.5 * (lost * (np.log(2 * np.pi * left) + 1)).sum(keepdims=True)[0]
+        return layouts.Fills(sums.log_likelihood, sums.weight, sums.shift + lost * apart, scatter, unseen)
 
     def answer(self, x: Array, question: str) -> tuple[Array, bool]:
         """What the marginal mixture of each row answers, and whether no value is infinite.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from daskgmm._typing import Array
 from daskgmm.errors import DataError
 from daskgmm.model.checks import at_least, holds, positive, require
 from daskgmm.model.structure import Structure
-
-if TYPE_CHECKING:
-    from daskgmm.model.parts import Parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,20 +107,6 @@ class Statistics:
         if (left.weight < -rounding).any() or not left.total_weight > rounding.max() or left.n_rows < 1:
             raise DataError("The rows that are to be taken away are not a part of these.")
         return replace(left, weight=np.where(left.weight <= rounding, 0.0, left.weight))
-
-    def lifted(self, parts: "Parts") -> "Statistics":
-        """What is expected of all features in rows of which these statistics know some, given those.
-
-        Linear in the sums: each component's regression of the others on what is seen, and what that leaves open.
-        """
-        s, k = self.about(parts.marginal.means), len(self.weight)
-        shift = np.empty_like(parts.whole)
-        shift[:, parts.seen] = s.shift
-        gain = np.broadcast_to(parts.gain, (k, *parts.gain.shape[1:]))
-        shift[:, parts.unseen] = (gain @ s.shift[:, :, None])[:, :, 0]
-        scatter, m = self.structure.lifted(s.scatter, s.weight, parts), len(parts.unseen)
-        left = float((s.weight * (parts.rest.half_log_det(m) - 0.5 * m * (np.log(2 * np.pi) + 1))).sum())
-        return replace(s, reference=parts.whole, shift=shift, scatter=scatter, unseen=s.unseen + left)
 
     @classmethod
     def gathered(cls, parts: Mapping[int, "Statistics"], means: Array) -> "Statistics":

@@ -23,7 +23,6 @@ from daskgmm.model.loadings import Loadings
 from daskgmm.model.matrices import Matrices
 
 if TYPE_CHECKING:
-    from daskgmm.model.parts import Parts
     from daskgmm.model.statistics import Statistics
 
 TINY = float(np.finfo(np.float64).tiny)
@@ -142,15 +141,6 @@ class Structure:
         """Traces of the products of precisions and scatters, (s,)."""
         summed: Array = (covariance.precisions * scatter).reshape(len(scatter), -1).sum(axis=1)
         return summed * (d if self.isotropic else 1)
-
-    def lifted(self, scatter: Array, weight: Array, parts: "Parts") -> Array:
-        """The scatter of all features that follows from that of some."""
-        left = self.spread(parts.rest.values, weight)
-        if self.isotropic:
-            o, m = len(parts.seen), len(parts.unseen)
-            mean: Array = (o * scatter + m * left) / (o + m)
-            return mean
-        return self.form.lifted(scatter, left, parts.seen, parts.unseen, parts.gain)
 
     def spread(self, values: Array, weight: Array) -> Array:
         """The scatter of components that weigh (k,) and have these covariances."""

@@ -1,5 +1,6 @@
 """E-steps and answers for rows that miss values, against dense algebra row by row."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,18 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daskgmm.compute.block import Block
 from daskgmm.model.available import available, gathered
+from daskgmm.model.background import Contaminated
 from daskgmm.model.missing import Incomplete, completed, grouped
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.moments import moments
 from daskgmm.model.parts import Parts
+from daskgmm.model.statistics import Statistics
 from daskgmm.model.structure import STRUCTURES, structure_of
 from daskgmm.model.update import Regularised
 from tests.model import dense_missing
 from tests.strategies import kinds, seeds
-from tests.structures import KINDS, draw_mixture, draw_rows, parameters
+from tests.structures import EVERY, KINDS, draw_mixture, draw_rows, parameters
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def counted(x: Any, weight: Any = None) -> Any:
+    """Weights of rows as a block has them: rows without any value do not count."""
+    return Block(x, weight=weight).with_gaps().weight
 
 
 def gaps(x: Any, share: float, seed: int) -> Any:
@@ -39,7 +48,7 @@ def test_em_is_that_of_the_definitions(kind: str, k: int, d: int, seed: int, sha
     mixture = draw_mixture(kind, k, d, seed)
     x = gaps(draw_rows(mixture, 12, seed), share, seed)
     w = np.random.default_rng(seed).choice([0.0, 0.5, 2.0], 12) if weighted else np.ones(12)
-    found = Incomplete(mixture).expectation(x, w if weighted else None)
+    found = Incomplete(mixture).expectation(x, counted(x, w if weighted else None))
     after = Regularised(1e-3)(mixture, found)
     weights, means, values, ll = dense_missing.step(x, w, *parameters(mixture), kind)
     np.testing.assert_allclose(found.log_likelihood, float(ll), rtol=1e-11, atol=1e-11)
@@ -53,25 +62,91 @@ def test_em_is_that_of_the_definitions(kind: str, k: int, d: int, seed: int, sha
     np.testing.assert_allclose(after.covariance.values, dense, rtol=1e-9, atol=1e-9)
 
 
+def by_patterns(mixture: Mixture, x: Any, weight: Any) -> Statistics:
+    """The statistics of rows that miss values, by the marginal mixture of each pattern: dense algebra."""
+    k, d = mixture.means.shape
+    structure, reference = mixture.covariance.structure, mixture.means
+    sums = [np.zeros(k), np.zeros((k, d)), np.zeros((k, d, d))]
+    totals = np.zeros(4)
+    values = np.broadcast_to(mixture.covariance.matrices(d), (k, d, d))
+    for rows, seen in grouped(x, weight):
+        w, own = weight[rows], mixture if len(seen) == d else Parts.of(mixture, seen).marginal
+        part = np.asarray(x[np.ix_(rows, seen)], np.float64)
+        density, resp = own.score_samples(part), own.responsibilities(part) * w[:, None]
+        totals += w @ density, 0.0, w.sum(), len(rows)
+        for j, whole in enumerate(values):
+            lost = np.setdiff1d(np.arange(d), seen)
+            gain = np.linalg.solve(whole[np.ix_(seen, seen)], whole[seen])  # of all features, given those seen
+            y = (part - reference[j, seen]) @ gain
+            left = whole - whole[:, seen] @ gain
+            sums[0][j] += resp[:, j].sum()
+            sums[1][j] += resp[:, j] @ y
+            sums[2][j] += (resp[:, j, None] * y).T @ y + resp[:, j].sum() * left
+            log_det = np.linalg.slogdet(2 * np.pi * left[np.ix_(lost, lost)])[1]
+            totals[1] -= 0.5 * resp[:, j].sum() * (log_det + len(lost))
+    scatter = structure.condensed(sums[2])
+    return Statistics(structure, reference, sums[0], sums[1], scatter, totals[0], totals[2], totals[3], totals[1])
+
+
 @pytest.mark.parametrize("dtype", ["f8", "f4"])
-@pytest.mark.parametrize("kind", ["diag", "spherical", "tied_diag", "tied_spherical"])
-def test_values_that_tell_nothing_of_others_need_no_patterns(
-    kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Far from 0, where float32 does not hold the means; rows without a value or weight among the others.
-    mixture = draw_mixture(kind, 3, 5, offset=1e6 / 3)
-    x = gaps(draw_rows(mixture, 900), 0.4, 2).astype(dtype)
-    x[[3, 400]] = np.nan
-    weight = np.random.default_rng(0).choice([0.0, 1.0, 3.0], 900)
-    found = Incomplete(mixture).expectation(x, weight)
-    monkeypatch.setattr(type(mixture.covariance), "separate", False)
-    expected = Incomplete(mixture).expectation(x, weight).about(found.reference)
+@pytest.mark.parametrize(("k", "d", "share"), [(1, 2, 0.4), (3, 5, 0.02), (9, 8, 0.8), (17, 12, 0.4)])
+def test_statistics_are_those_of_the_patterns(k: int, d: int, share: float, dtype: str) -> None:
+    # Far from 0, where float32 does not hold the means; a row without a value, and rows without weight.
+    for kind in EVERY:
+        mixture = draw_mixture(kind, k, d, offset=1e6 / 3)
+        x = gaps(draw_rows(mixture, 300), share, 2).astype(dtype)
+        x[[3, 200]] = np.nan
+        weight = counted(x, np.random.default_rng(0).choice([0.0, 1.0, 3.0], 300))
+        found = Incomplete(mixture).expectation(x, weight)
+        same_statistics(found, by_patterns(mixture, x, weight), 1e-11 if dtype == "f8" else 3e-5)
+
+
+def same_statistics(found: Statistics, expected: Statistics, tolerance: float) -> None:
+    """Check sums of the same rows, about the same points."""
+    expected = expected.about(found.reference)
     assert found.n_rows == expected.n_rows
-    tolerance = 1e-11 if dtype == "f8" else 2e-5
     for name in ("total_weight", "log_likelihood", "unseen", "weight", "shift", "scatter"):
         a, b = getattr(found, name), getattr(expected, name)
         scale = np.abs(getattr(expected, "scatter" if name == "shift" else name)).max()
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_each_row_may_miss_others(kind: str) -> None:
+    # More patterns than a tile has room for, of more features than a word has bits.
+    mixture = draw_mixture(kind, 2, 70)
+    x = draw_rows(mixture, 400)
+    random = np.random.default_rng(0)
+    for row in x:
+        row[random.permutation(70)[: random.integers(70)]] = np.nan
+    found = Incomplete(mixture).expectation(x)
+    same_statistics(found, by_patterns(mixture, x, np.ones(400)), 1e-10)
+
+
+def test_many_patterns_of_few_rows_each() -> None:
+    mixture = draw_mixture("full", 4, 12)
+    x = gaps(draw_rows(mixture, 8000), 0.3, 1)
+    x = np.where(np.isnan(x[np.random.default_rng(0).integers(1000, size=8000)]), np.nan, np.nan_to_num(x))
+    weight = counted(x, np.ones(8000))
+    assert len(list(grouped(x, weight))) > 600
+    same_statistics(Incomplete(mixture).expectation(x, weight), by_patterns(mixture, x, weight), 1e-11)
+
+
+@pytest.mark.parametrize("kind", ["full", "diag"])
+def test_a_background_is_as_dense_as_what_rows_have_says(kind: str) -> None:
+    plain = draw_mixture(kind, 3, 4)
+    x = gaps(draw_rows(plain, 500), 0.4, 2)
+    weight = counted(x, np.random.default_rng(0).choice([0.0, 1.0, 3.0], 500))
+    low, high = np.nanmin(x, axis=0), np.nanmax(x, axis=0)
+    mixture = Contaminated(0.8 * plain.weights, plain.means, plain.covariance, low, high)
+    found = Incomplete(mixture).expectation(x, weight)
+    own, there = Incomplete(plain), ~np.isnan(x)
+    inside = 0.8 * np.exp(own.answer(x, "score_samples")[0])
+    outside = 0.2 / np.where(there, high - low, 1.0).prod(axis=1)
+    expected = by_patterns(plain, x, weight * inside / (inside + outside))
+    totals = float(weight @ np.log(inside + outside)), float(weight.sum()), int((weight > 0).sum())
+    expected = replace(expected, log_likelihood=totals[0], total_weight=totals[1], n_rows=totals[2])
+    same_statistics(found, expected, 1e-11)
 
 
 @pytest.mark.parametrize("name", ["VEI", "EVI", "VEE", "EVV", "EEV", "VEV", "factors 1"])
@@ -114,8 +189,8 @@ def test_float32_rows_lose_what_float32_does(kind: str) -> None:
 def test_statistics_of_a_concatenation_are_the_sum(kind: str, seed: int) -> None:
     mixture = draw_mixture(kind, 2, 3, seed)
     x = gaps(draw_rows(mixture, 90, seed), 0.4, seed)
-    incomplete = Incomplete(mixture)
-    whole, both = incomplete.expectation(x), incomplete.expectation(x[:31]) + incomplete.expectation(x[31:])
+    whole, first, second = (Incomplete(mixture).expectation(y, counted(y)) for y in (x, x[:31], x[31:]))
+    both = first + second
     for name in ("weight", "shift", "scatter", "log_likelihood", "total_weight", "n_rows"):
         np.testing.assert_allclose(getattr(both, name), getattr(whole, name), rtol=1e-10, atol=1e-10)
 
@@ -231,12 +306,12 @@ def test_rows_are_completed_by_what_goes_with_what_is_missing() -> None:
 def test_regressions_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     mixture: Mixture = draw_mixture("full", 2, 6)
     x = gaps(draw_rows(mixture, 300), 0.5, 0)
-    whole = Incomplete(mixture).expectation(x)
+    whole = Incomplete(mixture).answer(x, "score_samples")[0]
     fresh = draw_mixture("full", 2, 6)
     monkeypatch.setattr("daskgmm.model.missing.KEPT_BYTES", 10_000)
-    again = Incomplete(fresh).expectation(x)
+    again = Incomplete(fresh).answer(x, "score_samples")[0]
     assert 0 < len(vars(fresh)["_patterns"]) < len(vars(mixture)["_patterns"])
-    np.testing.assert_array_equal(again.scatter, whole.scatter)
+    np.testing.assert_array_equal(again, whole)
 
 
 @given(kind=kinds, seed=seeds)

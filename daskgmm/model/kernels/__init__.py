@@ -4,7 +4,8 @@ Contract
 --------
 - Three entry points: `expectation`, `moments` and `posterior`. What they do to a tile depends on the layout of the
   parameters (`Triangular`, `Wide`, `Shared`, `Axes`, `Gapped`) and of the sums (`Triangles`, `Pooled`, `Squares`,
-  `Gaps`); each has its file. Only what is called is compiled, for the layouts that are used.
+  `Gaps`); each has its file. Rows that miss values of correlated features go in another order, for which `Filled`
+  and `Fills` have an `expectation` of their own. Only what is called is compiled, for the layouts that are used.
 - ``x`` is ``(n, d)`` of any real dtype; what is not C-contiguous, or not of the dtype of the work, is converted
   piece by piece.
   Rows are handled in tiles, features as rows, so that every inner loop runs along contiguous values: 352 of them,
@@ -28,7 +29,7 @@ Contract
   that to be safe. Log-densities of rows and sums over tiles are float64. A sum over ``n`` rows has a relative
   error of at most ``c * eps(dtype) + n / c * eps(float64)`` of the sum of magnitudes, for c rows in a tile. What
   float32 cannot hold of a mean is in the offset, so that no digit of the means is lost.
-- NaN is a missing value where parameters are `Gapped`, in `expectation` alone. It counts nowhere.
+- NaN is a missing value where parameters are `Gapped` or `Filled`, in `expectation` alone. It counts nowhere.
 - Rows with errors of their own come with these beside them, as `blurred.beside` puts them, in float64. Their tiles
   are smaller, as a factor of each column lies beside them. What is left out is as above.
 - ``exp`` and ``log`` are written out so that they vectorise. The relative error of ``exp`` is at most
@@ -45,13 +46,15 @@ from typing import Any
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.model.kernels import blurred, diagonal, gapped, shared, triangular
+from daskgmm.model.kernels import blurred, diagonal, filled, gapped, shared, triangular
 from daskgmm.model.kernels import layouts as layouts
 from daskgmm.model.kernels.compiling import TILE, allocated, compiled
 from daskgmm.model.kernels.layouts import (
     Axes,
     Blurred,
     BlurredAxes,
+    Filled,
+    Fills,
     Gapped,
     Gaps,
     Points,
@@ -90,9 +93,12 @@ def expectation(x: Array, weight: Array | None, model: layouts.Model) -> layouts
         sums = Gaps(*zeros, np.zeros((k, d)))
     if isinstance(model, Shared) and k <= min(2 * d * d, MANY):  # else, a scatter for each component costs less
         sums = Pooled(*zeros, np.zeros((k, k)))
+    add: Any = _expectation
+    if isinstance(model, Filled):
+        sums, add = Fills(*zeros, np.zeros(1)), filled.expectation
     with scratch_for(model) as scratch:
         for _, rows, w in _pieces(x, weight, model, WHOLE):
-            _expectation(rows, w, model, sums, scratch)
+            add(rows, w, model, sums, scratch)
     if isinstance(sums, Pooled):
         shared.spread(model.means, sums)
     return sums

@@ -50,7 +50,7 @@ def _corner(f: Array, i: int, c: Array, n: int, lines: Array, out: Array) -> Non
 
 
 @inlined
-def _distance(
+def distance(
     centred: Array, f: Array, offset: Array, start: int, stop: int, n: int, lines: Array, out: Array
 ) -> None:
     """``out[t] = |f[start:stop] @ centred[:, t] - offset[start:stop]|**2`` for the first n columns."""
@@ -76,7 +76,7 @@ def _from_distances(model: Any, stop: int, scratch: Any) -> float:
     for j in range(len(logits)):
         centre(scratch.tile, model.means, j, stop, scratch.centred)
         factor = model.factor[min(j, len(model.factor) - 1)]
-        _distance(scratch.centred, factor, model.offset[j], FIRST, stop, n, scratch.lines, logits[j])
+        distance(scratch.centred, factor, model.offset[j], FIRST, stop, n, scratch.lines, logits[j])
     return normalise(model.log_norm, logits)
 
 
@@ -119,7 +119,7 @@ def _log_joint_wide(model: Any, scratch: Any) -> float:
                 continue
             m = gather(scratch.tile, model.means, j, index, n, scratch.centred)
             factor = model.factor[min(j, len(model.factor) - 1)]
-            _distance(scratch.centred, factor, model.offset[j], half, d, m, scratch.lines, rest)
+            distance(scratch.centred, factor, model.offset[j], half, d, m, scratch.lines, rest)
             for t in range(n):
                 logits[j, index[t]] -= 0.5 * rest[t]
             if first:

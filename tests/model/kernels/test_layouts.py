@@ -12,12 +12,14 @@ from daskgmm.model.kernels.layouts import (
     Blur,
     Blurred,
     BlurredAxes,
+    Filling,
     Points,
     Scratch,
     Shared,
     scratch_for,
     width,
 )
+from tests.structures import draw_mixture
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4"])
@@ -48,6 +50,17 @@ def test_rows_with_errors_have_memory_of_their_own(layout: Any, errors: int) -> 
         assert isinstance(plain, Scratch)
     # How rows lie in memory changes no bit: pieces are whole tiles.
     assert PIECE % TILES[Blur] == 0
+
+
+def test_rows_that_miss_values_have_memory_for_their_features() -> None:
+    # Features of one width, and covariances of one shape or many.
+    for kind, d, groups in (("full", 2, 2), ("full", 3, 2), ("tied", 3, 1)):
+        model = draw_mixture(kind, 9, d).model_for(np.zeros((1, d)), None, layout="gapped")
+        with scratch_for(model) as (scratch, runs):
+            assert scratch.held.shape == (9 * 4, TILES[Filling])
+            assert runs.features.shape == (TILES[Filling], d)
+            assert len(runs.kept) == groups * (2 * TILES[Filling] * d // 5)
+            assert not any(np.may_share_memory(a, b) for a, b in combinations((*scratch, *runs), 2))
 
 
 def test_nobody_else_has_the_memory_meanwhile() -> None:
