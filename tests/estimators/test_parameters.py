@@ -176,8 +176,8 @@ NUMBERS: dict[str, Any] = {
 )
 def test_a_number_of_numpy_is_a_number(kind: Any, whole: Any, broken: Any, tmp_path: Path) -> None:
     """One at a time, as Python's: the same fit, a file that can be written and read, and one to go on from."""
-    search, tried = kind is GaussianMixtureSearch, []
-    common = {"n_components": [2] if search else 2, "random_state": 0, "max_iter": 3}
+    search, tried = kind is GaussianMixtureSearch, list[str]()
+    common: dict[str, Any] = {"n_components": [2] if search else 2, "random_state": 0, "max_iter": 3}
     for name, (head, _) in section(kind, "Parameters").items():
         make = whole if "int" in allowed(head)[1] else broken if "float" in allowed(head)[1] else None
         default = inspect.signature(kind).parameters[name].default
