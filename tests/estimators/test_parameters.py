@@ -184,7 +184,7 @@ def test_a_number_of_numpy_is_a_number(kind: Any, whole: Any, broken: Any, tmp_p
         if make is None or "array-like" in allowed(head)[1] or isinstance(default, bool):
             continue
         number = make(NUMBERS.get(name, default if isinstance(default, int | float) else 1))
-        more = {**common, "checkpoint": str(tmp_path / f"{name}.npz")}
+        more: dict[str, Any] = {**common, "checkpoint": str(tmp_path / f"{name}.npz")}
         if name == "n_factors":
             more |= {"covariance_types": ["factors"]} if search else {"covariance_type": "factors"}
         told = kind(**{**more, name: number}).fit(X)
