@@ -76,6 +76,7 @@ def _by_itself(abandoned: Event, call: Callable[[], T]) -> T:
     """What a call gives, all of it in this thread."""
     before = _abandoned.set(abandoned)
     try:
+        _part_of()
         return call()
     finally:
         _abandoned.reset(before)

@@ -52,11 +52,11 @@ class GaussianMixtureSearch(Watched):
 
     Notes
     -----
-    A candidate is dropped, and counts as not converged, where its criterion would stay above the best one so far
-    even if the log-likelihood gained three times what is to be expected. That is what its last three values tell
-    (Aitken's limit), after ten iterations, or three from a start that EM has led to rest on m rows of a sample; in
-    the first two from such a start p/2m nats a row, which an optimum of so few rows lacks in the mean, of p
-    parameters. ``refine`` keeps more.
+    A candidate is dropped, and counts as not converged, where three times the gain that it can expect would not
+    bring its criterion to the best one so far. ``refine`` keeps more. What it can expect depends on its start. Of
+    one that EM has led to rest on m rows of a sample, it is p/2m nats a row for p parameters: on average the
+    optimum on so few rows is that far below the one on all. From the third iteration on, the last three values
+    tell (Aitken's limit). From other starts they do from the tenth on, and no candidate is dropped before.
 
     What candidates find of the rows is added up side by side as far as it fits in 64 MiB for each block; beyond
     that they take turns, in further passes.

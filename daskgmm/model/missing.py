@@ -32,16 +32,13 @@ def misses(x: Array) -> bool:
     return x.dtype.kind == "f" and bool(x.size) and bool(np.isnan(x.min()))
 
 
-def grouped(x: Array, weight: Array | None = None) -> Iterator[tuple[Array, Array]]:
-    """Numbers of rows that have values in the same features, and of those; rows that weigh and have something.
+def grouped(x: Array) -> Iterator[tuple[Array, Array]]:
+    """Numbers of rows that have values in the same features, and of those; rows that have something.
 
     In an order that the values alone decide, and no more rows at once than a kernel reads as they lie.
     """
     there = ~np.isnan(x)
-    counted = there.any(axis=1)
-    if weight is not None:
-        counted &= weight > 0
-    rows = np.flatnonzero(counted)
+    rows = np.flatnonzero(there.any(axis=1))
     codes = np.packbits(there[rows], axis=1, bitorder="little")
     keys = np.zeros((len(rows), -(-codes.shape[1] // 8) * 8), np.uint8)
     keys[:, : codes.shape[1]] = codes

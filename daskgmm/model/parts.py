@@ -17,7 +17,6 @@ class Parts:
     and covariance ``rest`` (Anderson 2003, theorem 2.5.1).
     """
 
-    whole: Array  # (k, d) means of all features
     seen: Array  # (o,) their numbers
     unseen: Array  # (m,)
     marginal: Mixture  # of those that are seen
@@ -35,7 +34,7 @@ class Parts:
         unseen = np.delete(np.arange(mixture.n_features), seen) if unseen is None else np.asarray(unseen, np.intp)
         covariance, gain, rest = mixture.covariance.parted(seen, unseen)
         marginal = mixture.seen(seen, covariance)
-        return cls(mixture.means, seen, unseen, marginal, mixture.means[:, unseen], gain, rest)
+        return cls(seen, unseen, marginal, mixture.means[:, unseen], gain, rest)
 
     def conditional(self, x: Array) -> Mixture:
         """The mixture of the others where what is seen has the values ``x`` (o,)."""
