@@ -23,7 +23,12 @@ from daskgmm.store.lock import locked
 from daskgmm.store.places import Options, locate, overlap
 
 Result = Mapping[str, Any]
-TITLES = {"remaining": "left to gain", "n_iter": "iterations", "beside": "fitted with"}
+TITLES = {
+    "remaining": "left to gain",
+    "n_iter": "iterations",
+    "beside": "fitted with",
+    "last_log_likelihood": "log likelihood of the last rows",
+}
 
 
 def show(result: Result, as_json: bool) -> None:
@@ -59,8 +64,9 @@ def learnt(model: Model) -> Result:
 
 def bound(model: Model) -> Result:
     """What the last E-step of a fit found; of inference, the evidence of all rows together."""
-    name = "log_likelihood" if hasattr(model, "bic") else "lower_bound"
-    return {name: facts(model).get(name)}
+    told, usual = facts(model), "log_likelihood" if hasattr(model, "bic") else "lower_bound"
+    name = next((name for name in told if name == "last_log_likelihood"), usual)
+    return {name: told.get(name)}
 
 
 def standing(model: Model) -> Result:

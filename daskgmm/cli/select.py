@@ -96,6 +96,8 @@ def select(
     output.show({**result, "table": _rows(search)} if as_json else result, as_json)
     if not as_json:
         click.echo("\n" + "\n".join(_lines(search)))
+    if not as_json and len({*sizes}) > 1 and (most := max(sizes)) == search.best_estimator_.n_components:
+        say(f"The best candidate has the most components that were compared. -k {most}:{2 * most} compares more.")
     if not search.converged_ and search.max_iter > 0:
         told = f"The best candidate is not converged after {search.n_iter_} iterations; it"
         unfinished(told, "the same command, a larger --max-iter", overwrite)

@@ -26,6 +26,7 @@ TITLES = {
     "n_iter": "iterations",
     "n_passes": "passes",
     "log_likelihood": "log-likelihood per row",
+    "last_log_likelihood": "log-likelihood of the last rows",
     "lower_bound": "lower bound",
     "beside": "fitted with",
     **{name: name for name in ("rows", "converged", "bic", "aic")},
@@ -206,7 +207,10 @@ def facts_of(fitted: Fitted, estimator: str) -> dict[str, Any]:
         "beside": ", ".join(fitted.beside) or None,
     }
     if fitted.belief is None:
-        told |= {"log_likelihood": fitted.log_likelihood, "bic": found.bic, "aic": found.aic}
+        # What has learnt on knows that of the rows that came last alone.
+        on = run is not None and fitted.rated is None and fitted.lower_bounds[-1:] != (fitted.lower_bound,)
+        told["last_log_likelihood" if on else "log_likelihood"] = fitted.log_likelihood
+        told |= {"bic": found.bic, "aic": found.aic}
     else:  # of a posterior, rows have no likelihood
         told |= {"lower_bound": fitted.lower_bound}
     return {

@@ -175,6 +175,13 @@ def test_one_candidate_is_told(run: Run, data: str, out: Path) -> None:
     assert told not in run("select", data, "-k", 3, *TYPES, "--seed", 3, "--out", out, "--overwrite").stderr
 
 
+def test_a_best_candidate_at_the_end_of_the_range_is_told(run: Run, data: str, out: Path) -> None:
+    more = "compares more"
+    for sizes, told in (("1:2", True), ("1:5", False), ("2", False)):
+        result = run("select", data, "-k", sizes, "--seed", 3, "--out", out, "--overwrite")
+        assert (more in result.stderr) == told, result.stderr
+
+
 def test_the_log_likelihood_is_that_of_the_criteria(run: Run, data: str, out: Path) -> None:
     found = json.loads(run("select", data, "-k", "1:3", "--seed", 3, "--out", out, "--json").stdout)
     told = json.loads(run("info", out, "--json").stdout)

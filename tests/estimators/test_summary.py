@@ -47,6 +47,17 @@ def test_arrays_are_those_of_the_fit_heaviest_first(kind: str) -> None:
     assert ((found.overlap > 0) & (found.overlap < 0.1)).all()
 
 
+def test_the_log_likelihood_of_rows_that_came_last_is_not_that_of_all() -> None:
+    x = np.random.default_rng(0).normal(size=(700, 2))
+    model = MiniBatchGaussianMixture(2, random_state=0).fit(x[:500])
+    assert model.summary().facts["log_likelihood"] == model.lower_bound_
+    told = model.extend(x).summary()
+    assert told.facts["last_log_likelihood"] == model.lower_bound_
+    assert "log_likelihood" not in told.facts
+    assert "log-likelihood of the last rows" in " ".join(str(told).split())
+    assert "last_log_likelihood" in model.partial_fit(x[:9]).summary().facts
+
+
 def test_facts() -> None:
     model = fitted()
     facts = model.summary().facts
