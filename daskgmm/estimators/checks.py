@@ -106,7 +106,7 @@ def label_type(dtype: Any, k: int) -> np.dtype[Any]:
 def share_type(dtype: Any) -> np.dtype[Any]:
     """The type of probabilities; `ValueError` for another."""
     given = dtype is not None and not (isinstance(dtype, str) and dtype == "smallest")
-    wanted = np.dtype(dtype) if given else None  # None would be float64
+    wanted: np.dtype[Any] | None = np.dtype(dtype) if given else None  # None would be float64
     if wanted is None or wanted not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float64 or float32 for probabilities, got {dtype!r}.")
     return wanted

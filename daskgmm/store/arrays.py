@@ -197,19 +197,19 @@ def _objects(fs: Any, path: str) -> Iterator[tuple[str, bool]]:
 
 
 def _arrays(node: Any) -> dict[str, int] | None:
-    """The arrays of an output by their names, an array itself by none, and how many dimensions; None for another."""
+    """The arrays of an output by name, an array itself by none, and their dimensions; None for another's."""
     if isinstance(node, zarr.Array):
         return {"": node.ndim}
     if not isinstance(node, zarr.Group) or node.attrs.get("writer") != WRITER:
         return None
     try:  # xarray copies attributes: what has them may be another's, of other arrays or with more to say
         told = dict(node.attrs)
-        written = json.loads(told.pop(ARRAYS))
+        written = json.loads(str(told.pop(ARRAYS)))
         bare = zarr.open_group(node.store_path, mode="r", use_consolidated=False)
         found = {name: list(array.shape) for name, array in bare.arrays()}
+        whole = found == written or (told["complete"] is False and found.items() <= written.items())
     except Exception:  # whatever a file system or damaged metadata may raise
         return None
-    whole = found == written or (told.get("complete") is False and found.items() <= written.items())
     return {name: len(shape) for name, shape in found.items()} if whole and told.keys() <= TOLD else None
 
 

@@ -157,6 +157,10 @@ def test_rows_without_names_have_plain_answers(
     bare.to_zarr(tmp_path / "bare.zarr", consolidated=False)
     assert run("predict", tmp_path / "bare.zarr/x", model[1], "--out", tmp_path / "bare").exit_code == 0
     assert zarr.open_array(tmp_path / "bare", mode="r").shape == (5,)
+    zarr.create_array(tmp_path / "alone.zarr", data=np.ones((5, 2)), dimension_names=("cell", "gene"))
+    result = run("predict", tmp_path / "alone.zarr", model[1], "--out", tmp_path / "alone")
+    assert (result.exit_code, result.stderr.count("xarray")) == (0, 0)
+    assert zarr.open_array(tmp_path / "alone", mode="r").shape == (5,)
     group = zarr.create_group(str(tmp_path / "plain.zarr"))
     for name in NAMES:
         group.create_array(name, data=ocean()[name].values)
