@@ -105,7 +105,8 @@ def label_type(dtype: Any, k: int) -> np.dtype[Any]:
 
 def share_type(dtype: Any) -> np.dtype[Any]:
     """The type of probabilities; `ValueError` for another."""
-    wanted: np.dtype[Any] | None = None if dtype == "smallest" else np.dtype(dtype)
+    given = dtype is not None and not (isinstance(dtype, str) and dtype == "smallest")
+    wanted: np.dtype[Any] | None = np.dtype(dtype) if given else None  # None would be float64
     if wanted is None or wanted not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float64 or float32 for probabilities, got {dtype!r}.")
     return wanted

@@ -1,5 +1,6 @@
 """Zarr arrays that are written whole or not at all, and take the place of nothing but others of their kind."""
 
+import json
 import os
 import re
 import warnings
@@ -23,6 +24,8 @@ METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 CHUNK = re.compile(r"(c/|c\.)?(\d+(?:[./]\d+)*)|c")  # the last, of an array without dimensions
 WRITER = "daskgmm predict"  # as outputs say who has written them
 MARK: dict[str, Any] = {"complete": False, "writer": WRITER}
+ARRAYS = "arrays"  # the attribute of a group with their names and shapes
+TOLD = {*MARK, "coordinates"}  # the others: the last is xarray's
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Claim:
         in one step, in exchange for what was there. On a URL it grows in place: what was there is removed first,
         and the attribute ``complete`` becomes true at the end.
         """
-        create = _variable if hasattr(answers, "dims") else partial(_array, fill_value)
+        create = partial(_variable if hasattr(answers, "dims") else _array, fill_value)
         fs, path = locate(self.place, self.options)
         if isinstance(fs, LocalFileSystem):
             with aside(path, folder=True) as new:
@@ -148,12 +151,17 @@ def _array(
     return da.store(answers, array, lock=False, compute=False)
 
 
-def _variable(answers: Any, chunks: tuple[int, ...], place: str, options: dict[str, Any] | None) -> Any:
-    """The same for a DataArray, in a group with its coordinates."""
-    zarr.create_group(place, storage_options=options, attributes=MARK, zarr_format=3)
-    how = {"mode": "a", "encoding": {answers.name: {"chunks": chunks}}, "write_empty_chunks": True}
+def _variable(
+    fill_value: Any, answers: Any, chunks: tuple[int, ...], place: str, options: dict[str, Any] | None
+) -> Any:
+    """The same for a DataArray, in a group with its coordinates, which tells what arrays it has."""
+    whole = answers.to_dataset()
+    mark = {**MARK, ARRAYS: json.dumps({str(name): array.shape for name, array in whole.variables.items()})}
+    zarr.create_group(place, storage_options=options, attributes=mark, zarr_format=3)
+    encoding = {answers.name: {"chunks": chunks, "fill_value": fill_value}}
+    how = {"mode": "a", "encoding": encoding, "write_empty_chunks": True}
     with _as_they_were():
-        whole = answers.to_dataset().assign_attrs(MARK)
+        whole = whole.assign_attrs(mark)
         return whole.to_zarr(place, compute=False, consolidated=False, storage_options=options, **how)
 
 
@@ -189,12 +197,20 @@ def _objects(fs: Any, path: str) -> Iterator[tuple[str, bool]]:
 
 
 def _arrays(node: Any) -> dict[str, int] | None:
-    """The arrays of an output by their names, an array itself by none, and their dimensions; None for another."""
+    """The arrays of an output by name, an array itself by none, and their dimensions; None for another's."""
     if isinstance(node, zarr.Array):
         return {"": node.ndim}
-    if isinstance(node, zarr.Group) and node.attrs.get("writer") == WRITER:
-        return {name: array.ndim for name, array in node.arrays()}
-    return None
+    if not isinstance(node, zarr.Group) or node.attrs.get("writer") != WRITER:
+        return None
+    try:  # xarray copies attributes: what has them may be another's, of other arrays or with more to say
+        told = dict(node.attrs)
+        written = json.loads(str(told.pop(ARRAYS)))
+        bare = zarr.open_group(node.store_path, mode="r", use_consolidated=False)
+        found = {name: list(array.shape) for name, array in bare.arrays()}
+        whole = found == written or (told["complete"] is False and found.items() <= written.items())
+    except Exception:  # whatever a file system or damaged metadata may raise
+        return None
+    return {name: len(shape) for name, shape in found.items()} if whole and told.keys() <= TOLD else None
 
 
 def _is_own(name: str, arrays: Mapping[str, int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import warnings
@@ -17,6 +18,7 @@ import zarr
 from click.testing import Result
 
 from daskgmm import GaussianMixture
+from daskgmm.errors import DataError
 from tests.store.bucket import KEPT
 
 xr = pytest.importorskip("xarray")
@@ -102,6 +104,8 @@ def test_a_store_of_answers_is_what_python_gives(
     method = "predict_proba" if "--proba" in words else "predict" if command == "predict" else "score_samples"
     expected = getattr(mixture, method)(X[NAMES], **how).compute()
     found = opened(out)
+    arrays = json.loads(found.attrs.pop("arrays"))
+    assert arrays == {name: list(array.shape) for name, array in found.variables.items()}
     assert found.attrs == {"complete": True, "writer": "daskgmm predict"}
     assert list(found.data_vars) == [expected.name]
     assert found[expected.name].chunks[0] == (2, 2, 2, 1)  # no larger than blocks
@@ -131,6 +135,8 @@ def test_rows_of_one_array_have_its_coordinates(run: Run, tmp_path: Path) -> Non
         (tmp_path / "cells.zarr/x", saved),
         (tmp_path / "cells.nc", saved, "--array", "x"),
         (f"{tmp_path}/cells.nc::/x", saved),
+        (f"{tmp_path}/cells.nc::x", saved),
+        (f"{tmp_path}/cells.zip::x", saved),
     ):
         result = run("predict", *words, "--out", out, "--overwrite")
         assert result.exit_code == 0, result.stderr
@@ -151,6 +157,10 @@ def test_rows_without_names_have_plain_answers(
     bare.to_zarr(tmp_path / "bare.zarr", consolidated=False)
     assert run("predict", tmp_path / "bare.zarr/x", model[1], "--out", tmp_path / "bare").exit_code == 0
     assert zarr.open_array(tmp_path / "bare", mode="r").shape == (5,)
+    zarr.create_array(tmp_path / "alone.zarr", data=np.ones((5, 2)), dimension_names=("cell", "gene"))
+    result = run("predict", tmp_path / "alone.zarr", model[1], "--out", tmp_path / "alone")
+    assert (result.exit_code, result.stderr.count("xarray")) == (0, 0)
+    assert zarr.open_array(tmp_path / "alone", mode="r").shape == (5,)
     group = zarr.create_group(str(tmp_path / "plain.zarr"))
     for name in NAMES:
         group.create_array(name, data=ocean()[name].values)
@@ -168,17 +178,50 @@ def test_rows_without_names_have_plain_answers(
     np.testing.assert_array_equal(zarr.open_array(str(out), mode="r")[:], plain)
 
 
-def test_variables_that_are_turned_are_refused(
-    run: Run, tmp_path: Path, model: tuple[GaussianMixture, str]
+@pytest.mark.parametrize("kind", ["zarr", "nc"])
+def test_variables_of_groups_below_have_their_coordinates(
+    run: Run, tmp_path: Path, model: tuple[GaussianMixture, str], kind: str
 ) -> None:
-    square = np.zeros((3, 3))
+    place, saved, out = (tmp_path / name for name in (f"deep.{kind}", "nameless.npz", "out.zarr"))
+    found = model[0].mixture_.weights, model[0].means_, model[0].covariances_
+    mixture = GaussianMixture.from_parameters(*found, "full").set_params(nan_policy="omit")
+    mixture.save(saved)
+    for group, names in (("in/ner", ["t", "s"]), ("other", ["s"])):
+        if kind == "zarr":
+            ocean()[names].drop_vars("basin").to_zarr(place, group=group, mode="a", consolidated=False)
+        else:
+            ocean()[names].drop_vars("basin").to_netcdf(place, group=group, mode="a", engine="netcdf4")
+    for variables in ("in/ner/t,in/ner/s", "in/ner/t,other/s"):
+        result = run("predict", place, saved, "--variables", variables, "--out", out, "--overwrite")
+        assert result.exit_code == 0, result.stderr
+        with pytest.warns(match="fitted without feature names"):
+            expected = mixture.predict(ocean()[NAMES].drop_vars("basin"))
+        xr.testing.assert_identical(opened(out)["labels"].compute(), expected)
+
+
+@pytest.mark.parametrize("kind", ["zarr", "nc"])
+def test_variables_that_are_turned_are_refused(
+    run: Run, tmp_path: Path, model: tuple[GaussianMixture, str], kind: str
+) -> None:
+    square, place, out = np.arange(9.0).reshape(3, 3), tmp_path / f"square.{kind}", tmp_path / "out"
     turned = xr.Dataset({"t": (("x", "y"), square), "s": (("y", "x"), square)})
-    turned.to_zarr(tmp_path / "square.zarr", consolidated=False)
-    out = tmp_path / "out.zarr"
-    result = run("predict", tmp_path / "square.zarr", model[1], "--variables", "t,s", "--out", out)
-    assert result.exit_code == 4
-    assert "differ in the order of their dimensions: t ('x', 'y'), s ('y', 'x')" in result.stderr
-    assert not out.exists()
+    turned.to_zarr(place, consolidated=False) if kind == "zarr" else turned.to_netcdf(place, engine="netcdf4")
+    told = "differ in the order of their dimensions: t ('x', 'y'), s ('y', 'x')"
+    for words in (
+        ("predict", place, model[1], "--out", out),
+        ("score", place, model[1]),
+        ("fit", place, "-k", 2, "--out", out),
+        ("select", place, "-k", "1:2", "--out", out),
+        ("check", place),
+    ):
+        result = run(*words, "--variables", "t,s")
+        assert (result.exit_code, result.stdout) == (4, ""), words
+        assert told in result.stderr
+        assert not out.exists()
+    mixture = GaussianMixture(2, variables=["t", "s"])
+    for query in (mixture.fit, model[0].set_params(variables=["t", "s"]).score):
+        with pytest.raises(DataError, match=re.escape(told)):
+            query(place)
 
 
 @pytest.mark.parametrize("where", ["path", "url"])
@@ -204,6 +247,59 @@ def test_what_was_written_is_replaced_and_nothing_else(
     result = run("predict", *words, "--overwrite")
     assert (result.exit_code, "notes.txt is in the way" in result.stderr) == (2, True)
     fs.rm(path, recursive=True)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "other arrays": lambda ds: ds.rename(labels="masks"),
+    "more arrays": lambda ds: ds.assign(depth=ds["area"] * 2),
+    "fewer arrays": lambda ds: ds.drop_vars("labels"),
+    "other sizes": lambda ds: ds.isel(time=slice(3)),
+    "more to say": lambda ds: ds.assign_attrs(history="seen by eye"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_store_with_copied_attributes_stays(
+    run: Run, tmp_path: Path, model: tuple[GaussianMixture, str], change: str, complete: bool
+) -> None:
+    place, _ = stored(tmp_path, "zarr3")
+    out, mine = tmp_path / "out.zarr", tmp_path / "mine.zarr"
+    words = ("predict", place, model[1], "--variables", "t,s", "--overwrite", "--out")
+    assert run(*words, out).exit_code == 0
+    copied = opened(out).load().assign_attrs(complete=complete)
+    assert set(copied.attrs) == {"complete", "writer", "arrays"}
+    CHANGES[change](copied).drop_encoding().to_zarr(mine, consolidated=False)
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    result = run(*words, mine)
+    if change == "fewer arrays" and not complete:  # which is what removing one by one leaves
+        assert result.exit_code == 0
+        return
+    assert (result.exit_code, "is in the way: it is a Zarr group" in result.stderr) == (2, True)
+    assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
+
+
+def test_an_array_that_was_added_stays(run: Run, tmp_path: Path, model: tuple[GaussianMixture, str]) -> None:
+    place, _ = stored(tmp_path, "zarr3")
+    out = tmp_path / "out.zarr"
+    words = ("predict", place, model[1], "--variables", "t,s", "--overwrite", "--out", out)
+    assert run(*words).exit_code == 0
+    zarr.open_group(out, use_consolidated=False).create_array("depth", data=np.ones(3))
+    assert run(*words).exit_code == 2
+    np.testing.assert_array_equal(zarr.open_array(f"{out}/depth", mode="r")[:], np.ones(3))
+
+
+@pytest.mark.parametrize(("words", "missing"), [((), -1), (("--proba",), np.nan)])
+def test_answers_that_were_lost_are_missing(
+    run: Run, tmp_path: Path, model: tuple[GaussianMixture, str], words: tuple[str, ...], missing: float
+) -> None:
+    place, _ = stored(tmp_path, "zarr3")
+    out = tmp_path / "out.zarr"
+    assert run("predict", place, model[1], "--variables", "t,s", "--out", out, *words).exit_code == 0
+    (name,) = opened(out).data_vars
+    shutil.rmtree(out / name / "c")
+    assert opened(out)[name].dtype == (float if words else int)
+    np.testing.assert_array_equal(opened(out)[name].values.ravel()[:5], [missing] * 5)
 
 
 @pytest.mark.parametrize("where", ["path", "url"])
@@ -254,6 +350,6 @@ def test_probabilities_of_another_type() -> None:
     found = mixture.predict_proba(x, dtype="float32")
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, mixture.predict_proba(x).astype(np.float32))
-    for dtype in ("float16", "int64", "smallest"):
+    for dtype in ("float16", "int64", "smallest", None):
         with pytest.raises(ValueError, match="dtype must be float64 or float32 for probabilities"):
             mixture.predict_proba(x, dtype=dtype)

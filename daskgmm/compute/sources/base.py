@@ -71,6 +71,7 @@ class Source(ABC):
     collection: da.Array | None = None  # whose graph the parts refer to
     in_driver: bool = False  # whether it lies in the memory of this process, which no other can read
     names: tuple[str, ...] | None = None  # of the features, where the input has some
+    dims: tuple[str, ...] | None = None  # names of the axes, where the input has some
     chunk_bytes: int = 0  # that are decoded at a time, whatever is wanted of them
     decoded: str = ""  # how the values follow from what is stored, where they are not that
     kept: bool = False  # whether its parts stay in the memory of workers between passes

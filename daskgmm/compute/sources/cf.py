@@ -40,6 +40,7 @@ def decoded(source: Source, attributes: Mapping[str, Any], asked: Asked, place: 
         chunks=source.chunks,
         in_driver=source.in_driver,
         chunk_bytes=source.chunk_bytes,
+        dims=source.dims,
         held=source,
         meant=meant,
         place=place,

@@ -28,6 +28,7 @@ class Layout:
     chunk_bytes: int = 0  # of what is decoded at a time
     attributes: Mapping[str, Any] = field(default_factory=dict)  # that say what it holds
     runs: tuple[int, ...] = ()  # rows that are stored together, where these are no units
+    dims: tuple[str, ...] | None = None  # names of the axes, where it has some
 
     def __str__(self) -> str:
         return f"{self.dtype} of shape {self.shape}"
@@ -61,6 +62,7 @@ def source_of(handle: Handle, asked: Asked) -> "Filed":
         chunks=layout.shape[:1],
         in_driver=handle.in_driver,
         chunk_bytes=layout.chunk_bytes,
+        dims=layout.dims,
         handle=handle,
         layout=layout,
     )

@@ -64,9 +64,21 @@ class Group:
                 f"The variables of {asked.name} differ in shape: {told}. Choose some of one shape, or broadcast "
                 "them: open the group with xarray, and give the Dataset of these variables."
             )
+        if len({part.dims for part in parts if part.dims}) > 1:
+            self._refuse_turned(asked, parts)
         if not shapes or () in shapes or 0 in next(iter(shapes)):
             raise DataError(f"The variables of {asked.name} hold no rows: their shape is {shapes.pop()}.")
         return SideBySide.of(asked.variables, parts)
+
+    def _refuse_turned(self, asked: Asked, parts: list[Source]) -> NoReturn:
+        """Say which arrays have their dimensions by which names."""
+        named = [(name, part.dims) for name, part in zip(asked.variables or (), parts, strict=True) if part.dims]
+        alike = len({frozenset(dims) for _, dims in named}) == 1
+        told = ", ".join(f"{name} {dims}" for name, dims in named)
+        raise DataError(
+            f"The variables of {asked.name} differ in {'the order of ' * alike}their dimensions: {told}. Choose "
+            "some of the same, or open the group with xarray, and give the Dataset of these variables."
+        )
 
     def refuse(self, asked: Asked) -> NoReturn:
         """Say which arrays the group holds, and how to name one, or some as features."""

@@ -203,7 +203,17 @@ def _layout(dataset: Any, handle: Handle, fill_missing: bool) -> Layout:
         _refuse_missing(dataset, handle)
     each = chunks or (1, *shape[1:])
     attributes = {name: dataset.attrs[name] for name in cf.NAMES if name in dataset.attrs}
-    return Layout(shape, dtype, each[0] if shape else 1, math.prod(each) * dtype.itemsize, attributes)
+    unit, n_bytes = each[0] if shape else 1, math.prod(each) * dtype.itemsize
+    return Layout(shape, dtype, unit, n_bytes, attributes, dims=_dims(dataset))
+
+
+def _dims(dataset: Any) -> tuple[str, ...] | None:
+    """The names of its dimensions: labels, or those of their only scales; None unless all have one."""
+    try:
+        found = [dim.label or dim[0].name.rpartition("/")[2] for dim in dataset.dims if dim.label or len(dim) == 1]
+    except Exception:  # a scale is a reference, which may lead nowhere
+        return None
+    return tuple(found) if len(found) == len(dataset.shape or ()) else None
 
 
 def _refuse_missing(dataset: Any, title: Any) -> None:

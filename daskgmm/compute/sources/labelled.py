@@ -9,7 +9,8 @@ import zarr
 
 from daskgmm.compute.sources import netcdf, paths
 from daskgmm.compute.sources.xarray import unstacked
-from daskgmm.errors import DataError, warn
+from daskgmm.compute.sources.zarr import dims
+from daskgmm.errors import warn
 
 # Coordinates are copied as they lie there: so nothing of them has to be understood.
 RAW: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
@@ -39,27 +40,21 @@ def _rows(location: str, variables: tuple[str, ...] | None, options: Mapping[str
     """A DataArray with the dimensions and coordinates of the rows, whose values mean nothing; None without any."""
     place, opener = paths.located(location, options)
     file, node = opener is netcdf.opened and place.is_local, paths.node_at(location, options)
-    several = variables is not None and (file or isinstance(node, zarr.Group))
+    several = variables if variables and (file or isinstance(node, zarr.Group)) else None
+    arrays = [node.get(name) for name in several] if several and isinstance(node, zarr.Group) else [node]
+    if not file and not all(isinstance(array, zarr.Array) and dims(array) for array in arrays):
+        return None
+    first = paths.within(str(place), several[0] if several else None)  # all have the dimensions of one
+    group, _, name = first.rstrip("/").rpartition("/")
+    above = paths.node_at(group, options)
+    if not file and not isinstance(above, zarr.Group):
+        return None
+    found = _dataset(group, above, options)
+    if found is None or name not in found.data_vars:
+        return None
+    array = found[name]
     if several:
-        names = variables or ()
-    elif file or _has_names(node):
-        parent, _, name = location.rstrip("/").rpartition("/")
-        location, names = parent, (name,)
-        node = paths.node_at(location, options)
-    else:
-        return None
-    if not file and not (isinstance(node, zarr.Group) and all(_has_names(node.get(name)) for name in names)):
-        return None
-    found = _dataset(location, node, options)
-    if found is None or any(name not in found.data_vars for name in names):
-        return None
-    arrays = [found[name] for name in names]
-    if len({array.dims for array in arrays}) > 1:
-        told = ", ".join(f"{array.name} {array.dims}" for array in arrays)
-        raise DataError(f"The variables of {location} differ in the order of their dimensions: {told}.")
-    if several:
-        return arrays[0]
-    (array,) = arrays
+        return array
     last = array.dims[-1]  # which has the features
     theirs = [name for name, coord in array.coords.items() if last in coord.dims]
     return array.drop_vars(theirs).isel({last: 0}, drop=True)
@@ -78,11 +73,3 @@ def _dataset(location: str, group: Any, options: Mapping[str, Any]) -> Any:
     except Exception as error:  # not installed, or whatever it has against a store
         warn(f"The answers are without the coordinates of {location}, which xarray cannot read: {error}")
         return None
-
-
-def _has_names(array: Any) -> bool:
-    """Whether it is an array whose dimensions have names."""
-    if not isinstance(array, zarr.Array):
-        return False
-    told: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.asdict().get("_ARRAY_DIMENSIONS")
-    return bool(told) and None not in told

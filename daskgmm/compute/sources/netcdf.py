@@ -169,7 +169,8 @@ def _layout(variable: Any) -> Layout:
     each = (1, *variable.shape[1:]) if chunks == "contiguous" else tuple(chunks)
     attributes = {name: variable.getncattr(name) for name in variable.ncattrs()}
     n_bytes = int(np.prod(each, dtype=object)) * dtype.itemsize
-    return Layout(tuple(variable.shape), dtype, each[0] if variable.shape else 1, n_bytes, attributes)
+    unit, dims = each[0] if variable.shape else 1, tuple(variable.dimensions)
+    return Layout(tuple(variable.shape), dtype, unit, n_bytes, attributes, dims=dims)
 
 
 def _facts(variable: Any) -> Facts:

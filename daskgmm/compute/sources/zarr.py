@@ -61,6 +61,7 @@ def opened(value: Any, asked: Asked) -> Source:
         chunks=value.shape[:1],
         in_driver=isinstance(value.store, MemoryStore),
         chunk_bytes=math.prod(value.chunks) * value.dtype.itemsize,
+        dims=dims(value),
         array=value,
         fill_missing=asked.fill_missing,
         begun=begun,
@@ -69,6 +70,13 @@ def opened(value: Any, asked: Asked) -> Source:
         # The last chunk need not be there: a store that grows may be made for rows to come.
         attempt(_closed(value, asked.name), source.refuse_missing, [(0,) * value.ndim])
     return cf.decoded(source, _attributes(value), asked, str(value.store_path))
+
+
+def dims(array: zarr.Array[Any]) -> tuple[str, ...] | None:
+    """The names of its dimensions, as xarray writes them; None unless all have one."""
+    told: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    named = isinstance(told, (list, tuple)) and all(isinstance(name, str) for name in told)
+    return tuple(told) if named and len(told) == array.ndim else None
 
 
 def _attributes(array: zarr.Array[Any]) -> Mapping[str, Any]:

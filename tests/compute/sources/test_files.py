@@ -367,6 +367,57 @@ def test_variables_that_do_not_go_together(tmp_path: Path) -> None:
             as_rows(group, variables=variables)
 
 
+def turned(folder: Path, kind: str, dims: str) -> Any:
+    """Two arrays of one shape in a group, the first along x and y, the second along these."""
+    square = np.arange(9.0).reshape(3, 3)
+    data = xr.Dataset({"t": (("x", "y"), square), "s": (tuple(dims), square)}, {"x": [1, 2, 3]})
+    if kind in ("packed", "zarr2", "zarr3"):
+        packed = {"dtype": "i2", "scale_factor": 0.5, "_FillValue": -1}
+        how: Any = {"encoding": dict.fromkeys("ts", packed)} if kind == "packed" else {}
+        data.to_zarr(folder / "x.zarr", zarr_format=2 if kind == "zarr2" else 3, consolidated=False, **how)
+    elif kind == "labels":
+        with h5py.File(folder / "x.h5", "w") as file:
+            for name, labels in (("t", "xy"), ("s", dims)):
+                file[name] = square
+                for number, label in enumerate(labels):
+                    file[name].dims[number].label = label
+    else:
+        form: Any = "NETCDF3_CLASSIC" if kind == "classic" else "NETCDF4"
+        data.to_netcdf(folder / "x.nc", format=form, engine="netcdf4")
+    (place,) = folder.iterdir()
+    return {"h5py": h5py.File, "netCDF4": netCDF4.Dataset}.get(kind, str)(place)
+
+
+@pytest.mark.parametrize("kind", ["zarr2", "zarr3", "packed", "netcdf", "classic", "h5py", "netCDF4", "labels"])
+def test_variables_go_together_by_the_names_of_their_dimensions(kind: str, tmp_path: Path) -> None:
+    for dims, told in (
+        ("yx", r"The variables of X differ in the order of their dimensions: t \('x', 'y'\), s \('y', 'x'\)\."),
+        ("xz", r"The variables of X differ in their dimensions: t \('x', 'y'\), s \('x', 'z'\)\."),
+    ):
+        (tmp_path / dims).mkdir()
+        with pytest.raises(DataError, match=told):
+            as_rows(turned(tmp_path / dims, kind, dims), variables=["t", "s"])
+    (tmp_path / "same").mkdir()
+    rows = as_rows(turned(tmp_path / "same", kind, "xy"), variables=["t", "s"])
+    np.testing.assert_array_equal(joined(rows), np.arange(9.0)[:, None] * [1, 1])
+
+
+@pytest.mark.parametrize("names", [("x", None), None])
+def test_dimensions_without_names_go_with_any(names: Any, tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path / "x.zarr")
+    group.create_array("t", data=np.ones((2, 2)), dimension_names=("x", "y"))
+    group.create_array("s", data=np.ones((2, 2)), dimension_names=names)
+    np.testing.assert_array_equal(joined(as_rows(group, variables=["t", "s"])), np.ones((4, 2)))
+
+
+@pytest.mark.parametrize("told", [5, "xy", ["x"], [["x"], "y"], {"x": 1, "y": 2}])
+def test_damaged_names_of_dimensions_are_none(told: Any, tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path / "x.zarr", zarr_format=2)
+    for name, dims in (("t", ["x", "y"]), ("s", told)):
+        group.create_array(name, data=np.ones((2, 2)), attributes={"_ARRAY_DIMENSIONS": dims})
+    np.testing.assert_array_equal(joined(as_rows(group, variables=["t", "s"])), np.ones((4, 2)))
+
+
 def in_order(folder: Path, kind: str, names: list[str]) -> Any:
     if kind == "hdf5":
         with h5py.File(folder / "x.h5", "w", track_order=True) as file:
