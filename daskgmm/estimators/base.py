@@ -185,7 +185,7 @@ class BaseMixture(Parameters, Scikit):
 
     @query
     def predict_proba(self, X: Any, *, noise: Any = None, dtype: Any = np.float64) -> Any:
-        """Posterior probability of each component, (n, k) of ``dtype``, float64 or float32; lazy where `predict` is.
+        """Posterior probability of each component, (n, k) float64, or ``dtype`` float32; lazy where `predict` is.
 
         Rows sum to 1, less the probability of the ``background``, if there is one.
         """
