@@ -62,9 +62,11 @@ class Places:
         told: M = model.set_params(**given, **self.settings)
         return told
 
-    def rows(self, place: str) -> Source:
-        """Rows of features, opened to see what they are."""
-        return self._look(place, "X", ensure_2d=True, variables=self.variables)
+    def rows(self, place: str, model: Model | None = None) -> Source:
+        """Rows of features, opened to see what they are; of a model's, if one is given."""
+        names = getattr(model, "feature_names_in_", None)
+        features = None if names is None else tuple(names)
+        return self._look(place, "X", ensure_2d=True, variables=self.variables, features=features)
 
     def beside(self, x: Any, weights: str | None, known: str | None, noise: str | None) -> dict[str, str | None]:
         """What goes with rows x, as `fit` takes it. Noise has one of two shapes, of which `fit` knows more."""

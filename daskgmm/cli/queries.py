@@ -116,7 +116,7 @@ def _written(
     began = perf_counter()
     method, name, missing = ANSWERS[content]
     values = getattr(mixture, method)(place, **how)
-    named = labelled(values, name, missing, place, places.variables, places.storage)
+    named = labelled(values, name, missing, place, places.rows(place, mixture), places.storage)
     answers = values if named is None else named
     chunks = (output.chunk_rows(answers.chunks[0]), *answers.shape[1:])
     with claim.new(answers, missing, chunks) as lazy, _own_threads(), display.one_pass("predict"):
@@ -179,7 +179,7 @@ def score(
         if out:
             output.refuse_other_format(out)
         held.enter_context(cluster.running(**where))
-        shape = places.rows(place).shape
+        shape = places.rows(place, mixture).shape
         result = _scored(mixture, place, int(shape[0]), places.rowwise(weights, shape[:1]), noise, icl)
         if claim:
             result["out"] = _written(claim, mixture, places, place, "log-densities", noise=noise)["out"]

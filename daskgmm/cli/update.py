@@ -75,7 +75,7 @@ def update(
     output.refuse_overlaps([out], [place, weights, known, noise], places.storage)
     with output.model_file(out, overwrite) as write:
         learner = _learner(model, settings, places)
-        x = places.rows(place)
+        x = places.rows(place, learner)
         first, last = _pending(rows, learner.next_row_, int(x.shape[0]), data, model)
         began, spent = perf_counter(), {}
         if first < last:

@@ -117,13 +117,13 @@ class BaseMixture(Parameters, Scikit):
             **{
                 "variables": self.variables,
                 "nan_policy": self.nan_policy,
-                "features": self._features() if hasattr(X, "isel") else None,
+                "features": self._features(),
                 **more,
             },
         )
 
     def _features(self) -> tuple[str, ...] | int | None:
-        """Names of the features, or how many there are, as far as they are known; for what xarray holds."""
+        """Names of the features, by which they are found, or how many there are, as far as that is known."""
         names = getattr(self, "feature_names_in_", None)
         return getattr(self, "n_features_in_", None) if names is None else tuple(names)
 
@@ -185,7 +185,7 @@ class BaseMixture(Parameters, Scikit):
 
     @query
     def predict_proba(self, X: Any, *, noise: Any = None, dtype: Any = np.float64) -> Any:
-        """Posterior probability of each component, (n, k) float64, or float32; lazy where `predict` is.
+        """Posterior probability of each component, (n, k) float64, or ``dtype`` float32; lazy where `predict` is.
 
         Rows sum to 1, less the probability of the ``background``, if there is one.
         """

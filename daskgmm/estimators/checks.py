@@ -72,7 +72,12 @@ def check_names(before: Iterable[str] | None, names: Iterable[str] | None, model
         lines += [f"Feature names {told}:", *(f"- {name}" for name in listed[:5])] if listed else []
         lines += ["- ..."] if len(listed) > 5 else []
     if len(lines) == 1:
-        lines.append("Feature names must be in the same order as they were in fit.")
+        order = list(before)
+        listed = [*order[:20], "..."] if len(order) > 20 else order
+        lines += [
+            "Feature names must be in the same order as they were in fit.",
+            f"That was: {', '.join(listed)}.",
+        ]
     raise DataError("\n".join(lines) + "\n")
 
 

@@ -85,6 +85,8 @@ class Claim:
             node = None
         if (arrays := _arrays(node)) is None:
             kind = "a Zarr group" if isinstance(node, zarr.Group) else "no Zarr array, or a damaged one"
+            if node is not None and node.attrs.get("writer") == WRITER:
+                kind += " with other arrays or attributes than were written"
             raise OutputError(
                 f"{self.place} is in the way: it is {kind}, and stays. Name another place, or remove it yourself."
             )

@@ -48,7 +48,7 @@ def test_features_are_those_of_the_fit(kind: str, estimator: Any, tmp_path: Path
     np.testing.assert_allclose(model.score(held(X, ["a", "b"])), expected, rtol=1e-12)
     turned = held(X[:, ::-1].copy(), ["b", "a"])
     for refused in (model.score, model.predict, model.set_params(warm_start=True).fit):
-        with pytest.raises(DataError, match="must be in the same order as they were in fit"):
+        with pytest.raises(DataError, match=r"must be in the same order as they were in fit\.\nThat was: a, b\."):
             refused(turned)
     with pytest.raises(
         DataError, match="unseen at fit time:\n- c\nFeature names seen at fit time, yet now missing:\n- a"

@@ -45,11 +45,12 @@ class Group:
         """Its variables that are asked for, as columns; `DataError` where none are, or they do not go together."""
         if self.attributes.get("encoding-type") in SPARSE:
             self.refuse_sparse(asked)
-        if not asked.variables:
+        names = asked.variables or self._known(asked)
+        if not names:
             self.refuse(asked)
         one = asked._replace(ensure_2d=False, variables=None)
         parts = []
-        for name in asked.variables:
+        for name in names:
             try:
                 parts.append(self.open(name, one._replace(name=f"{asked.name}[{name!r}]")))
             except KeyError:
@@ -59,20 +60,25 @@ class Group:
             except Exception as error:  # whatever a file system or damaged metadata may raise
                 raise DataError(f"{self.title}: {name!r} cannot be opened: {error}") from error
         if len(shapes := {part.shape for part in parts}) > 1:
-            told = ", ".join(f"{name} {part.shape}" for name, part in zip(asked.variables, parts, strict=True))
+            told = ", ".join(f"{name} {part.shape}" for name, part in zip(names, parts, strict=True))
             raise DataError(
                 f"The variables of {asked.name} differ in shape: {told}. Choose some of one shape, or broadcast "
                 "them: open the group with xarray, and give the Dataset of these variables."
             )
         if len({part.dims for part in parts if part.dims}) > 1:
-            self._refuse_turned(asked, parts)
+            self._refuse_turned(asked, names, parts)
         if not shapes or () in shapes or 0 in next(iter(shapes)):
             raise DataError(f"The variables of {asked.name} hold no rows: their shape is {shapes.pop()}.")
-        return SideBySide.of(asked.variables, parts)
+        return SideBySide.of(names, parts)
 
-    def _refuse_turned(self, asked: Asked, parts: list[Source]) -> NoReturn:
+    def _known(self, asked: Asked) -> tuple[str, ...]:
+        """The names of the features that are expected, where the group has arrays of all these names."""
+        names = asked.features if asked.ensure_2d and isinstance(asked.features, tuple) else ()
+        return names if {*names} <= {array.name for array in self.arrays()} else ()
+
+    def _refuse_turned(self, asked: Asked, names: tuple[str, ...], parts: list[Source]) -> NoReturn:
         """Say which arrays have their dimensions by which names."""
-        named = [(name, part.dims) for name, part in zip(asked.variables or (), parts, strict=True) if part.dims]
+        named = [(name, part.dims) for name, part in zip(names, parts, strict=True) if part.dims]
         alike = len({frozenset(dims) for _, dims in named}) == 1
         told = ", ".join(f"{name} {dims}" for name, dims in named)
         raise DataError(

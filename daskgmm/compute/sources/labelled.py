@@ -8,8 +8,9 @@ import dask.array as da
 import zarr
 
 from daskgmm.compute.sources import netcdf, paths
+from daskgmm.compute.sources.base import Source
+from daskgmm.compute.sources.groups import SideBySide
 from daskgmm.compute.sources.xarray import unstacked
-from daskgmm.compute.sources.zarr import dims
 from daskgmm.errors import warn
 
 # Coordinates are copied as they lie there: so nothing of them has to be understood.
@@ -21,14 +22,14 @@ def labelled(
     name: str,
     missing: float,
     location: str,
-    variables: tuple[str, ...] | None,
+    x: Source,
     options: Mapping[str, Any],
 ) -> Any:
-    """Answers for the rows at a path or URL as a DataArray of this name, such as `Table.answer` gives.
+    """Answers for the rows x at a path or URL as a DataArray of this name, such as `Table.answer` gives.
 
     None where dimensions have no names, or there is one, without coordinates. These are encoded, as in the store.
     """
-    rows = _rows(location, variables, options)
+    rows = _rows(location, x, options)
     if rows is None or prod(rows.shape) != values.shape[0] or (rows.ndim == 1 and not rows.coords):
         return None
     inner = prod(rows.shape[1:])
@@ -36,18 +37,16 @@ def labelled(
     return unstacked(values, rows, (steps, *((size,) for size in rows.shape[1:])), name, missing)
 
 
-def _rows(location: str, variables: tuple[str, ...] | None, options: Mapping[str, Any]) -> Any:
+def _rows(location: str, x: Source, options: Mapping[str, Any]) -> Any:
     """A DataArray with the dimensions and coordinates of the rows, whose values mean nothing; None without any."""
-    place, opener = paths.located(location, options)
-    file, node = opener is netcdf.opened and place.is_local, paths.node_at(location, options)
-    several = variables if variables and (file or isinstance(node, zarr.Group)) else None
-    arrays = [node.get(name) for name in several] if several and isinstance(node, zarr.Group) else [node]
-    if not file and not all(isinstance(array, zarr.Array) and dims(array) for array in arrays):
+    several = isinstance(x, SideBySide)
+    if not all(part.dims for part in (x.parts if isinstance(x, SideBySide) else (x,))):
         return None
-    first = paths.within(str(place), several[0] if several else None)  # all have the dimensions of one
+    place, opener = paths.located(location, options)
+    first = paths.within(str(place), x.names[0] if several and x.names else None)  # all have the same dimensions
     group, _, name = first.rstrip("/").rpartition("/")
     above = paths.node_at(group, options)
-    if not file and not isinstance(above, zarr.Group):
+    if not isinstance(above, zarr.Group) and not (opener is netcdf.opened and place.is_local):
         return None
     found = _dataset(group, above, options)
     if found is None or name not in found.data_vars:

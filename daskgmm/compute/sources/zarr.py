@@ -61,7 +61,7 @@ def opened(value: Any, asked: Asked) -> Source:
         chunks=value.shape[:1],
         in_driver=isinstance(value.store, MemoryStore),
         chunk_bytes=math.prod(value.chunks) * value.dtype.itemsize,
-        dims=dims(value),
+        dims=_dims(value),
         array=value,
         fill_missing=asked.fill_missing,
         begun=begun,
@@ -72,7 +72,7 @@ def opened(value: Any, asked: Asked) -> Source:
     return cf.decoded(source, _attributes(value), asked, str(value.store_path))
 
 
-def dims(array: zarr.Array[Any]) -> tuple[str, ...] | None:
+def _dims(array: zarr.Array[Any]) -> tuple[str, ...] | None:
     """The names of its dimensions, as xarray writes them; None unless all have one."""
     told: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     named = isinstance(told, (list, tuple)) and all(isinstance(name, str) for name in told)
