@@ -197,8 +197,8 @@ class Parameters:
         ["array-like", str, None],
         """Names of the arrays of a group, or columns of a frame or Parquet file, that are the features, where X is
         such: a Zarr group, an HDF5 or netCDF file. Arrays of one shape; all their axes become rows. Where X is one
-        array without names, they name its columns. The parameter is not saved, but ``feature_names_in_`` is: where
-        it is None, a fitted model takes the arrays of these names in a group that has them all.""",
+        array without names, they name its columns. The parameter is not saved, but ``feature_names_in_`` is. Where
+        it is None, a fitted model takes the arrays of those names in a group that has them all.""",
     )
     storage_options: Any = parameter(
         None,
