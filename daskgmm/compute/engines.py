@@ -61,8 +61,8 @@ def on_threads(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]
     Where it is interrupted, or one of them fails, the others end before their next parts.
     """
     calls = [partial(function, *each) for each in zip(*arguments, strict=True)]
-    if _part_of() or len(calls) < 2:
-        return [call() for call in calls]
+    if (abandoned := _abandoned.get()) is not None or len(calls) < 2:
+        return [_by_itself(abandoned, call) for call in calls]
     abandoned = Event()
     tasks = {i: (_by_itself, abandoned, call) for i, call in enumerate(calls)}
     try:
@@ -72,7 +72,7 @@ def on_threads(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]
         raise
 
 
-def _by_itself(abandoned: Event, call: Callable[[], T]) -> T:
+def _by_itself(abandoned: Event | None, call: Callable[[], T]) -> T:
     """What a call gives, all of it in this thread."""
     before = _abandoned.set(abandoned)
     try:
