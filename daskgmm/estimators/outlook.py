@@ -35,6 +35,7 @@ from daskgmm.model.structure import Structure
 LOSS, LOSS_OF_FEW = 1.15, 1.4
 SMALL_LOSS = 0.01  # nats a row
 WARM = 1000  # rows on which the E-step is compiled before it is timed
+FILLING, STARTING = 2_500, 2  # of a thread: bytes to fill rows in, a number of the means; samples
 THREAD_BYTES = 50e6  # of a thread, for what is not counted: its arena of the heap, and what libraries hold
 WIDTH, NAMED = 79, 4  # columns of a line; features that it names
 
@@ -210,13 +211,13 @@ def promised(rows: Rows, structure: Structure, k: int, threads: int) -> float:
 
     What the memory limit bounds, rows that are kept between passes or read ahead, is not among them.
     """
-    d = rows.n_features
+    d, filled = rows.n_features, rows.missing_nan and not structure.form.separate
     size = max(sample_size(k, d), sample_size(k, d, min(MORE_ROWS, MORE_BYTES // (8 * d))))
     sample = min(size, rows.n_rows or math.inf) * d * 8
     statistics = 8 * (k * (1 + d) + math.prod(structure.held(k, d)))
     block = max(rows.block_bytes, *(source.chunk_bytes for source in rows.sources.values()))
-    each = READING * block + (math.log2(max(1, rows.n_blocks)) + 2) * statistics + THREAD_BYTES
-    return 4 * sample + threads * each
+    each = (math.log2(max(1, rows.n_blocks)) + 2) * statistics + THREAD_BYTES + filled * FILLING * k * d
+    return 4 * sample + threads * (max(READING * block, STARTING * sample) + each)
 
 
 def _lost(title: str, facts: Facts) -> str:

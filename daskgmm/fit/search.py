@@ -243,8 +243,8 @@ def _seeded(plan: Plan, survey: Survey, random: np.random.RandomState, seed: int
         own = survey.under(recipe.structure, recipe.k, sample_rows(recipe, survey.sample.rows.shape[1]))
         if held_out is not None:
             own = held_out.without(own)
-            if len(own.sample.chosen) < recipe.fewest_rows:
-                raise too_few(len(own.sample.chosen), recipe.k)
+            if len(own.sample) < recipe.fewest_rows:
+                raise too_few(len(own.sample), recipe.k)
         try:
             runs = seeded(recipe, own, copy.deepcopy(random))
         except CollapseError as error:  # others may do

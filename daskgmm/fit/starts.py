@@ -132,14 +132,13 @@ def rows_seen(recipe: Recipe, survey: Survey) -> int:
     """How many rows of the sample EM has led the start of a fit on; 0 where it has on none."""
     if _method(recipe, survey) != "subsample":
         return 0
-    few, more = _samples(recipe, survey)
-    return max(len(few.chosen), len(more.chosen))
+    return min(max(_sizes(recipe, survey)), len(survey.sample))
 
 
-def _samples(recipe: Recipe, survey: Survey) -> tuple[RowSample, RowSample]:
-    """Few rows of the sample, and more."""
+def _sizes(recipe: Recipe, survey: Survey) -> tuple[int, int]:
+    """How many rows of the sample are few, and how many are more, if it has as many."""
     few = sample_size(recipe.k, survey.overall.means.shape[1], TRIAL_ROWS)
-    return survey.sample.first(few), survey.sample.first(int(survey.overall.n_rows) // MORE_SHARE)
+    return few, int(survey.overall.n_rows) // MORE_SHARE
 
 
 def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> tuple[Mixture, Ground]:
@@ -162,7 +161,7 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
 
     The first goes on all the way, whatever the others find: it is that of a fit with one.
     """
-    sample, more = _samples(recipe, survey)
+    sample, more = (survey.sample.first(size) for size in _sizes(recipe, survey))
     few = Ground.of(recipe, survey, sample)
     # Each has its own, so that what it draws does not depend on how many there are.
     randoms = [np.random.RandomState(one) for one in random.randint(2**31, size=recipe.n_init)]

@@ -93,6 +93,10 @@ class RowSample:
         known = None if self.known is None else self.known[kept]
         return RowSample(size, self.keys[kept], self.position[kept], self.rows[kept], self.weight[kept], known)
 
+    def __len__(self) -> int:
+        """How many rows it has, besides the one whose key is the threshold."""
+        return min(self.size, len(self.keys))
+
     @property
     def chosen(self) -> Array:
         """Which rows the sample has, in the order of the data: all but the one whose key is the threshold."""

@@ -108,6 +108,11 @@ class Contaminated(Mixture):
             return super().answer(x, question)
         return self.with_background(x, question, lambda part: (self, self.level))
 
+    def posterior(self, x: Array) -> tuple[Array, Array]:
+        density, resp = super().posterior(x)
+        shares, logs = against(density, self.level)
+        return logs, resp * shares[:, None]
+
     def with_background(
         self, x: Array, question: str, seen: Callable[[slice], tuple[Mixture | Noisy, Any]]
     ) -> tuple[Array, bool]:

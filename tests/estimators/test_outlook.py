@@ -23,7 +23,11 @@ import daskgmm
 from daskgmm.compute.rows import as_rows
 from daskgmm.compute.sources import files
 from daskgmm.errors import DataError
+from daskgmm.estimators.outlook import promised
+from daskgmm.model.kernels import layouts
+from daskgmm.model.structure import STRUCTURES
 from tests.doors import DOORS, PATHS
+from tests.structures import draw_mixture
 
 X = np.random.default_rng(0).normal(size=(300, 3))
 TINY: dict[str, Any] = {"block_size": 24 * 40}  # of 40 rows
@@ -193,6 +197,20 @@ def test_it_is_a_value() -> None:
     with pytest.raises(FrozenInstanceError):
         found.n_rows = 3  # type: ignore[misc]
     assert json.loads(json.dumps(found.to_dict()))["facts"]["kind"] == "array in memory"
+
+
+def test_memory_has_room_for_what_finds_starts_and_fills_rows_in() -> None:
+    x = da.zeros((100_000, 128), chunks=(100, 128))
+    rows, gaps = as_rows(x), as_rows(x, nan_policy="missing")
+    # Of blocks that are small, the thread that finds a start has more in its copies of the sample.
+    one, nine = (promised(rows, STRUCTURES["full"], 64, threads) for threads in (1, 9))
+    assert nine - one >= 8 * 2 * (64 * 2**20 - 8 * 128)
+    for kind in ("full", "tied"):
+        more = promised(gaps, STRUCTURES[kind], 64, 1) - promised(rows, STRUCTURES[kind], 64, 1)
+        with layouts.scratch_for(draw_mixture(kind, 64, 128).model_for(X, None, layout="gapped")) as (tile, runs):
+            assert more >= sum(part.nbytes for part in (*tile, *runs))
+    diagonal = STRUCTURES["diag"]
+    assert promised(gaps, diagonal, 64, 1) == promised(rows, diagonal, 64, 1)
 
 
 @pytest.mark.timeout(60)

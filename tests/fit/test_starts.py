@@ -17,7 +17,7 @@ from daskgmm.fit import starts
 from daskgmm.fit.race import Rung
 from daskgmm.fit.recipe import OnlineRecipe, Recipe, Start
 from daskgmm.fit.run import EM
-from daskgmm.fit.starts import STARTS, Ground, polished, seed, widened
+from daskgmm.fit.starts import STARTS, Ground, polished, rows_seen, seed, widened
 from daskgmm.fit.stepwise import StepRule
 from daskgmm.fit.survey import Survey, Threshold
 from daskgmm.fit.tasks import Examine
@@ -204,6 +204,9 @@ def test_the_best_start_goes_on_on_more_rows_but_a_half_at_most(
         (mixture,) = seeds("subsample", found=found)
         assert list(dict.fromkeys(rows for rows, _ in climbs)) == [30, *larger]
         climbs.clear()
+        subsample = Recipe(structure=FULL, k=3, init_params="subsample")
+        assert rows_seen(subsample, found) == max(30, *larger, 0)
+        assert rows_seen(replace(subsample, init_params="kmeans"), found) == 0
         if larger:  # EM there is at its end
             recipe = Recipe(structure=FULL, k=3)
             sample, _ = found.sample.first(larger[0]).points()

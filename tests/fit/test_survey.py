@@ -82,6 +82,8 @@ def test_the_sample_does_not_depend_on_chunks(case: Cut) -> None:
     np.testing.assert_array_equal(np.sort(found.position), direct(x, weight, size, seed))
     np.testing.assert_array_equal(found.rows, x[found.position])
     np.testing.assert_array_equal(found.weight, weight[found.position])
+    for part in (found, found.first(size // 2)):
+        assert len(part) == len(part.chosen)
 
 
 @given(cut())

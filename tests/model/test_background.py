@@ -56,6 +56,15 @@ def test_answers_through_errors_are_those_of_each_row(gone: float) -> None:
     assert none.entropies(x[:0]).shape == (0,)
 
 
+def test_density_and_responsibilities_in_one_go_are_those_of_each_answer() -> None:
+    mixture = contaminated(3)
+    x = np.concatenate([draw_rows(mixture, 50), [[1e3, -1e3], [np.nan, 0.0]]])
+    density, resp = mixture.posterior(x)
+    np.testing.assert_array_equal(density, mixture.score_samples(x))
+    np.testing.assert_array_equal(resp, mixture.responsibilities(x))
+    assert resp[:50].sum(axis=1).max() < 1
+
+
 def test_labels_through_errors_take_no_responsibilities_of_all_rows() -> None:
     k, n = 50, 20 * PIECE
     mixture = contaminated(k)

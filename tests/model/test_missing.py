@@ -148,6 +148,10 @@ def test_a_background_is_as_dense_as_what_rows_have_says(kind: str) -> None:
     totals = float(weight @ np.log(inside + outside)), float(weight.sum()), int((weight > 0).sum())
     expected = replace(expected, log_likelihood=totals[0], total_weight=totals[1], n_rows=totals[2])
     same_statistics(found, expected, 1e-11)
+    x[0] = np.inf, np.nan, 0.0, 0.0  # as far as can be, and yet no row of the background
+    assert not np.isfinite(
+        Incomplete(mixture).expectation(x, np.ones(500) - np.isnan(x).all(axis=1)).log_likelihood
+    )
 
 
 @pytest.mark.parametrize("name", ["VEI", "EVI", "VEE", "EVV", "EEV", "VEV", "factors 1"])

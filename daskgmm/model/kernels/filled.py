@@ -24,6 +24,9 @@ HALF_LOG_2PI = float(0.5 * np.log(2 * np.pi))
 
 def expectation(x: Array, weight: Array, model: Any, sums: Any, scratch: Any) -> None:
     """Add the weighted log-likelihood and what is expected of the sufficient statistics of ``x``."""
+    d = model.apart.shape[1]
+    if len(scratch[1].kept) < len(model.covariance) * d * (d + 1) // 2:  # no tile would get anywhere
+        raise ValueError("There is no room for what a row may leave open.")
     _expectation(x, weight, sorted_rows(x, weight), model, sums, *scratch)
 
 
