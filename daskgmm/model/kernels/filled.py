@@ -84,22 +84,12 @@ def _fill(apart: Array, run: Any, table: Array, lane: int, first: int, scratch: 
     """Squared distances of one component's rows, and what is expected of what they miss."""
     start, stop, there, features = run
     held, z, d = scratch.held, scratch.whitened, len(features)
-    for i in range(there):
-        beside = held.dtype.type(apart[features[i]])
-        whiten(held, first + features[i], z, i, table, i * d, lane, beside, squares, start, stop)
-    for i in range(there, d):
-        fill(
-            held,
-            first + features[i],
-            z,
-            there,
-            table,
-            i * d,
-            lane,
-            held.dtype.type(apart[features[i]]),
-            start,
-            stop,
-        )
+    for i in range(d):
+        row, beside = first + features[i], held.dtype.type(apart[features[i]])
+        if i < there:
+            whiten(held, row, z, i, table, i * d, lane, beside, squares, start, stop)
+        else:
+            fill(held, row, z, there, table, i * d, lane, beside, start, stop)
 
 
 @inlined
