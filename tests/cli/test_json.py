@@ -52,6 +52,6 @@ def test_the_page_has_every_key(run: Callable[..., Result], data: str, model: st
         assert result.exit_code in (0, 3), result.stderr
         found |= json.loads(result.stdout).keys()
     assert found - known == set()
-    assert known - found == {"beside", "dims", "n_rows_to_start", "status"}
+    assert known - found == {"beside", "dims", "last_log_likelihood", "n_rows_to_start", "status"}
     standing = json.loads(run("info", tmp_path / "c", "--json").stdout).keys()
     assert all(f"`{name}`" in section for name in standing)

@@ -202,7 +202,9 @@ def test_not_converged(run: Run, data: str, out: Path) -> None:
 def test_candidates_are_logged_as_they_end(run: Run, data: str, out: Path) -> None:
     result = run("select", data, "-k", "1:2", "--seed", 3, "--out", out, "--verbose")
     lines = [line for line in result.stderr.splitlines() if "component" in line]
+    *lines, last = lines
     assert [line.split(",")[0] for line in lines] == ["1 component", "2 components"]
+    assert last.endswith("-k 2:4 compares more.")
     assert all(" bic " in line and "converged after" in line for line in lines)
     assert max(map(len, lines)) <= 80
     told = [line for line in result.stderr.splitlines() if line.startswith("iteration")]

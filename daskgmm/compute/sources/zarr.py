@@ -74,7 +74,8 @@ def opened(value: Any, asked: Asked) -> Source:
 
 def _dims(array: zarr.Array[Any]) -> tuple[str, ...] | None:
     """The names of its dimensions, as xarray writes them; None unless all have one."""
-    told: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    told: Any = getattr(array.metadata, "dimension_names", None)
+    told = told or _told_by(array, "an array").get("_ARRAY_DIMENSIONS")
     named = isinstance(told, (list, tuple)) and all(isinstance(name, str) for name in told)
     return tuple(told) if named and len(told) == array.ndim else None
 
