@@ -17,9 +17,10 @@ from daskgmm.cli.failure import plain, say, wrapped
 from daskgmm.display.progress import Course
 from daskgmm.fit.accounting import Ledger
 from daskgmm.fit.events import Event, Message, Progress, Reached, Stage, leader, outcomes, standing, watching
+from daskgmm.fit.run import Run
 from daskgmm.fit.state import State
 
-HEADER = f"{'stage':<16}{'mean log-likelihood':>21}{'change':>12}{'seconds':>11}"
+HEADER = f"{'stage':<16}{Run.watched:>21}{'change':>12}{'seconds':>11}"
 
 
 def quiet(event: Event) -> None:
@@ -64,6 +65,9 @@ class Log:
                 self.say(line)
         else:
             self._line(last.stage)
+        begins = state.runs and not (last and last.runs)
+        if begins and (watched := state.runs[0].watched) != Run.watched:
+            self.say(f"{'':<16}{watched:>21}")
         self.began = perf_counter()
 
     def _line(self, name: str, bound: str = "", change: str = "", note: str = "") -> None:
@@ -156,4 +160,4 @@ def _standing(state: State) -> tuple[str, str, str]:
     if isnan(bound):  # or an online pass over rows that weigh nothing
         return "collapsed" if any(run.failure for run in runs) else "", "", note
     # The first step of a fresh start has nothing to be compared with.
-    return f"{bound:#.8g}", f"{change:.2e}" if isfinite(change) else "", note
+    return f"{bound:#.8g}".rstrip("."), f"{change:.2e}" if isfinite(change) else "", note

@@ -131,7 +131,7 @@ class Candidate(Run):
             return f"{name}: collapsed"
         told = f"bic {score.bic:.10g}" if isnan(self.held) else f"held out {self.held:.8g}"
         end = "given up" if self.dropped else "converged" if self.converged else "not converged"
-        return f"{name}: {told}, {end} after {self.n_iter} iterations"
+        return f"{name}: {told}, {end} after {self.n_iter} iteration{'s' * (self.n_iter != 1)}"
 
     @property
     def remaining(self) -> float:

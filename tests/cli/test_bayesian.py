@@ -54,6 +54,9 @@ def test_the_posterior_is_that_of_the_estimator(
     assert bits(model) == bits(expected)
     assert (told["lower_bound"], told["converged"]) == (expected.lower_bound_, True)
     assert "log_likelihood" not in told
+    lines = run("fit", data, "--bayesian", *HOW, "--out", out, "--overwrite", "--verbose").stderr.splitlines()
+    (named,) = (number for number, line in enumerate(lines) if line.split() == ["lower", "bound"])
+    assert lines[named + 1].startswith("iteration 1")
 
 
 def test_other_commands_take_it(run: Run, data: str, out: Path, tmp_path: Path) -> None:

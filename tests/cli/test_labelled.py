@@ -153,7 +153,7 @@ def test_rows_of_one_array_have_its_coordinates(run: Run, tmp_path: Path) -> Non
 def test_rows_without_names_have_plain_answers(
     run: Run, tmp_path: Path, model: tuple[GaussianMixture, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare = xr.DataArray(np.zeros((5, 2)), dims=("cell", "gene"), name="x")
+    bare = xr.DataArray(np.ones((5, 2)), dims=("cell", "gene"), name="x")
     bare.to_zarr(tmp_path / "bare.zarr", consolidated=False)
     assert run("predict", tmp_path / "bare.zarr/x", model[1], "--out", tmp_path / "bare").exit_code == 0
     assert zarr.open_array(tmp_path / "bare", mode="r").shape == (5,)
