@@ -119,9 +119,10 @@ def _compare(ours: Any, theirs: Any, title: str, name: str, in_order: str, by_po
     if np.array_equal(here, there):
         return
     row, same = int(np.argmax(here != there)), np.array_equal(np.sort(here), np.sort(there))
+    (label,), (own,) = (index[row : row + 1].tolist() for index in (theirs, ours))
     remedy = in_order if same and theirs.is_unique else "Give those rows."
     raise DataError(
         f"The row labels of {title} are {'in another order than' if same else 'other than'} those of {name}: row "
-        f"{row} is {theirs[row]!r} there, and {ours[row]!r} in {name}. {remedy} "
+        f"{row} is {label!r} there, and {own!r} in {name}. {remedy} "
         f"To take {title} by position, give {by_position}."
     )
