@@ -64,8 +64,9 @@ def learnt(model: Model) -> Result:
 
 def bound(model: Model) -> Result:
     """What the last E-step of a fit found; of inference, the evidence of all rows together."""
-    told, usual = facts(model), "log_likelihood" if hasattr(model, "bic") else "lower_bound"
-    name = next((name for name in told if name == "last_log_likelihood"), usual)
+    told, name = facts(model), "log_likelihood" if hasattr(model, "bic") else "lower_bound"
+    if "last_log_likelihood" in told:
+        name = "last_log_likelihood"
     return {name: told.get(name)}
 
 

@@ -15,6 +15,7 @@ from dask.system import CPU_COUNT
 from daskgmm.cli import cluster, display, inputs, options, output
 from daskgmm.cli.failure import EXIT_CODES, Command, say
 from daskgmm.compute.engines import compute
+from daskgmm.compute.sources.base import Source
 from daskgmm.compute.sources.labelled import labelled
 from daskgmm.compute.sources.paths import within
 from daskgmm.estimators.checks import label_type, share_type
@@ -85,7 +86,8 @@ def predict(
         mixture = places.read_by(inputs.load_fitted(model), settings)
         how = _typed(dtype, content, mixture.n_components)
         with cluster.running(**where):
-            result = _written(claim, mixture, places, place, content, noise=noise, **how)
+            x = places.rows(place, mixture)
+            result = _written(claim, mixture, x, place, places.storage, content, noise=noise, **how)
     output.show(result, as_json)
 
 
@@ -110,13 +112,19 @@ def _typed(dtype: str | None, content: str, k: int) -> dict[str, Any]:
 
 
 def _written(
-    claim: Claim, mixture: inputs.Model, places: inputs.Places, place: str, content: str, **how: Any
+    claim: Claim,
+    mixture: inputs.Model,
+    x: Source,
+    place: str,
+    storage: Mapping[str, Any],
+    content: str,
+    **how: Any,
 ) -> dict[str, Any]:
-    """Write the answers for all rows, block by block; what is to be told of that."""
+    """Write the answers for rows x, block by block; what is to be told of that."""
     began = perf_counter()
     method, name, missing = ANSWERS[content]
     values = getattr(mixture, method)(place, **how)
-    named = labelled(values, name, missing, place, places.rows(place, mixture), places.storage)
+    named = labelled(values, name, missing, place, x, storage)
     answers = values if named is None else named
     chunks = (output.chunk_rows(answers.chunks[0]), *answers.shape[1:])
     with claim.new(answers, missing, chunks) as lazy, _own_threads(), display.one_pass("predict"):
@@ -179,10 +187,11 @@ def score(
         if out:
             output.refuse_other_format(out)
         held.enter_context(cluster.running(**where))
-        shape = places.rows(place, mixture).shape
-        result = _scored(mixture, place, int(shape[0]), places.rowwise(weights, shape[:1]), noise, icl)
+        x = places.rows(place, mixture)
+        result = _scored(mixture, place, int(x.shape[0]), places.rowwise(weights, x.shape[:1]), noise, icl)
         if claim:
-            result["out"] = _written(claim, mixture, places, place, "log-densities", noise=noise)["out"]
+            told = _written(claim, mixture, x, place, places.storage, "log-densities", noise=noise)
+            result["out"] = told["out"]
     output.show(result, as_json)
 
 

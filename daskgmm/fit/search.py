@@ -249,7 +249,7 @@ def _seeded(plan: Plan, survey: Survey, random: np.random.RandomState, seed: int
             runs = seeded(recipe, own, copy.deepcopy(random))
         except CollapseError as error:  # others may do
             return error
-        # The optimum of m rows is p/2m below that of all, for p parameters; 0/0 where none was looked for.
+        # The optimum of m rows is p/2m below that of all, for p parameters; NaN where none was looked for.
         rows = rows_seen(recipe, own)
         lacks = [run.mixture.n_parameters / (2 * rows) if rows else nan for run in runs]
         return [Candidate(run, held_out, lacks=lack) for run, lack in zip(runs, lacks, strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
@@ -15,6 +15,7 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
+from daskgmm.compute.engine import T
 from daskgmm.compute.engines import on_threads
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import CollapseError
@@ -51,9 +52,6 @@ GO_ON = 3  # of so many chains one goes on to more rows
 FEW_ROWS = 4  # for each feature and one: with fewer, a covariance has seen other rows of its cluster as too far
 FAR = 1e3  # standard deviations from 0, where squares of 1e6 leave ten digits
 SAMPLE_TOL = 1e-5  # of EM on the sample of an online fit, which costs little
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 Rows that miss the same may be few, and compiled loops do by ones what is left of whole vectors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -52,6 +52,15 @@ class _Columns:
         self.builder, self.real, self.columns, self.start, self.stop = builder, real, columns, start, stop
         self.width = 16 if real == ir.FloatType() else 8
         self.vector, self.whole = (ir.VectorType(kind, self.width) for kind in (real, WORD))
+
+    @classmethod
+    def of(
+        cls, context: Any, builder: Any, kinds: Sequence[Any], values: Sequence[Any], start: Any, stop: Any
+    ) -> tuple["_Columns", list[Any]]:
+        """Those of arrays of these types, the first of which says how many there are; and where all arrays lie."""
+        arrays = [context.make_array(kind)(context, builder, v) for kind, v in zip(kinds, values, strict=True)]
+        columns, real = builder.extract_value(arrays[0].shape, 1), context.get_data_type(kinds[0].dtype)
+        return cls(builder, real, columns, start, stop), [array.data for array in arrays]
 
     def spread(self, value: Any, kind: Any) -> Any:
         """A vector of one value."""
@@ -123,13 +132,9 @@ def _whitening(
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, row, _, i, _, a, lane, value, _, start, stop = arguments
-        kinds = zip((held, z, table, out), (arguments[n] for n in (0, 2, 4, 8)), strict=True)
-        arrays = [context.make_array(kind)(context, builder, array) for kind, array in kinds]
-        rows, whitened, gains, squares = (array.data for array in arrays)
-        tile = _Columns(
-            builder, context.get_data_type(held.dtype), builder.extract_value(arrays[0].shape, 1), start, stop
-        )
+        rows, row, whitened, i, gains, a, lane, value, squares, start, stop = arguments
+        given = (held, z, table, out), (rows, whitened, gains, squares)
+        tile, (rows, whitened, gains, squares) = _Columns.of(context, builder, *given, start, stop)
         for at, inside in tile:
             first = builder.fsub(tile.spread(value, tile.vector), tile.load(tile.place(rows, row, at)), MIXED)
             left = tile.sum(first, gains, a, lane, i, whitened, at)
@@ -160,13 +165,9 @@ def _filling(
     """``held[row] = value + Σ_p table[a + p, lane] * z[p]`` over ``p < n``, from ``start`` to ``stop``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, row, _, n, _, a, lane, value, start, stop = arguments
-        kinds = zip((held, z, table), (arguments[n] for n in (0, 2, 4)), strict=True)
-        arrays = [context.make_array(kind)(context, builder, array) for kind, array in kinds]
-        rows, whitened, gains = (array.data for array in arrays)
-        tile = _Columns(
-            builder, context.get_data_type(held.dtype), builder.extract_value(arrays[0].shape, 1), start, stop
-        )
+        rows, row, whitened, n, gains, a, lane, value, start, stop = arguments
+        given = (held, z, table), (rows, whitened, gains)
+        tile, (rows, whitened, gains) = _Columns.of(context, builder, *given, start, stop)
         for at, inside in tile:
             found = tile.sum(tile.spread(value, tile.vector), gains, a, lane, n, whitened, at)
             tile.put(tile.place(rows, row, at), found, inside)
