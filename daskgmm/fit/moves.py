@@ -15,9 +15,9 @@ from daskgmm._typing import Array
 from daskgmm.compute.engines import on_threads
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import CollapseError
-from daskgmm.fit.race import Rung
 from daskgmm.fit.run import EM
 from daskgmm.fit.splits import Members, Split, splits
+from daskgmm.fit.sweep import climb
 from daskgmm.model.changes import Changes, Pairs, halved, put
 from daskgmm.model.missing import misses
 from daskgmm.model.mixture import Mixture
@@ -73,13 +73,15 @@ def improved(run: EM, x: Array, weight: Array | None, rounds: int, random: np.ra
             with np.errstate(over="ignore", invalid="ignore"):  # what is no number is no gain
                 spared = removals(run.mixture, members)
                 known = known.renewed(run.mixture, members, random, max(spared[0].loss, 0.0))
-                moves = paired(known.splits, spared, barred)[: 1 if failures else None]
+                moves = paired([one for one in known.found if one is not None], spared, barred)[
+                    : 1 if failures else None
+                ]
                 trial = replace(run, mixture=moved(run.mixture, moves))
         except CollapseError:  # by rounding: nothing is certain
             break
         if not moves:
             break
-        (after,) = Rung(rows, STEPS, anew=True).climb([trial])
+        (after,) = climb(rows, [trial], STEPS, anew=True)
         alone = run.lower_bound + expected(run.trace, STEPS)
         if after.rank > (*run.rank[:2], alone):
             run, failures = after, 0
@@ -167,11 +169,6 @@ class Known:
         """Of components that are not known."""
         k, d = mixture.means.shape
         return cls(np.full(k, np.inf), np.zeros((k, d)), np.zeros(k), (None,) * k)
-
-    @property
-    def splits(self) -> list[Split]:
-        """All there are."""
-        return [one for one in self.found if one is not None]
 
     def renewed(
         self, mixture: Mixture, members: Members, random: np.random.RandomState, price: float = 0.0

@@ -60,7 +60,8 @@ def splits(
     few, many = (base + more * (d + 1) for base, more in (FEW, MANY))
     at_once = max(1, PIECE_BYTES // (8 * d * many))
     pieces = [np.array(large[first : first + at_once]) for first in range(0, len(large), at_once)]
-    draws = [random.uniform(size=(_rows_far(mixture.covariance.structure), len(piece), 1)) for piece in pieces]
+    far = 1 if mixture.covariance.structure.form.axes == 2 else 2  # rows: a second one in place of a second axis
+    draws = [random.uniform(size=(far, len(piece), 1)) for piece in pieces]
 
     def hopeful(crowd: Crowd, gains: Array, share: float) -> Array:
         return np.flatnonzero(gains > share * (crowd.noise(mixture) + price * total))
@@ -268,16 +269,11 @@ def climbed(halves: Halves, crowd: Crowd, steps: int) -> tuple[Halves, Array, Ar
     return halves, resp, (crowd.weight * gain).sum(axis=1, dtype=np.float64)
 
 
-def _rows_far(structure: Structure) -> int:
-    """How many rows far away are tried: without matrices, a second one stands in for the second axis."""
-    return 1 if structure.form.axes == 2 else 2
-
-
 def trials(structure: Structure, crowd: Crowd, draws: Array) -> Iterator[Halves]:
     """Where to begin: along the long axis, along that of least kurtosis, at two scales, at a row far away.
 
     Of six kinds each was the best on some of eleven problems, and no two found nine tenths of what all did.
-    ``draws``: random numbers that choose rows far away, (`_rows_far`, c, 1).
+    ``draws``: random numbers that choose rows far away, (rows, c, 1).
     """
     z, form = crowd.z, structure.form
     c, m, d = z.shape
