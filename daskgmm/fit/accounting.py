@@ -51,16 +51,13 @@ class Ledger:
     """A listener that adds up what has been spent, by purpose."""
 
     entries: dict[str, Spent] = field(default_factory=dict)
+    total: Spent = Spent("total", 0, FREE, 0.0)  # of all entries
 
     def __call__(self, event: Any) -> None:
         if isinstance(event, Spent):
             before = self.entries.get(event.purpose)
             self.entries[event.purpose] = event if before is None else before + event
-
-    @property
-    def total(self) -> Spent:
-        """All of it."""
-        return sum(self.entries.values(), Spent("total", 0, FREE, 0.0))
+            self.total += event
 
     def to_dict(self) -> dict[str, dict[str, float]]:
         """The entries, and their total."""

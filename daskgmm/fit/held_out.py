@@ -7,7 +7,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
-from daskgmm.compute.engine import Bundle
+from daskgmm.compute.cost import Bundle
 from daskgmm.fit.survey import PIECE, Survey, first_number
 from daskgmm.fit.tasks import Rate
 from daskgmm.model.checks import require

@@ -120,11 +120,6 @@ class RowSample:
         mask = rows | threshold
         return self._taken(int(mask.sum() - threshold.sum()), mask)
 
-    @property
-    def labels(self) -> Array | None:
-        """Components of the rows in the order of the data, −1 where not known; None where there is no label."""
-        return None if self.known is None or (self.known < 0).all() else self.known[self.chosen]
-
     def points(self) -> tuple[Array, Array | None]:
         """Rows (m, d) float64 in the order of the data, and weights (m,) that stand for all rows.
 
@@ -242,9 +237,9 @@ def box_of(block: Block) -> Array:
     return np.stack([low, np.fmax.reduce(x, axis=0, initial=limits.min, where=seen)]).astype(np.float64)
 
 
-def check_box(box: Array | None) -> None:
+def check_box(box: Array) -> None:
     """Refuse a box in which nothing can be uniform."""
-    if box is not None and len(flat := np.flatnonzero(~(box[1] > box[0]))):
+    if len(flat := np.flatnonzero(~(box[1] > box[0]))):
         raise DataError(
             f"Feature(s) {', '.join(map(str, flat[:5]))} do not vary: a background has no box. Leave them out."
         )
