@@ -13,7 +13,8 @@ from scipy.special import xlogy
 
 from daskgmm._typing import Array
 from daskgmm.compute.engines import on_threads
-from daskgmm.compute.rows import Rows, as_rows
+from daskgmm.compute.rows import Rows
+from daskgmm.compute.sources.memory import InMemory
 from daskgmm.errors import CollapseError
 from daskgmm.fit.run import EM
 from daskgmm.fit.splits import Members, Split, splits
@@ -56,8 +57,15 @@ class Move:
 
 def points_as_rows(x: Array, weight: Array | None, known: Array | None = None) -> Rows:
     """Rows of a sample, or first rows of a stream, in blocks that threads share; what is NaN there is missing."""
-    nan_policy = "missing" if misses(x) else "raise"
-    return as_rows(x, weight=weight, known=known, block_size=8 * BLOCK_ROWS * x.shape[1], nan_policy=nan_policy)
+    given = {"x": x, "weight": weight, "known": known}
+    held = {
+        name: InMemory(shape=values.shape, dtype=values.dtype, chunks=(len(values),), array=values)
+        for name, values in given.items()
+        if values is not None
+    }
+    chunks = held["x"].plan(8 * BLOCK_ROWS * x.shape[1])
+    cut = {name: source.cut(chunks) for name, source in held.items()}
+    return Rows(cut.pop("x"), cut, missing_nan=misses(x))
 
 
 def improved(run: EM, x: Array, weight: Array | None, rounds: int, random: np.random.RandomState) -> EM:

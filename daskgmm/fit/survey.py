@@ -61,7 +61,7 @@ class RowSample:
         rows, keys = rows[kept], keys[kept]
         own = np.ones(len(rows)) if weight is None else weight[rows]
         known = block.columns["known"][rows] if "known" in block.columns else None
-        position = rows + first_number(block)
+        position = rows + block.first_number
         return cls(threshold.size, keys, position, block.x[rows], own, known).first(threshold.size)
 
     def __add__(self, other: "RowSample") -> "RowSample":
@@ -301,11 +301,6 @@ def _keys(block: Block, first: int, last: int, seed: int, threshold: Threshold) 
         keys = -np.log1p(-uniform[near]) / weight[near]
     kept = keys <= threshold.lower(keys)
     return first + seen[near][kept], keys[kept]
-
-
-def first_number(block: Block) -> int:
-    """The number of its first row; where chunk sizes are unknown, numbers of the block's own begin there."""
-    return block.index << 40 if block.first_row is None else block.first_row
 
 
 def uniforms(seed: int, stream: int, first: int, count: int) -> Array:

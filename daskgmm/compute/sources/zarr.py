@@ -168,7 +168,7 @@ class Stored(Source):
             raise _gone(array)
         raise DataError(
             f"{chunks.title(array, lost)} of {array.store_path} is not in the store. Either it was never "
-            f"written, or it holds nothing but the fill value {chunks.fill_value(array)}, which Zarr does not "
+            f"written, or it holds nothing but the fill value {array.fill_value or 0}, which Zarr does not "
             'store by default (write with config={"write_empty_chunks": True} to have it stored). '
             'Set missing_chunks="fill" to read it as the fill value.'
         )
