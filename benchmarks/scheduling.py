@@ -29,7 +29,7 @@ from peers import timed
 from rates import Blank
 
 from daskgmm.compute.cluster import Cluster
-from daskgmm.compute.cost import FREE, Priced
+from daskgmm.compute.cost import FREE, Bundle
 from daskgmm.compute.rows import as_rows
 
 
@@ -46,7 +46,7 @@ class Taken(Cluster):
 
     def _evaluate(self, graph: Any, keys: Any, blocks: Any, names: tuple[str, str, str]) -> list[Any]:
         self.passes.append((graph, keys, names))
-        return [Priced(0, FREE) for _ in keys]
+        return [Bundle((0, FREE)) for _ in keys]
 
 
 def empty(client: Client, span: int | None, rows: Any) -> tuple[dict[Any, Any], Hashable, int]:

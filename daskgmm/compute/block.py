@@ -32,6 +32,11 @@ class Block:
         arrays = (self.x, self.weight, *self.columns.values())
         return sum(values.nbytes for values in arrays if values is not None)
 
+    @property
+    def first_number(self) -> int:
+        """The number of its first row; where chunk sizes are unknown, numbers of the block's own begin there."""
+        return self.index << 40 if self.first_row is None else self.first_row
+
     def take(self, rows: Any) -> "Block":
         """Some of its rows, with what goes with them; the numbers that rows have are then unknown."""
         weight = None if self.weight is None else self.weight[rows]

@@ -14,16 +14,14 @@ from daskgmm.compute.sources.dask import Delayed
 from daskgmm.compute.threads import READING
 
 
-def read_ahead(engine: Engine, rows: Rows) -> int:
-    """Bytes that blocks take at most which are read before they are wanted."""
-    return READING * rows.block_bytes * engine.ahead(rows)
+def spare_room(engine: Engine, rows: Rows) -> tuple[int, float]:
+    """Bytes that blocks take at most which are read before they are wanted, and those left for rows to stay in.
 
-
-def spare_room(engine: Engine, rows: Rows) -> float:
-    """Bytes beside those, in which rows may stay between passes; 0 for such as are had for nothing anyway."""
-    if not any(source.keepable for source in rows.sources.values()):
-        return 0.0
-    return max(0.0, engine.room() - read_ahead(engine, rows))
+    None are left for rows that are had for nothing anyway.
+    """
+    ahead = READING * rows.block_bytes * engine.ahead(rows)
+    keepable = any(source.keepable for source in rows.sources.values())
+    return ahead, max(0.0, engine.room() - ahead) if keepable else 0.0
 
 
 @contextmanager
@@ -33,7 +31,7 @@ def kept(engine: Engine, rows: Rows, wanted: bool = True) -> Iterator[Rows]:
     In this process the first blocks stay that fit in `Engine.room` beside those that are read ahead; on a client
     all rows, or none, lie on its workers. What only the first pass looks at is not kept.
     """
-    room = spare_room(engine, rows) if wanted else 0.0
+    room = spare_room(engine, rows)[1] if wanted else 0.0
     if room <= 0:
         yield rows
     elif engine.client is None:

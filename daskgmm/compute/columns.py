@@ -103,9 +103,9 @@ class Weights(Column):
         return weight
 
     @staticmethod
-    def refuse_nan(block: Block) -> None:
+    def refuse_nan(block: Block, weight: Array) -> None:
         """Refuse a block of which a weight is missing."""
-        if block.weight is not None and (bad := np.isnan(block.weight)).any():
+        if (bad := np.isnan(weight)).any():
             raise DataError(f"Input sample_weight contains NaN: {block.where(bad)}.")
 
     def check(self, source: Source, n: float) -> None:

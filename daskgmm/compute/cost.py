@@ -33,26 +33,22 @@ class Cost:
 FREE, ANYONE = Cost(), nullcontext()
 
 
-@dataclass(frozen=True)
-class Priced:
-    """What was found, and what that cost. ``a + b`` adds both."""
+class Bundle(tuple[Any, ...]):
+    """Several monoids side by side, added in pairs: what several runs want from one block."""
 
-    found: Any
-    cost: Cost
-
-    def __add__(self, other: "Priced") -> "Priced":
-        return Priced(self.found + other.found, self.cost + other.cost)
+    def __add__(self, other: tuple[Any, ...]) -> "Bundle":
+        return Bundle(a + b for a, b in zip(self, other, strict=True))
 
 
 @dataclass(frozen=True)
 class Metered:
-    """A function of a block, priced."""
+    """A function of a block: what it finds, and what that costs."""
 
     function: Callable[[Any], Any]
     permits: AbstractContextManager[Any] = ANYONE  # to compute, where others read meanwhile
 
-    def __call__(self, block: Any) -> Priced:
+    def __call__(self, block: Any) -> Bundle:
         with self.permits:
             began = perf_counter()
             found = self.function(block)
-            return Priced(found, block.cost + Cost(computing=perf_counter() - began))
+            return Bundle((found, block.cost + Cost(computing=perf_counter() - began)))

@@ -40,13 +40,6 @@ M = TypeVar("M", bound=Monoid)
 T = TypeVar("T")
 
 
-class Bundle(tuple[Any, ...]):
-    """Several monoids side by side, added in pairs: what several runs want from one block."""
-
-    def __add__(self, other: tuple[Any, ...]) -> "Bundle":
-        return Bundle(a + b for a, b in zip(self, other, strict=True))
-
-
 class Blocks(Protocol):
     """Numbered blocks: `Rows`, or a mini-batch of them."""
 
@@ -114,10 +107,10 @@ class Engine(ABC):
         graph: dict[Hashable, Any] = {**blocks.graph, names[0]: Metered(function)}
         span = 1 if blocks.lazy else self.span or self._span(blocks)
         root = _subtree(graph, blocks, names, span, 0, blocks.n_blocks)
-        (result,) = self._evaluate(graph, [root], blocks, names)
+        ((found, cost),) = self._evaluate(graph, [root], blocks, names)
         if self.spend:
-            self.spend(result.cost)
-        return result.found  # type: ignore[no-any-return]
+            self.spend(cost)
+        return found  # type: ignore[no-any-return]
 
     def each(self, rows: Rows, function: Callable[[Block], T], numbers: Sequence[int]) -> list[T]:
         """``function`` of some blocks, each by itself."""

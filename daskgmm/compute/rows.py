@@ -233,8 +233,8 @@ class _Reader:
             block = COLUMNS[name].settled(block, self.omit_nan, self.missing_nan)
         if self.omit_nan:
             block = block.without_nan()
-        else:
-            Weights.refuse_nan(block)
+        elif block.weight is not None:
+            Weights.refuse_nan(block, block.weight)
         if self.missing_nan:
             block = block.with_gaps()
         if self.shelf is not None:

@@ -93,12 +93,12 @@ class Plain(Engine):
 
     def reduce(self, blocks: Blocks, function: Callable[[Block], M]) -> M:
         parts = [blocks.parts(index) for index in range(blocks.n_blocks)]
-        result = add_up(0, blocks.n_blocks, Metered(function), blocks.reader, parts)
+        found, cost = add_up(0, blocks.n_blocks, Metered(function), blocks.reader, parts)
         if self.report:
             self.report(blocks.n_blocks, blocks.n_blocks)
         if self.spend:
-            self.spend(result.cost)
-        return result.found  # type: ignore[no-any-return]
+            self.spend(cost)
+        return found  # type: ignore[no-any-return]
 
     def each(self, rows: Rows, function: Callable[[Block], T], numbers: Sequence[int]) -> list[T]:
         return [function(rows.read(index)) for index in numbers]

@@ -43,7 +43,7 @@ class Selection:
 
     def of(self, block: Block) -> Array:
         """Which rows of the block to visit: those of positive weight."""
-        start = block.index << 40 if block.first_row is None else block.first_row
+        start = block.first_number
         visited: Array = np.ones(len(block.x), bool) if block.weight is None else block.weight > 0
         if block.first_row is not None:
             visited[: max(0, self.first - start)] = False

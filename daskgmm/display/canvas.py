@@ -75,7 +75,7 @@ def covariance(mixture: Mixture, component: int, features: Sequence[int]) -> Arr
     return root.T @ root
 
 
-def draw_ellipses(ax: Any, mixture: Mixture, features: tuple[int, int], fade: float = 1.0) -> None:
+def draw_ellipses(ax: Any, mixture: Mixture, features: tuple[int, int]) -> None:
     """Each component's ellipses of two features, and its number."""
     from matplotlib.patches import Ellipse
 
@@ -86,7 +86,7 @@ def draw_ellipses(ax: Any, mixture: Mixture, features: tuple[int, int], fade: fl
         angle = np.degrees(np.arctan2(turns[1, 0], turns[0, 0]))
         centre = float(mixture.means[j, features[0]]), float(mixture.means[j, features[1]])
         for sigma, line in SIGMAS.items():
-            how = {"fill": False, "edgecolor": colour(j), "linewidth": line * fade}
+            how = {"fill": False, "edgecolor": colour(j), "linewidth": line}
             ax.add_patch(Ellipse(centre, sigma * width, sigma * height, angle=angle, zorder=3, **how))
         if place < NUMBERED:
             how = {"color": colour(j), "weight": "bold", "ha": "center", "va": "center", "bbox": ground}

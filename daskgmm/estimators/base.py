@@ -107,6 +107,7 @@ class BaseMixture(Parameters, Scikit):
 
     def _rows(self, X: Any, **more: Any) -> Rows:
         """Any input as rows, read as the parameters say."""
+        known: Fitted | Unseeded | None = vars(self).get("_fitted") or vars(self).get("_unseeded")
         return as_rows(
             X,
             block_size=self.block_size,
@@ -117,15 +118,11 @@ class BaseMixture(Parameters, Scikit):
             **{
                 "variables": self.variables,
                 "nan_policy": self.nan_policy,
-                "features": self._features(),
+                # Their names, by which they are found, or how many there are, as far as that is known.
+                "features": None if known is None else known.feature_names or known.n_features,
                 **more,
             },
         )
-
-    def _features(self) -> tuple[str, ...] | int | None:
-        """Names of the features, by which they are found, or how many there are, as far as that is known."""
-        names = getattr(self, "feature_names_in_", None)
-        return getattr(self, "n_features_in_", None) if names is None else tuple(names)
 
     def _check_features(self, rows: Rows) -> None:
         """Rows have the features of those before, if there were any: of the same names, and as many."""

@@ -1,6 +1,6 @@
 """Check parameters that users give, and make a start or a mixture of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -180,16 +180,14 @@ def frozen_parts(model: Any) -> dict[str, tuple[int, ...]] | None:
     return found if any(found.values()) else None
 
 
-def read_frozen(model: Any) -> dict[str, Array] | None:
+def read_frozen(model: Any, d: int) -> dict[str, Array] | None:
     """The same as masks (k,)."""
     parts, k = frozen_parts(model), np.arange(model.n_components)
     return None if parts is None else {name: np.isin(k, numbers) for name, numbers in parts.items()}
 
 
-def read_prior(model: Any, d: int) -> NormalInverseWishart | None:
+def read_prior(model: Any, d: int) -> NormalInverseWishart:
     """The prior that an estimator names; `ValueError` where it does not fit its components, or d features."""
-    if model.prior is None:
-        return None
     prior = model.prior if isinstance(model.prior, NormalInverseWishart) else NormalInverseWishart()
     structure = read_structure(model, d)
     unit = structure.form.unit(1 if structure.isotropic else d)[None]
@@ -197,6 +195,14 @@ def read_prior(model: Any, d: int) -> NormalInverseWishart | None:
     any_rows = Statistics(structure, points, np.ones(1), points, unit, 0.0, 1.0, 1)
     prior.on(structure, model.n_components, any_rows, 0.0)  # before a pass is spent
     return prior
+
+
+# What is read for a recipe where one of these parameters is given.
+BEFOREHAND: dict[str, tuple[Callable[[Any, int], Any], tuple[str, ...]]] = {
+    "start": (read_start, SMALL),
+    "prior": (read_prior, ("prior",)),
+    "frozen": (read_frozen, ("frozen",)),
+}
 
 
 def read_belief(model: Any, d: int) -> Variational:

@@ -25,14 +25,12 @@ from daskgmm.estimators.alone import one_at_a_time
 from daskgmm.estimators.base import BaseMixture
 from daskgmm.estimators.batches import fit_batches
 from daskgmm.estimators.checks import (
+    BEFOREHAND,
     check_decoding,
     check_mixture,
     check_names,
     check_standing,
     frozen_parts,
-    read_frozen,
-    read_prior,
-    read_start,
     read_structure,
 )
 from daskgmm.estimators.fitted import Fitted
@@ -244,7 +242,12 @@ class Fitting(Watched, PartedMixture, Single):
 
     def _beforehand(self, d: int) -> dict[str, Any]:
         """What is known before the rows, for d features: fields of a recipe; `ValueError` where it is not fit."""
-        return {"start": read_start(self, d), "prior": read_prior(self, d), "frozen": read_frozen(self)}
+        asked = {
+            name: read
+            for name, (read, parameters) in BEFOREHAND.items()
+            if any(getattr(self, parameter, None) is not None for parameter in parameters)
+        }
+        return {name: read(self, d) for name, read in asked.items()}
 
     @abstractmethod
     def _begun(self, rows: Rows, recipe: Any, last: Fitted | None) -> tuple[Run, ...]:

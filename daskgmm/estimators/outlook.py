@@ -14,7 +14,7 @@ from dask.utils import format_bytes
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
-from daskgmm.compute.cache import read_ahead, spare_room
+from daskgmm.compute.cache import spare_room
 from daskgmm.compute.engine import Engine
 from daskgmm.compute.engines import engine_for
 from daskgmm.compute.rows import Rows
@@ -230,7 +230,7 @@ def _lost(title: str, facts: Facts) -> str:
 
 def _spare(rows: Rows, engine: Engine) -> tuple[float, bool]:
     """Bytes of rows that are read ahead or kept, at most, and whether all are kept, as `cache.kept` has it."""
-    ahead, room = read_ahead(engine, rows), spare_room(engine, rows)
+    ahead, room = spare_room(engine, rows)
     if not any(source.keepable for source in rows.sources.values()):
         return ahead, rows.x.local
     if rows.n_rows is not None and rows.total_bytes <= room:

@@ -32,39 +32,34 @@ class Spent:
         seconds = self.seconds + other.seconds
         return Spent(self.purpose, self.passes + other.passes, self.cost + other.cost, seconds)
 
-    def to_dict(self) -> dict[str, float]:
-        """Passes, bytes and seconds."""
-        cost = self.cost
-        return {
-            "passes": self.passes,
-            "bytes": int(cost.seen),
-            "bytes_read": int(cost.read),
-            "bytes_kept": int(cost.kept),
-            "seconds": self.seconds,
-            "seconds_reading": cost.reading,
-            "seconds_computing": cost.computing,
-        }
-
 
 @dataclass(eq=False)
 class Ledger:
     """A listener that adds up what has been spent, by purpose."""
 
     entries: dict[str, Spent] = field(default_factory=dict)
+    total: Spent = Spent("total", 0, FREE, 0.0)  # of all entries
 
     def __call__(self, event: Any) -> None:
         if isinstance(event, Spent):
             before = self.entries.get(event.purpose)
             self.entries[event.purpose] = event if before is None else before + event
-
-    @property
-    def total(self) -> Spent:
-        """All of it."""
-        return sum(self.entries.values(), Spent("total", 0, FREE, 0.0))
+            self.total += event
 
     def to_dict(self) -> dict[str, dict[str, float]]:
-        """The entries, and their total."""
-        return {purpose: spent.to_dict() for purpose, spent in {**self.entries, "total": self.total}.items()}
+        """Passes, bytes and seconds of the entries, and in total."""
+        return {
+            purpose: {
+                "passes": spent.passes,
+                "bytes": int(spent.cost.seen),
+                "bytes_read": int(spent.cost.read),
+                "bytes_kept": int(spent.cost.kept),
+                "seconds": spent.seconds,
+                "seconds_reading": spent.cost.reading,
+                "seconds_computing": spent.cost.computing,
+            }
+            for purpose, spent in {**self.entries, "total": self.total}.items()
+        }
 
 
 @dataclass(eq=False)

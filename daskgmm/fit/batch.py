@@ -113,7 +113,8 @@ def survey(recipe: Recipe, engine: Engine, rows: Rows, sample_seed: int, size: i
         found = found.whole(recipe.structure, recipe.k)
         if found.empty:
             warn(f"{found.empty} row(s) of X have no value at all, and count as nothing.")
-    check_box(found.box)
+    if found.box is not None:
+        check_box(found.box)
     if found.start is not None and not found.start.weight.any():
         raise DataError("No row that weighs anything has a label or responsibilities to start from.")
     return found

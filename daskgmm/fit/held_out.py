@@ -7,8 +7,8 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
-from daskgmm.compute.engine import Bundle
-from daskgmm.fit.survey import PIECE, Survey, first_number
+from daskgmm.compute.cost import Bundle
+from daskgmm.fit.survey import PIECE, Survey
 from daskgmm.fit.tasks import Rate
 from daskgmm.model.checks import require
 from daskgmm.model.mixture import Mixture
@@ -40,7 +40,7 @@ class HeldOut:
 
     def apart(self, block: Block) -> tuple[Block, Block]:
         """A block without the rows that are held out, and with those alone: all others weigh nothing."""
-        first, n = first_number(block), len(block.x)
+        first, n = block.first_number, len(block.x)
         held = np.empty(n, bool)
         for start in range(0, n, PIECE):  # no temporary grows with the block
             end = min(n, start + PIECE)

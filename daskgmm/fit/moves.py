@@ -13,11 +13,12 @@ from scipy.special import xlogy
 
 from daskgmm._typing import Array
 from daskgmm.compute.engines import on_threads
-from daskgmm.compute.rows import Rows, as_rows
+from daskgmm.compute.rows import Rows
+from daskgmm.compute.sources.memory import InMemory
 from daskgmm.errors import CollapseError
-from daskgmm.fit.race import Rung
 from daskgmm.fit.run import EM
 from daskgmm.fit.splits import Members, Split, splits
+from daskgmm.fit.sweep import climb
 from daskgmm.model.changes import Changes, Pairs, halved, put
 from daskgmm.model.missing import misses
 from daskgmm.model.mixture import Mixture
@@ -56,8 +57,15 @@ class Move:
 
 def points_as_rows(x: Array, weight: Array | None, known: Array | None = None) -> Rows:
     """Rows of a sample, or first rows of a stream, in blocks that threads share; what is NaN there is missing."""
-    nan_policy = "missing" if misses(x) else "raise"
-    return as_rows(x, weight=weight, known=known, block_size=8 * BLOCK_ROWS * x.shape[1], nan_policy=nan_policy)
+    given = {"x": x, "weight": weight, "known": known}
+    held = {
+        name: InMemory(shape=values.shape, dtype=values.dtype, chunks=(len(values),), array=values)
+        for name, values in given.items()
+        if values is not None
+    }
+    chunks = held["x"].plan(8 * BLOCK_ROWS * x.shape[1])
+    cut = {name: source.cut(chunks) for name, source in held.items()}
+    return Rows(cut.pop("x"), cut, missing_nan=misses(x))
 
 
 def improved(run: EM, x: Array, weight: Array | None, rounds: int, random: np.random.RandomState) -> EM:
@@ -73,13 +81,15 @@ def improved(run: EM, x: Array, weight: Array | None, rounds: int, random: np.ra
             with np.errstate(over="ignore", invalid="ignore"):  # what is no number is no gain
                 spared = removals(run.mixture, members)
                 known = known.renewed(run.mixture, members, random, max(spared[0].loss, 0.0))
-                moves = paired(known.splits, spared, barred)[: 1 if failures else None]
+                moves = paired([one for one in known.found if one is not None], spared, barred)[
+                    : 1 if failures else None
+                ]
                 trial = replace(run, mixture=moved(run.mixture, moves))
         except CollapseError:  # by rounding: nothing is certain
             break
         if not moves:
             break
-        (after,) = Rung(rows, STEPS, anew=True).climb([trial])
+        (after,) = climb(rows, [trial], STEPS, anew=True)
         alone = run.lower_bound + expected(run.trace, STEPS)
         if after.rank > (*run.rank[:2], alone):
             run, failures = after, 0
@@ -167,11 +177,6 @@ class Known:
         """Of components that are not known."""
         k, d = mixture.means.shape
         return cls(np.full(k, np.inf), np.zeros((k, d)), np.zeros(k), (None,) * k)
-
-    @property
-    def splits(self) -> list[Split]:
-        """All there are."""
-        return [one for one in self.found if one is not None]
 
     def renewed(
         self, mixture: Mixture, members: Members, random: np.random.RandomState, price: float = 0.0

@@ -15,7 +15,7 @@ from scipy.special import expit
 from daskgmm._typing import Array
 from daskgmm.errors import CollapseError
 from daskgmm.fit.recent import ROWS_PER_COMPONENT
-from daskgmm.fit.splits import PIECE_BYTES, Crowd, Halves
+from daskgmm.fit.splits import PIECE_BYTES, Crowd, Halves, whitened
 from daskgmm.model.blas import one_thread
 from daskgmm.model.changes import Pairs, put
 from daskgmm.model.covariance import Covariance
@@ -68,7 +68,7 @@ def _nearest(mixture: Mixture, weights: Array, half_log_det: Array) -> Array:
     """For each component the other that is likeliest at its mean, with these weights; (k,)."""
     means, k = mixture.means, mixture.n_components
     with np.errstate(all="ignore"):
-        z = _whitened(mixture.covariance, means - means[:, None])  # (k, k, d), the first axis for whose factor
+        z = whitened(mixture.covariance, means - means[:, None])  # (k, k, d), the first axis for whose factor
         level = np.log(weights) + half_log_det - 0.5 * np.square(z).sum(axis=2).T
     level = np.nan_to_num(level, nan=-np.inf)
     np.fill_diagonal(level, -np.inf)
@@ -78,19 +78,13 @@ def _nearest(mixture: Mixture, weights: Array, half_log_det: Array) -> Array:
     return np.asarray(nearest)
 
 
-def _whitened(covariance: Covariance, apart: Array) -> Array:
-    """Rows (c, m, d) about the means of components, in the standard deviations of those."""
-    factor = covariance.factor
-    return np.asarray(apart @ factor if covariance.structure.form.axes == 2 else apart * factor[:, None])
-
-
 def split(mixture: Mixture, spared: int, x: Array, cost: float, reg_covar: float) -> Mixture | None:
     """A component split into itself and the spared one, as is best; None unless that is certain to gain more.
 
     Every other row has a say in the split; the others judge.
     """
     (base, resp), typical = mixture.posterior(x), _typical(mixture)
-    z = _whitened(typical, x[None] - x[0])[0]
+    z = whitened(typical, x[None] - x[0])[0]
     inside = _starts(z[::2], base[::2])
     hosts = np.argmax(inside @ resp[::2], axis=1)
     outside = (1 - inside) * resp[::2, hosts].T

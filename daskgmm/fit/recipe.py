@@ -101,18 +101,15 @@ class Recipe:
     @property
     def begins_at_prior(self) -> bool:
         """Whether a fit begins where the prior places each component, for want of another start."""
-        return (
-            self._placed and self.init_params == "auto" and all(part is None for part in vars(self.start).values())
-        )
+        placed = self.prior is not None and self.prior.placed and self.init_params == "auto"
+        return placed and all(part is None for part in vars(self.start).values())
 
     @property
     def fewest_rows(self) -> int:
         """How many rows a fit takes: one for each component that no prior speaks for, or whose start is sought."""
-        return 1 if self._placed and (self.begins_at_prior or self.start.whole) else self.k
-
-    @property
-    def _placed(self) -> bool:
-        return self.prior is not None and self.prior.placed
+        if self.prior is None or not self.prior.placed:
+            return self.k
+        return 1 if self.begins_at_prior or self.start.whole else self.k
 
     @staticmethod
     def _under(known: MAP, reg_covar: float) -> Update:

@@ -47,7 +47,9 @@ class Run(ABC):
 
     @property
     def at_rest(self) -> bool:
-        """Whether its last iteration changed what is watched by less than ``tol``."""
+        """Whether its last iteration gained less than ``tol``, or, under `AUTO`, little remains to be gained."""
+        if self.tol == AUTO:
+            return self.rated is not None and self.remaining < enough(self.rated.total_weight)
         before = self.trace[-2] if len(self.trace) > 1 else self.previous
         return bool(self.trace) and abs(self.trace[-1] - before) < float(self.tol)
 
@@ -146,7 +148,7 @@ class EM(Run):
     def step(self, mixture: Mixture, found: Statistics) -> tuple[float, Mixture]:
         """What is watched of a mixture, and its M-step; raises what there is against it."""
         k = len(mixture.weights)
-        if found.n_rows < (1 if self.update.speaks_for_each else k):
+        if found.n_rows < k and not (self.update.speaks_for_each and found.n_rows >= 1):
             raise too_few(found.n_rows, k)
         if (error := unfit(found.total_weight)) is not None:
             raise error
@@ -159,12 +161,6 @@ class EM(Run):
         trace, n_rows = (*self.trace, bound), float(found.n_rows)
         run = replace(self, mixture=mixture, trace=trace, rated=rated, n_rows=n_rows)
         return replace(run, converged=run.at_rest)
-
-    @property
-    def at_rest(self) -> bool:
-        if self.tol == AUTO:
-            return self.rated is not None and self.remaining < enough(self.rated.total_weight)
-        return super().at_rest
 
     @property
     def remaining(self) -> float:

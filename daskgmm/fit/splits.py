@@ -4,7 +4,7 @@ Under the responsibilities r that a component's rows have, log-densities of the 
 the likelihood of the new mixture: Σ r·(log q − log f) is a gain before EM of the whole has gone on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,23 +60,23 @@ def splits(
     few, many = (base + more * (d + 1) for base, more in (FEW, MANY))
     at_once = max(1, PIECE_BYTES // (8 * d * many))
     pieces = [np.array(large[first : first + at_once]) for first in range(0, len(large), at_once)]
-    draws = [random.uniform(size=(_rows_far(mixture.covariance.structure), len(piece), 1)) for piece in pieces]
-
-    def hopeful(crowd: Crowd, gains: Array, share: float) -> Array:
-        return np.flatnonzero(gains > share * (crowd.noise(mixture) + price * total))
+    far = 1 if mixture.covariance.structure.form.axes == 2 else 2  # rows: a second one in place of a second axis
+    draws = [random.uniform(size=(far, len(piece), 1)) for piece in pieces]
 
     def halved(piece: Array, draws: Array) -> list[Split]:
         # What the calling thread has set up need not reach another.
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):  # what is no number is no gain
-            crowd = Crowd.of(mixture, members, piece, few)
-            halves, gains = _screened(mixture.covariance.structure.loose, crowd, draws)
-            if not len(keep := hopeful(crowd, gains, HOPE[0])):
-                return []
-            crowd = Crowd.of(mixture, members, piece[keep], many)
-            halves, _, gains = climbed(halves.take(keep), crowd, BEGUN)
-            if not len(keep := hopeful(crowd, gains, HOPE[1])):
-                return []
-            return list(_followed(mixture, members, crowd.take(keep), halves.take(keep)))
+            for most, hope in zip((few, many), HOPE, strict=True):
+                crowd = Crowd.of(mixture, members, piece, most)
+                if most == few:
+                    halves, gains = _screened(mixture.covariance.structure.loose, crowd, draws)
+                else:
+                    halves, _, gains = climbed(halves, crowd, BEGUN)
+                keep = np.flatnonzero(gains > hope * (crowd.noise(mixture) + price * total))
+                if not len(keep):
+                    return []
+                piece, crowd, halves = piece[keep], crowd.take(keep), halves.take(keep)
+            return list(_followed(mixture, members, crowd, halves))
 
     return [split for found in on_threads(halved, pieces, draws) for split in found]
 
@@ -160,15 +160,15 @@ class Crowd:
         columns = [members.column(j, SHARE) for j in components]
         m = min(most, max(len(rows) for rows, _ in columns))
         rows, weight, stands = np.zeros((len(columns), m), int), np.zeros((len(columns), m)), []
-        for i, (own, resp) in enumerate(columns):
-            chosen = np.arange(min(m, len(own))) * len(own) // min(m, len(own))
-            whole = members.weight[own] * resp
+        for i, (seen, resp) in enumerate(columns):
+            chosen = np.arange(min(m, len(seen))) * len(seen) // min(m, len(seen))
+            whole = members.weight[seen] * resp
             stands.append(whole.sum() / whole[chosen].sum())
-            rows[i, : len(chosen)], weight[i, : len(chosen)] = own[chosen], stands[i] * whole[chosen]
+            rows[i, : len(chosen)], weight[i, : len(chosen)] = seen[chosen], stands[i] * whole[chosen]
         apart = members.x[rows] - mixture.means[components][:, None]
-        whiten = _whitening(mixture.covariance, components)
-        axis = whiten(_longest(apart, weight)[:, None])[:, 0]
-        single: tuple[Array, ...] = tuple(a.astype(np.float32) for a in (weight, whiten(apart), axis))
+        own = mixture.covariance.take(components)
+        axis = whitened(own, _longest(apart, weight)[:, None])[:, 0]
+        single: tuple[Array, ...] = tuple(a.astype(np.float32) for a in (weight, whitened(own, apart), axis))
         return cls(components, rows, single[0], single[1], single[2], np.array(stands)[:, None])
 
     def take(self, components: Array) -> "Crowd":
@@ -182,12 +182,10 @@ class Crowd:
         return np.asarray(0.5 * parameters * self.stands[:, 0])
 
 
-def _whitening(covariance: Covariance, components: Array) -> Callable[[Array], Array]:
-    """A function of rows (c, m, d) about the means of these components."""
-    factor = covariance.take(components).factor
-    if covariance.structure.form.axes == 2:
-        return lambda rows: np.asarray(rows @ factor)
-    return lambda rows: np.asarray(rows * factor[:, None])
+def whitened(covariance: Covariance, apart: Array) -> Array:
+    """Rows (c, m, d) about the means of components, in the standard deviations of those."""
+    factor = covariance.factor
+    return np.asarray(apart @ factor if covariance.structure.form.axes == 2 else apart * factor[:, None])
 
 
 def _longest(apart: Array, weight: Array) -> Array:
@@ -268,16 +266,11 @@ def climbed(halves: Halves, crowd: Crowd, steps: int) -> tuple[Halves, Array, Ar
     return halves, resp, (crowd.weight * gain).sum(axis=1, dtype=np.float64)
 
 
-def _rows_far(structure: Structure) -> int:
-    """How many rows far away are tried: without matrices, a second one stands in for the second axis."""
-    return 1 if structure.form.axes == 2 else 2
-
-
 def trials(structure: Structure, crowd: Crowd, draws: Array) -> Iterator[Halves]:
     """Where to begin: along the long axis, along that of least kurtosis, at two scales, at a row far away.
 
     Of six kinds each was the best on some of eleven problems, and no two found nine tenths of what all did.
-    ``draws``: random numbers that choose rows far away, (`_rows_far`, c, 1).
+    ``draws``: random numbers that choose rows far away, (rows, c, 1).
     """
     z, form = crowd.z, structure.form
     c, m, d = z.shape

@@ -3,11 +3,10 @@
 To add a way to start, write a function from `Ground` and random numbers to a mixture and enter it in `STARTS`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
@@ -15,21 +14,21 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
-from daskgmm.compute.engine import T
 from daskgmm.compute.engines import on_threads
 from daskgmm.compute.rows import Rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit.accelerated import Accelerated
 from daskgmm.fit.moves import improved, points_as_rows
-from daskgmm.fit.race import Rung, race
 from daskgmm.fit.recipe import Recipe, sample_size
-from daskgmm.fit.run import EM
+from daskgmm.fit.run import EM, best
 from daskgmm.fit.survey import RowSample, Survey
+from daskgmm.fit.sweep import climb
 from daskgmm.model.blas import one_thread
 from daskgmm.model.missing import completed, misses
 from daskgmm.model.mixture import Mixture, pieces
 from daskgmm.model.moments import moments
 from daskgmm.model.statistics import Statistics
+from daskgmm.model.update import Around
 
 # "subsample": a start of each kind, tried with a short EM run; the better one goes on. k-means finds round
 # clusters that k-means++ misses, and is misled by long ones; after a few iterations it leads in either case.
@@ -68,7 +67,9 @@ class Ground:
     @classmethod
     def of(cls, recipe: Recipe, survey: Survey, sample: RowSample) -> "Ground":
         """With what points miss completed, from the moments of those that have it."""
-        (x, weight), known = sample.points(), sample.labels
+        (x, weight), known = sample.points(), sample.known
+        if known is not None:
+            known = known[sample.chosen] if (known >= 0).any() else None
         if not misses(x):
             return cls(recipe, survey, x, weight, known=known)
         return cls(recipe, survey, completed(x, weight, survey.overall.means[0]), weight, x, known)
@@ -116,7 +117,7 @@ def seed(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> list[
             return [recipe.begun(updated(recipe, survey, survey.start))]
         if (method := _method(recipe, survey)) == "subsample":
             return _subsampled(recipe, survey, random)
-        return _found(Ground.of(recipe, survey, survey.sample), (method,), recipe.n_init, random)[0]
+        return _found(Ground.of(recipe, survey, survey.sample), (method,), recipe.n_init, random)
 
 
 def _method(recipe: Recipe, survey: Survey) -> str:
@@ -150,7 +151,7 @@ def polished(recipe: Recipe, survey: Survey, random: np.random.RandomState) -> t
         kinds = TRIED[:1]  # k-means would warn
     with one_thread():
         # EM alone, which leaves no rare component behind that it has.
-        (run,) = Rung(ground.rows, SAMPLE_ITER).climb(_tries(ground, kinds, SAMPLE_TOL, random))
+        (run,) = climb(ground.rows, _tries(ground, kinds, SAMPLE_TOL, random), SAMPLE_ITER)
         return run.mixture, ground
 
 
@@ -164,14 +165,15 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
     # Each has its own, so that what it draws does not depend on how many there are.
     randoms = [np.random.RandomState(one) for one in random.randint(2**31, size=recipe.n_init)]
     firsts = _tries(few, TRIED, recipe.tol, randoms[0], TRIES)[:FINAL]
-    others = _each(lambda own: _tries(few, TRIED, recipe.tol, own)[0], randoms[1:])
-    runs = _each(lambda run: _settled(run, few.rows), [*firsts, *others])
+    each = one_thread()  # what this thread has set up need not reach another
+    others = on_threads(each(lambda own: _tries(few, TRIED, recipe.tol, own)[0]), randoms[1:])
+    runs = on_threads(each(lambda run: _settled(run, few.rows)), [*firsts, *others])
     if more.size > len(few.x):
         ground, seen, n = Ground.of(recipe, survey, more), len(few.x), len(firsts)
-        best = sorted(zip(runs[n:], randoms[1:], strict=True), key=lambda one: one[0].rank, reverse=True)
+        rest = sorted(zip(runs[n:], randoms[1:], strict=True), key=lambda one: one[0].rank, reverse=True)
         owns = [np.random.RandomState(randoms[0].randint(2**31)) for _ in firsts]
-        going = [*zip(runs[:n], owns, strict=True), *best[: recipe.n_init // GO_ON]]
-        runs = _each(lambda run, own: _further(run, ground, seen, own), *zip(*going, strict=True))
+        going = [*zip(runs[:n], owns, strict=True), *rest[: recipe.n_init // GO_ON]]
+        runs = on_threads(each(lambda run, own: _further(run, ground, seen, own)), *zip(*going, strict=True))
         few = ground
     first = max(runs[: len(firsts)], key=lambda run: run.rank)
     leader = max([first, *runs[len(firsts) :]], key=lambda run: run.rank)
@@ -191,9 +193,8 @@ def _tries(
     moving = kinds == TRIED and ground.movable
 
     def tried(random: np.random.RandomState) -> tuple[EM, EM]:
-        found = _found(ground, kinds, len(kinds), random)
-        heats = [[EM(mixture, update, tol, TRIAL_ITER) for mixture in heat] for heat in found]
-        start = race(heats, [Rung(rows, TRIAL_ITER)])
+        trials = [EM(mixture, update, tol, TRIAL_ITER) for mixture in _found(ground, kinds, len(kinds), random)]
+        start = best(climb(rows, trials, TRIAL_ITER))
         return start, improved(start, ground.x, ground.weight, ROUNDS, random) if moving else start
 
     start, first = tried(random)
@@ -201,18 +202,8 @@ def _tries(
     if most == 1 or easy or start.mixture.n_parameters > len(ground.x):  # the most overfitted would win
         return [first]
     randoms = [np.random.RandomState(one) for one in random.randint(2**31, size=most - 1)]
-    others = [run for _, run in _each(tried, randoms)]
+    others = [run for _, run in on_threads(one_thread()(tried), randoms)]
     return sorted([first, *others], key=lambda run: run.rank, reverse=True)
-
-
-def _each(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
-    """What a function gives for each of its arguments, on threads whose BLAS has one thread."""
-
-    def alone(*each: Any) -> T:
-        with one_thread():  # what the calling thread has set up need not reach another
-            return function(*each)
-
-    return on_threads(alone, *arguments)
 
 
 def _has_several(x: Array, k: int) -> bool:
@@ -225,7 +216,7 @@ def _further(run: EM, ground: Ground, seen: int, random: np.random.RandomState) 
     rows = ground.rows
     if ground.movable:
         run = replace(run, mixture=widened(run.mixture, seen))
-    (run,) = Rung(rows, TRIAL_ITER, anew=True).climb([run])
+    (run,) = climb(rows, [run], TRIAL_ITER, anew=True)
     if ground.movable:
         run = improved(run, ground.x, ground.weight, MORE_ROUNDS, random)
     return _settled(run, rows)
@@ -251,42 +242,35 @@ def widened(mixture: Mixture, seen: int) -> Mixture:
 
 def _settled(run: EM, rows: Rows) -> EM:
     """Where accelerated EM leads on these rows, which is further than EM comes in as many passes."""
-    plain = run.update is not run.update.inner or not run.mixture.covariance.structure.extrapolated
+    plain = isinstance(run.update, Around) or not run.mixture.covariance.structure.extrapolated
     kind = EM if plain else Accelerated
     begun = kind(run.mixture, run.update, run.tol, SAMPLE_ITER, previous=run.lower_bound)
-    (after,) = Rung(rows, SAMPLE_ITER).climb([begun])
+    (after,) = climb(rows, [begun], SAMPLE_ITER)
     return after if after.rank > run.rank else run
 
 
-def _found(
-    ground: Ground, kinds: tuple[str, ...], count: int, random: np.random.RandomState
-) -> list[list[Mixture]]:
-    """So many starts, of these kinds in turn, each kind by itself; those that collapse are left out.
+def _found(ground: Ground, kinds: tuple[str, ...], count: int, random: np.random.RandomState) -> list[Mixture]:
+    """So many starts, of these kinds in turn; those that collapse are left out.
 
-    One around means that are given.
+    One around means that are given; or beside labels of some rows.
     """
-    found: dict[str, list[Mixture]] = {}
+    found: list[Mixture] = []
     failure = None
-    for i in range(count if ground.recipe.start.means is None else 1):
-        kind = kinds[i % len(kinds)]
+    means, labelled = ground.recipe.start.means, ground.survey.labelled
+    for i in range(count if means is None else 1):
         try:
-            own = _start(ground, kind, random)
+            if means is not None:
+                own = around(ground, means)
+            elif labelled is not None:
+                own = beside_known(ground, labelled, random)
+            else:
+                own = STARTS[kinds[i % len(kinds)]](ground, random)
+            found.append(ground.recipe.begun(own))
         except CollapseError as error:  # the other starts may do better
             failure = error
-        else:
-            found.setdefault(kind, []).append(ground.recipe.begun(own))
     if failure is not None and not found:
         raise failure
-    return list(found.values())
-
-
-def _start(ground: Ground, kind: str, random: np.random.RandomState) -> Mixture:
-    """One of this kind, unless the user gave means, or labels of some rows."""
-    if (means := ground.recipe.start.means) is not None:
-        return around(ground, means)
-    if ground.survey.labelled is not None:
-        return beside_known(ground, ground.survey.labelled, random)
-    return STARTS[kind](ground, random)
+    return found
 
 
 def beside_known(ground: Ground, labelled: Array, random: np.random.RandomState) -> Mixture:

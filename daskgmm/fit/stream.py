@@ -63,7 +63,8 @@ class Waiting:
         block = Block(self.x, weight=weight, columns=known, partial=misses(self.x))
         examine = Examine(recipe.structure, recipe.k, 0, Threshold(len(self.x)), boxed=recipe.background)
         found = examine(block)
-        check_box(found.box)
+        if found.box is not None:
+            check_box(found.box)
         return found.whole(recipe.structure, recipe.k) if block.partial else found
 
 

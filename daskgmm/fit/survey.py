@@ -61,7 +61,7 @@ class RowSample:
         rows, keys = rows[kept], keys[kept]
         own = np.ones(len(rows)) if weight is None else weight[rows]
         known = block.columns["known"][rows] if "known" in block.columns else None
-        position = rows + first_number(block)
+        position = rows + block.first_number
         return cls(threshold.size, keys, position, block.x[rows], own, known).first(threshold.size)
 
     def __add__(self, other: "RowSample") -> "RowSample":
@@ -119,11 +119,6 @@ class RowSample:
     def _part(self, rows: Array, threshold: Array) -> "RowSample":
         mask = rows | threshold
         return self._taken(int(mask.sum() - threshold.sum()), mask)
-
-    @property
-    def labels(self) -> Array | None:
-        """Components of the rows in the order of the data, −1 where not known; None where there is no label."""
-        return None if self.known is None or (self.known < 0).all() else self.known[self.chosen]
 
     def points(self) -> tuple[Array, Array | None]:
         """Rows (m, d) float64 in the order of the data, and weights (m,) that stand for all rows.
@@ -242,9 +237,9 @@ def box_of(block: Block) -> Array:
     return np.stack([low, np.fmax.reduce(x, axis=0, initial=limits.min, where=seen)]).astype(np.float64)
 
 
-def check_box(box: Array | None) -> None:
+def check_box(box: Array) -> None:
     """Refuse a box in which nothing can be uniform."""
-    if box is not None and len(flat := np.flatnonzero(~(box[1] > box[0]))):
+    if len(flat := np.flatnonzero(~(box[1] > box[0]))):
         raise DataError(
             f"Feature(s) {', '.join(map(str, flat[:5]))} do not vary: a background has no box. Leave them out."
         )
@@ -306,11 +301,6 @@ def _keys(block: Block, first: int, last: int, seed: int, threshold: Threshold) 
         keys = -np.log1p(-uniform[near]) / weight[near]
     kept = keys <= threshold.lower(keys)
     return first + seen[near][kept], keys[kept]
-
-
-def first_number(block: Block) -> int:
-    """The number of its first row; where chunk sizes are unknown, numbers of the block's own begin there."""
-    return block.index << 40 if block.first_row is None else block.first_row
 
 
 def uniforms(seed: int, stream: int, first: int, count: int) -> Array:

@@ -1,9 +1,12 @@
 """One pass: the tasks of all live runs over the same block while it is in memory, and each run advanced."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from daskgmm.compute.engine import Blocks, Engine
-from daskgmm.fit.run import R
+from daskgmm.compute.engines import engine_for
+from daskgmm.compute.rows import Rows
+from daskgmm.fit.run import EM, R
 from daskgmm.fit.tasks import Together
 
 # What the tasks of one pass find, in bytes: runs beyond it get a pass of their own.
@@ -33,3 +36,14 @@ def sweep(engine: Engine, blocks: Blocks, runs: Sequence[R]) -> list[R]:
         for number, part in zip(group, found, strict=True):
             after[number] = runs[number].advance(part)
     return after
+
+
+def climb(rows: Rows, runs: Sequence[EM], max_iter: int, anew: bool = False) -> list[EM]:
+    """The runs after up to so many iterations in all over rows in memory; ``anew``, as on other rows they must."""
+    if anew:
+        climbing = [EM(run.mixture, run.update, run.tol, max_iter) for run in runs]
+    else:
+        climbing = [replace(run, converged=False, max_iter=max_iter) for run in runs]
+    while not all(run.done for run in climbing):
+        climbing = sweep(engine_for(rows), rows, climbing)  # raises where nobody waits any more
+    return climbing

@@ -9,7 +9,7 @@ import numpy as np
 
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
-from daskgmm.compute.engine import Bundle
+from daskgmm.compute.cost import Bundle
 from daskgmm.compute.window import Selection
 from daskgmm.errors import DataError
 from daskgmm.fit.recent import Recent
@@ -67,6 +67,8 @@ def expectation(mixture: Mixture, block: Block) -> Statistics:
     It adds log(weight·N) of its component to the log-likelihood: what EM then increases (McLachlan & Peel 2000,
     section 2.19).
     """
+    if not block.columns and not block.partial:
+        return mixture.expectation(block.x, block.weight)
     if "known" not in block.columns:
         found: Statistics = facing(mixture, block).expectation(block.x, block.weight)
         return found
@@ -186,7 +188,8 @@ class Examine:
         overall = add_up(block.x, block.weight)
         if not np.isfinite(overall.scatter).all():
             refuse(block)
-        refuse_indefinite(block)
+        if "noise" in block.columns:
+            refuse_indefinite(block)
         start = None
         for name in ("labels", "responsibilities"):
             if (values := block.columns.get(name)) is None:

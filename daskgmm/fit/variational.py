@@ -13,13 +13,13 @@ from daskgmm.compute.rows import Rows
 from daskgmm.fit.batch import advanced, sample_rows, surveyed
 from daskgmm.fit.mergers import merged
 from daskgmm.fit.moves import points_as_rows
-from daskgmm.fit.race import Rung
 from daskgmm.fit.recipe import Recipe, sample_size
 from daskgmm.fit.run import EM, Run, best, rest
 from daskgmm.fit.starts import Ground, seed
 from daskgmm.fit.state import State
 from daskgmm.fit.stepwise import implied
 from daskgmm.fit.survey import Survey
+from daskgmm.fit.sweep import climb
 from daskgmm.model.checks import require
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.posterior import Posterior, Variational
@@ -109,9 +109,9 @@ def _ahead(begun: Inference, ground: Ground) -> EM:
     weight = np.ones(len(ground.x)) if ground.weight is None else ground.weight
     weight = weight * (recipe.total_weight / weight.sum())
     stored = ground.x if ground.stored is None else ground.stored
-    rung = Rung(points_as_rows(stored, weight, ground.known), SAMPLE_ITER)
+    rows = points_as_rows(stored, weight, ground.known)
     for _ in range(recipe.k):
-        (run,) = rung.climb([replace(begun, mixture=run.mixture)])
+        (run,) = climb(rows, [replace(begun, mixture=run.mixture)], SAMPLE_ITER)
         # Mergers know nothing of what rows miss, and would take the names of components.
         if run.failure is not None or ground.stored is not None or ground.survey.labelled is not None:
             break

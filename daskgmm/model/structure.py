@@ -169,17 +169,16 @@ class Structure:
         values = np.divide(s.scatter, weight, out=np.zeros_like(s.scatter), where=weight > 0)
         values = values + ridge * form.unit(values.shape[-1])
         values = np.where(weight > TINY, values, kept)
-        if not self.lent:
-            self._check_sunk(values, s, ridge)
+        bare = not ridge > 0  # else, spreads are at least that: rows near a mean are exact about it, however far
+        if bare and not self.lent:
+            self._check_sunk(values, s)
         found = self.covariance(values, np.where(alive, s.weight, 0.0), ridge, near)
-        if self.lent:
-            self._check_sunk(found.values, s, ridge)
+        if bare and self.lent:
+            self._check_sunk(found.values, s)
         return found
 
-    def _check_sunk(self, values: Array, s: "Statistics", ridge: float) -> None:
+    def _check_sunk(self, values: Array, s: "Statistics") -> None:
         """Rows about a mean m are known to eps·|m|: a smaller spread than a few of those is rounding."""
-        if ridge > 0:  # they are at least that: rows are exact about a mean that they are near, however far
-            return
         sunk = ~(self.form.diagonals(values) > (4 * EPS * s.reference) ** 2) & (s.weight > TINY)[:, None]
         if sunk.any():
             raise collapsed(*np.argwhere(sunk)[0].tolist())

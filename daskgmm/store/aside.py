@@ -108,8 +108,8 @@ def flocked(handle: int) -> bool | None:
     return True
 
 
-def check_writable(place: str, size: int = TRIAL) -> None:
-    """Raise `OutputError` where no file of ``size`` bytes can be written at ``place``, before any work."""
+def check_writable(place: str) -> None:
+    """Raise `OutputError` where no file of `TRIAL` bytes can be written at ``place``, before any work."""
     place = os.path.realpath(place)
     folder = os.path.dirname(place)
     if not os.path.isdir(folder):
@@ -120,8 +120,8 @@ def check_writable(place: str, size: int = TRIAL) -> None:
         new, handle = _claim(place, folder=False)
         try:
             with open(new, "wb", buffering=0) as file:
-                file.write(bytes(min(size, TRIAL)))
-            if shutil.disk_usage(folder).free < size:
+                file.write(bytes(TRIAL))
+            if shutil.disk_usage(folder).free < TRIAL:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             _remove(new)

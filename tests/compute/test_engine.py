@@ -25,8 +25,8 @@ from daskgmm import GaussianMixture
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
 from daskgmm.compute.cluster import Cluster
-from daskgmm.compute.cost import FREE, Priced
-from daskgmm.compute.engine import Bundle, Engine
+from daskgmm.compute.cost import FREE, Bundle
+from daskgmm.compute.engine import Engine
 from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.compute.sources.base import Chunks, Source
 from daskgmm.compute.threads import Plain, Threads
@@ -213,7 +213,7 @@ def graph_of(blocks: Any, **options: Any) -> dict[Any, Any]:
 
     def get(graph: Any, keys: Any) -> Any:
         graphs.append(graph)
-        return [Priced(None, FREE)]
+        return [Bundle((None, FREE))]
 
     Threads(get=get, **options).reduce(blocks, Named())
     (graph,) = graphs

@@ -16,8 +16,8 @@ from daskgmm.compute.rows import as_rows
 from daskgmm.errors import CollapseError
 from daskgmm.fit import accelerated
 from daskgmm.fit.accelerated import METHODS, TRIALS, Accelerated, Memory
-from daskgmm.fit.race import Rung
 from daskgmm.fit.run import EM
+from daskgmm.fit.sweep import climb
 from daskgmm.model import local
 from daskgmm.model.mixture import Mixture
 from daskgmm.model.statistics import Statistics
@@ -180,12 +180,12 @@ def test_a_trial_stays_where_rows_of_each_component_know_it() -> None:
 # What it is part of
 
 
-def test_it_runs_a_race() -> None:
+def test_it_climbs_on() -> None:
     x, start = overlapping("full", 500)
     rows = as_rows(x)
-    (first,) = Rung(rows, 5).climb([begun(Accelerated, start, 1e-9)])
+    (first,) = climb(rows, [begun(Accelerated, start, 1e-9)], 5)
     assert (type(first), first.n_iter) == (Accelerated, 5)
-    (second,) = Rung(rows, 30).climb([first])
+    (second,) = climb(rows, [first], 30)
     assert second.trace[:5] == first.trace
     assert second.n_iter > 5
 

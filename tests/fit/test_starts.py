@@ -11,15 +11,15 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from daskgmm.compute.engines import engine_for
-from daskgmm.compute.rows import as_rows
+from daskgmm.compute.rows import Rows, as_rows
 from daskgmm.errors import CollapseError
-from daskgmm.fit import starts
-from daskgmm.fit.race import Rung
+from daskgmm.fit import moves, starts
 from daskgmm.fit.recipe import OnlineRecipe, Recipe, Start
 from daskgmm.fit.run import EM
 from daskgmm.fit.starts import STARTS, Ground, polished, rows_seen, seed, widened
 from daskgmm.fit.stepwise import StepRule
 from daskgmm.fit.survey import Survey, Threshold
+from daskgmm.fit.sweep import climb
 from daskgmm.fit.tasks import Examine
 from daskgmm.model.matrices import Matrices
 from daskgmm.model.mixture import Mixture
@@ -110,15 +110,15 @@ def test_of_a_subsample_the_best_goes_on_and_the_first() -> None:
 
 @pytest.fixture
 def climbs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Of each stage of a race the rows and the runs that climb, as it begins."""
+    """The rows and the runs of each climb, as it begins."""
     told: list[tuple[int, int]] = []
-    climb = Rung.climb
 
-    def spy(self: Rung, runs: Any) -> Any:
-        told.append((self.rows.n_rows or 0, len(runs)))
-        return climb(self, runs)
+    def spy(rows: Rows, runs: Sequence[EM], *how: Any, **more: Any) -> list[EM]:
+        told.append((rows.n_rows or 0, len(runs)))
+        return climb(rows, runs, *how, **more)
 
-    monkeypatch.setattr(Rung, "climb", spy)
+    for module in (moves, starts):
+        monkeypatch.setattr(module, "climb", spy)
     return told
 
 
@@ -150,17 +150,17 @@ def test_where_moves_gain_or_a_start_does_not_rest_the_first_chain_is_the_best_o
     began: list[EM] = []
     several = gains or not rests
 
-    def moves(run: EM, *_: Any) -> EM:
+    def gaining(run: EM, *_: Any) -> EM:
         """As if the second had gained most."""
         began.append(run)
         return replace(run, trace=(2.0 if len(began) == 2 else 1.0,)) if gains else run
 
-    def raced(heats: Sequence[Sequence[EM]], *_: Any) -> EM:
+    def raced(runs: Sequence[EM]) -> EM:
         level = 2.0 if len(began) == 1 else 1.0
-        return replace(heats[0][0], trace=(level - (1e-4 if rests else 0.1), level), tol=0.0)
+        return replace(runs[0], trace=(level - (1e-4 if rests else 0.1), level), tol=0.0)
 
-    monkeypatch.setattr(starts, "improved", moves)
-    monkeypatch.setattr(starts, "race", raced)
+    monkeypatch.setattr(starts, "improved", gaining)
+    monkeypatch.setattr(starts, "best", raced)
     monkeypatch.setattr(starts, "_settled", lambda run, rows: run)
     with dask.config.set(scheduler="synchronous"):  # one after the other
         (mixture,) = seeds("subsample", found=survey(size=60))
@@ -188,7 +188,7 @@ def test_polishing_goes_further_than_em_in_as_many_passes() -> None:
     (mixture,) = seeds("random_from_data", found=survey(x))
     run = EM(mixture, Recipe(structure=FULL, k=3).update(1e-6), 1e-7, 3)
     settled = starts._settled(run, as_rows(x))
-    (plain,) = Rung(as_rows(x), settled.n_iter).climb([run])
+    (plain,) = climb(as_rows(x), [run], settled.n_iter)
     assert settled.n_iter <= starts.SAMPLE_ITER
     assert settled.lower_bound > plain.lower_bound + 1e-4
 

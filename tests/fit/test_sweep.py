@@ -16,8 +16,8 @@ from daskgmm.compute.rows import as_rows
 from daskgmm.compute.threads import Plain, Threads
 from daskgmm.errors import DataError
 from daskgmm.fit.run import EM, Run
-from daskgmm.fit.sweep import groups, sweep
-from daskgmm.model.update import Regularised
+from daskgmm.fit.sweep import climb, groups, sweep
+from daskgmm.model.update import Regularised, Steady, Update
 from daskgmm.store.values import digest
 from tests.listeners import SEEDED, Heard
 from tests.structures import KINDS, draw_mixture, draw_rows
@@ -158,3 +158,27 @@ def test_no_iteration_reads_nothing_without_a_survey(reads: Any) -> None:
     assert counted.total == 0
     np.testing.assert_array_equal(model.means_, before)
     assert isinstance(counted.array, da.Array)
+
+
+# Runs on rows in memory, to the end
+
+
+@pytest.mark.parametrize("update", [Regularised(1e-6), Steady(1e-6)], ids=["batch", "online"])
+def test_a_run_that_came_to_rest_may_go_on(update: Update) -> None:
+    """So many iterations in all, unless it begins anew; and convergence on some rows is none on others."""
+    (rested,) = climb(as_rows(X), [EM(draw_mixture("full", 3, 2), update, 1e9, 10)], 9)
+    assert (rested.n_iter, rested.converged) == (2, True)
+    (further,) = climb(as_rows(X), [rested], 9)
+    assert (further.n_iter, further.trace[:2]) == (3, rested.trace)
+    (anew,) = climb(as_rows(X[:90]), [rested], 9, anew=True)
+    assert (anew.n_iter, anew.n_rows) == (2, 90)
+    np.testing.assert_allclose(anew.trace[0], rested.mixture.score_samples(X[:90]).mean(), rtol=1e-12)
+
+
+def test_runs_that_climb_together_climb_as_each_does_by_itself() -> None:
+    starts = [EM(draw_mixture("full", 3, 2, seed), Regularised(1e-6), 0.0, 10) for seed in range(4)]
+    together = climb(as_rows(X), starts, 5)
+    for run, start in zip(together, starts, strict=True):
+        (alone,) = climb(as_rows(X), [start], 5)
+        assert run.trace == alone.trace
+        assert run.n_iter == 5

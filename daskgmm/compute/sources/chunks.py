@@ -48,14 +48,9 @@ def pieces(region: Region, each: Sequence[int], most: int) -> Iterator[Region]:
             yield from pieces(half, each, most)
 
 
-def fill_value(array: zarr.Array[Any]) -> Any:
-    """What a missing chunk reads as; format 2 need not name it."""
-    return 0 if array.fill_value is None else array.fill_value
-
-
 def alike(array: zarr.Array[Any], region: Region, values: Array) -> list[Chunk]:
     """The chunks whose part of a region, of which these are the values, is fill value throughout."""
-    fill = fill_value(array)
+    fill: Any = array.fill_value or 0  # format 2 need not name it
     # NaN is the only fill value that differs from itself.
     same = np.isnan if fill != fill else partial(np.equal, fill)
     box = under(region, array.chunks)

@@ -33,6 +33,7 @@ from daskgmm.errors import DataError, printable
 
 AT_ONCE = 2**10  # chunks that are read together: Zarr holds some KiB for each
 LARGE = 2**26  # bytes: before more than that is read, a look-up costs nothing
+CLOSED = "{} at {} cannot be opened"
 HUGE = 2**32  # bytes: more take long to plan and to read, and may be there in the metadata alone
 
 Layout: TypeAlias = tuple[Any, ...]
@@ -55,37 +56,35 @@ def opened(value: Any, asked: Asked) -> Source:
             f"{value.store_path} says {begun}. Open it anew; where its group has consolidated metadata, these are "
             "out of date: open the group with use_consolidated=False, or consolidate them again."
         )
+    dims, attributes = _said_by(value)
     source = Stored(
         shape=value.shape,
         dtype=np.dtype(value.dtype),
         chunks=value.shape[:1],
         in_driver=isinstance(value.store, MemoryStore),
         chunk_bytes=math.prod(value.chunks) * value.dtype.itemsize,
-        dims=_dims(value),
+        dims=dims,
         array=value,
         fill_missing=asked.fill_missing,
         begun=begun,
     )
     if begun is not None and not asked.fill_missing and source.row_bytes * value.shape[0] > HUGE:
         # The last chunk need not be there: a store that grows may be made for rows to come.
-        attempt(_closed(value, asked.name), source.refuse_missing, [(0,) * value.ndim])
-    return cf.decoded(source, _attributes(value), asked, str(value.store_path))
+        attempt(CLOSED.format(asked.name, value.store_path), source.refuse_missing, [(0,) * value.ndim])
+    return cf.decoded(source, attributes, asked, str(value.store_path))
 
 
-def _dims(array: zarr.Array[Any]) -> tuple[str, ...] | None:
-    """The names of its dimensions, as xarray writes them; None unless all have one."""
-    told: Any = getattr(array.metadata, "dimension_names", None)
-    told = told or _told_by(array, "an array").get("_ARRAY_DIMENSIONS")
-    named = isinstance(told, (list, tuple)) and all(isinstance(name, str) for name in told)
-    return tuple(told) if named and len(told) == array.ndim else None
+def _said_by(array: zarr.Array[Any]) -> tuple[tuple[str, ...] | None, Mapping[str, Any]]:
+    """The names of its dimensions, None unless all have one, and its attributes; both as xarray writes them.
 
-
-def _attributes(array: zarr.Array[Any]) -> Mapping[str, Any]:
-    """The attributes of an array; xarray writes that of missing values as the fill value, in format 2."""
-    found = _told_by(array, "an array")
-    if array.metadata.zarr_format == 2 and "_ARRAY_DIMENSIONS" in found and array.fill_value is not None:
-        return {**found, "_FillValue": array.fill_value}
-    return found
+    It writes the attribute of missing values as the fill value, in format 2.
+    """
+    attributes = _told_by(array, "an array")
+    dims: Any = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS")
+    if array.metadata.zarr_format == 2 and "_ARRAY_DIMENSIONS" in attributes and array.fill_value is not None:
+        attributes["_FillValue"] = array.fill_value
+    named = isinstance(dims, (list, tuple)) and all(isinstance(name, str) for name in dims)
+    return tuple(dims) if named and len(dims) == array.ndim else None, attributes
 
 
 def _told_by(node: zarr.Array[Any] | zarr.Group, what: str) -> dict[str, Any]:
@@ -169,7 +168,7 @@ class Stored(Source):
             raise _gone(array)
         raise DataError(
             f"{chunks.title(array, lost)} of {array.store_path} is not in the store. Either it was never "
-            f"written, or it holds nothing but the fill value {chunks.fill_value(array)}, which Zarr does not "
+            f"written, or it holds nothing but the fill value {array.fill_value or 0}, which Zarr does not "
             'store by default (write with config={"write_empty_chunks": True} to have it stored). '
             'Set missing_chunks="fill" to read it as the fill value.'
         )
@@ -231,13 +230,9 @@ def _in_store(array: zarr.Array[Any], title: str) -> Layout | None:
     """Layout of the array that the store itself has where this one was opened; None where it has none."""
     opening = partial(zarr.open_array, mode="r", zarr_format=array.metadata.zarr_format)
     try:
-        return _layout(attempt(_closed(array, title), opening, array.store_path))
+        return _layout(attempt(CLOSED.format(title, array.store_path), opening, array.store_path))
     except FileNotFoundError:
         return None
-
-
-def _closed(array: zarr.Array[Any], title: str) -> str:
-    return f"{title} at {array.store_path} cannot be opened"
 
 
 def _serves(there: Layout, here: Layout) -> bool:
