@@ -106,7 +106,19 @@ class Engine(ABC):
         names = f"daskgmm-map-{tag}", work, total
         graph: dict[Hashable, Any] = {**blocks.graph, names[0]: Metered(function)}
         span = 1 if blocks.lazy else self.span or self._span(blocks)
-        root = _subtree(graph, blocks, names, span, 0, blocks.n_blocks)
+
+        def leaf(first: int, last: int) -> tuple[str, int, int]:
+            parts = [list(blocks.parts(index)) for index in range(first, last)]
+            # The numbers are no arguments: Dask would take them for keys, of which a user's graph may have such.
+            task = (partial(add_up, first, last), names[0], blocks.key, *([parts] if any(parts) else []))
+            graph[(work, first, last)] = task
+            return work, first, last
+
+        def join(left: tuple[str, int, int], right: tuple[str, int, int]) -> tuple[str, int, int]:
+            graph[(total, left[1], right[2])] = (add, left, right)
+            return total, left[1], right[2]
+
+        root = tree(0, blocks.n_blocks, span, leaf, join)
         ((found, cost),) = self._evaluate(graph, [root], blocks, names)
         if self.spend:
             self.spend(cost)
@@ -169,38 +181,24 @@ class Engine(ABC):
         return 1 << int(max(1, min(wanted, most))).bit_length() - 1
 
 
+def tree(
+    first: int, last: int, span: int, leaf: Callable[[int, int], Any], join: Callable[[Any, Any], Any] = add
+) -> Any:
+    """Leaves of at most ``span`` of the blocks ``first`` to ``last``, joined up the tree from left to right."""
+    if last - first <= span:
+        return leaf(first, last)
+    middle = first + (1 << (last - first - 1).bit_length() - 1)  # after the largest power of two
+    left = tree(first, middle, span, leaf, join)
+    return join(left, tree(middle, last, span, leaf, join))
+
+
 def add_up(
     first: int, last: int, function: Callable[[Any], M], read: Callable[..., Any], parts: Sequence[Any] = ()
 ) -> M:
     """``function`` of blocks ``first`` to ``last``, read in turn and added up as the tree above them is."""
-    if last - first == 1:
-        return function(read(first, *(parts[0] if parts else ())))
-    middle = _middle(first, last)
-    left = add_up(first, middle, function, read, parts[: middle - first])
-    return left + add_up(middle, last, function, read, parts[middle - first :])
 
+    def leaf(index: int, _: int) -> M:
+        return function(read(index, *(parts[index - first] if parts else ())))
 
-def _middle(first: int, last: int) -> int:
-    """Where the tree splits: after the largest power of two."""
-    return first + (1 << (last - first - 1).bit_length() - 1)
-
-
-def _subtree(
-    graph: dict[Hashable, Any], blocks: Blocks, names: tuple[str, str, str], span: int, first: int, last: int
-) -> tuple[str, int, int]:
-    """Put the task that adds up blocks ``first`` to ``last`` into ``graph``, with what it refers to; its key.
-
-    A function, not a closure: one that calls itself would keep every pass's graph alive until the next
-    collection of cycles.
-    """
-    function, work, total = names
-    if last - first > max(span, 1):
-        middle = _middle(first, last)
-        halves = ((first, middle), (middle, last))
-        graph[(total, first, last)] = (add, *(_subtree(graph, blocks, names, span, lo, hi) for lo, hi in halves))
-        return total, first, last
-    parts = [list(blocks.parts(index)) for index in range(first, last)]
-    # The numbers are no arguments: Dask would take them for keys, of which a user's graph may have such.
-    task = (partial(add_up, first, last), function, blocks.key, *([parts] if any(parts) else []))
-    graph[(work, first, last)] = task
-    return work, first, last
+    found: M = tree(first, last, 1, leaf)
+    return found

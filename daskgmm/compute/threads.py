@@ -3,9 +3,9 @@
 import os
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from multiprocessing.pool import Pool
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from distributed.system import MEMORY_LIMIT
 from daskgmm._typing import Array
 from daskgmm.compute.block import Block
 from daskgmm.compute.cost import Metered
-from daskgmm.compute.engine import Blocks, Engine, M, T, add_up
+from daskgmm.compute.engine import Blocks, Engine, M, T, add_up, tree
 from daskgmm.compute.rows import Rows
 
 KEEPS = 0.25  # of the memory that this process may use: rows that stay between passes
@@ -41,6 +41,34 @@ class Threads(Engine):
     @property
     def threads(self) -> int:
         return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+    def reduce(self, blocks: Blocks, function: Callable[[Block], M]) -> M:
+        """As any engine; blocks in this process go to threads by themselves, unless somebody watches Dask's tasks.
+
+        A scheduler takes a millisecond or two for a handful of tasks, which is what many a mini-batch takes.
+        """
+        set_up = dask.config.get("pool", None) is not None or Callback.active
+        if self.get is not dask.threaded.get or blocks.waits or blocks.lazy or set_up:
+            return super().reduce(blocks, function)
+        span, done = self.span or self._span(blocks), 0
+        spans = tree(0, blocks.n_blocks, span, lambda *ends: [ends])
+
+        def work(ends: tuple[int, int]) -> Any:
+            return add_up(*ends, Metered(function), blocks.reader, [blocks.parts(index) for index in range(*ends)])
+
+        parts = _pool(self.threads).map(work, spans) if len(spans) > 1 else map(work, spans)
+
+        def part(first: int, last: int) -> Any:
+            nonlocal done
+            found, done = next(parts), done + last - first
+            if self.report:
+                self.report(done, blocks.n_blocks)
+            return found
+
+        found, cost = tree(0, blocks.n_blocks, span, part)
+        if self.spend:
+            self.spend(cost)
+        return found  # type: ignore[no-any-return]
 
     def hold(self, rows: Rows, tasks: Mapping[str, Any]) -> dict[str, Any]:
         graph = {**rows.graph, **tasks}
@@ -119,8 +147,14 @@ class Plain(Engine):
         return list(self.get(graph, keys))
 
 
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "daskgmm")
+
+
 def _forget_pools() -> None:
     """After a fork: the threads of all pools live on in the parent alone, and a task handed to them never ends."""
+    _pool.cache_clear()
     dask.threaded.default_pool = None
     dask.threaded.pools.clear()
     dask.threaded.pools_lock = threading.Lock()

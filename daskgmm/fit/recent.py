@@ -59,11 +59,12 @@ class Recent:
         return cls(size, keys, np.asarray(x[rows], np.float64))
 
     def __add__(self, other: "Recent") -> "Recent":
-        keys, x = np.concatenate([self.keys, other.keys]), np.concatenate([self.x, other.x])
+        keys, parts = np.concatenate([self.keys, other.keys]), [self.x, other.x]
         if len(keys) > self.size:
             kept = np.sort(np.argpartition(keys, self.size)[: self.size])
-            keys, x = keys[kept], x[kept]
-        return Recent(self.size, keys, x)
+            keys, n = keys[kept], len(self.x)
+            parts = [self.x[kept[kept < n]], other.x[kept[kept >= n] - n]]
+        return Recent(self.size, keys, np.concatenate(parts))
 
     def weighing(self, factor: float) -> "Recent":
         """The same where every row weighs so much more."""

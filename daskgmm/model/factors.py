@@ -48,25 +48,32 @@ def lower_factors(covariances: Array) -> Array:
 
 
 def inverted(lower: Array) -> Array:
-    """The transposed inverse of a lower factor, which may have no row: the factor of the precision."""
-    inverse = dtrtri(lower, lower=True)[0] if len(lower) else lower
-    return np.ascontiguousarray(inverse.T)
+    """The transposed inverses of lower factors (s, d, d), which may have no row: the factors of precisions."""
+    if not lower.size:
+        return lower
+    return np.stack([dtrtri(factor, lower=True)[0].T for factor in lower])
 
 
-def precision_factor(covariance: Array, component: int, ridge: float) -> Array:
-    """Upper triangular U with ``U @ U.T`` the inverse of a scatter with ``ridge`` on its diagonal, (d, d).
+def precision_factors(covariances: Array, ridge: float) -> Array:
+    """Upper triangular U with ``U @ U.T`` the inverses of scatters with ``ridge`` on their diagonals, (s, d, d).
 
-    Off by what a relative change of some d·eps of single values of the matrix does to it, whatever the units of
+    Off by what a relative change of some d·eps of single values of a matrix does to it, whatever the units of
     features (Higham 2002, theorem 10.6). A covariance whose smallest eigenvalue is rounding counts as collapsed;
-    one whose ``ridge`` is infinite is taken as it is.
+    where ``ridge`` is infinite, they are taken as they are.
     """
-    lower, failed = dpotrf(covariance, lower=True)
-    if not np.isfinite(lower).all():
-        raise collapsed(component)
-    # A pivot that is not positive is that of the first feature which those before it determine.
-    lost = failed - 1 if failed else _lost(covariance, lower, ridge) if ridge < np.inf else None
-    if lost is not None:
-        raise collapsed(component, lost, _enough(covariance, lost))
+    found = [dpotrf(covariance, lower=True) for covariance in covariances]
+    lower = np.stack([factor for factor, _ in found])
+    pivots, scale = (np.diagonal(a, axis1=1, axis2=2) for a in (lower, covariances))
+    with np.errstate(invalid="ignore"):
+        sound = np.isfinite(lower).all(axis=(1, 2)) & (pivots > 1e-5 * np.sqrt(scale)).all(axis=1)
+    for component in np.flatnonzero(~sound).tolist():
+        covariance, failed = covariances[component], found[component][1]
+        if not np.isfinite(lower[component]).all():
+            raise collapsed(component)
+        # A pivot that is not positive is that of the first feature which those before it determine.
+        lost = failed - 1 if failed else _lost(covariance, ridge) if ridge < np.inf else None
+        if lost is not None:
+            raise collapsed(component, lost, _enough(covariance, lost))
     return inverted(lower)
 
 
@@ -88,7 +95,7 @@ def covariance_of(factor: Array, component: int) -> Array:
     return covariance
 
 
-def _lost(matrix: Array, lower: Array, ridge: float) -> int | None:
+def _lost(matrix: Array, ridge: float) -> int | None:
     """The feature that follows from others within rounding, if any: of largest share in that eigenvector.
 
     A pivot of a singular matrix is rounding, of a size that depends on the other pivots. The smallest eigenvalue
@@ -97,8 +104,6 @@ def _lost(matrix: Array, lower: Array, ridge: float) -> int | None:
     """
     variances = np.diag(matrix)
     scale = np.sqrt(variances)
-    if np.all(np.diag(lower) > 1e-5 * scale):
-        return None
     (smallest,), vectors = eigh(matrix / np.outer(scale, scale), subset_by_index=[0, 0])
     square = np.square(vectors[:, 0])
     if smallest > 32 * len(matrix) * EPS or square @ (ridge / variances) > np.sqrt(len(matrix)) * EPS:

@@ -9,7 +9,7 @@ from scipy.linalg import eigh
 from daskgmm._typing import Array
 from daskgmm.model.checks import holds, require
 from daskgmm.model.covariance import Covariance
-from daskgmm.model.factors import EPS, collapsed, precision_factor
+from daskgmm.model.factors import EPS, collapsed, precision_factors
 from daskgmm.model.matrices import Matrices
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Loadings(Matrices):
     def made(cls, structure: "Structure", loadings: Array, noise: Array, ridge: float = np.inf) -> Self:
         """Those of given loadings and noise; ``ridge`` as in `Covariance.of`."""
         values = composed(loadings, noise)
-        factor = np.stack([precision_factor(c, j, ridge) for j, c in enumerate(values)])
+        factor = precision_factors(values, ridge)
         return cls(structure, values, factor, loadings, noise)
 
     @classmethod

@@ -15,7 +15,7 @@ from daskgmm.model.factors import (
     factor_of_precision,
     inverted,
     lower_factors,
-    precision_factor,
+    precision_factors,
 )
 from daskgmm.model.kernels import layouts
 from daskgmm.model.kernels.lanes import LANES
@@ -70,7 +70,7 @@ class Matrices(Covariance):
 
     @classmethod
     def of(cls, structure: "Structure", values: Array, ridge: float = 0.0) -> Self:
-        return cls(structure, values, np.stack([precision_factor(c, j, ridge) for j, c in enumerate(values)]))
+        return cls(structure, values, precision_factors(values, ridge))
 
     @classmethod
     def from_precisions(cls, structure: "Structure", precisions: Array) -> Self:
@@ -121,7 +121,7 @@ class Matrices(Covariance):
     def parted(self, seen: Array, unseen: Array) -> "tuple[Matrices, Array, Matrices]":
         order, o = np.concatenate([seen, unseen]), len(seen)
         lower = lower_factors(self.values[:, order[:, None], order])
-        own, rest = (np.stack([inverted(f[part, part]) for f in lower]) for part in (np.s_[:o], np.s_[o:]))
+        own, rest = (inverted(lower[:, part, part]) for part in (np.s_[:o], np.s_[o:]))
         corner, gain = lower[:, o:, o:], lower[:, o:, :o] @ np.swapaxes(own, 1, 2)
         structure = self.structure.loose
         marginal = Matrices(structure, self.values[:, seen[:, None], seen], own)

@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import dask.multiprocessing
 import dask.threaded
 import numpy as np
 import pytest
+from dask.callbacks import Callback
 from dask.local import get_sync
 from dask.utils import key_split
 from distributed import get_worker
@@ -438,3 +440,31 @@ def test_a_report_that_fails_ends_the_pass(engine: str) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         LOCAL[engine](report=interrupted).reduce(rows_of(8), Named())
+
+
+@pytest.mark.parametrize("n_blocks", [1, 5, 13])
+def test_blocks_in_memory_go_to_threads_unless_somebody_watches_tasks_or_brings_a_pool(n_blocks: int) -> None:
+    seen: list[object] = []
+    told: list[tuple[int, int]] = []
+    engine = Threads(get=dask.threaded.get, span=2, report=lambda done, total: told.append((done, total)))
+
+    def names() -> set[str]:
+        """Of the threads that work, once the tree is right."""
+        threads = set()
+
+        def function(block: Block) -> Expression:
+            threads.add(threading.current_thread().name)
+            return Expression(str(block.index))
+
+        assert engine.reduce(rows_of(n_blocks), function).text == expected(0, n_blocks)
+        return threads
+
+    own = names()
+    assert all(name.startswith("daskgmm") for name in own) if n_blocks > 2 else len(own) == 1
+    assert told[-1] == (n_blocks, n_blocks)
+    assert not seen
+    with Callback(posttask=lambda key, *_: seen.append(key)):
+        assert not any(name.startswith("daskgmm") for name in names())
+        assert seen
+    with ThreadPoolExecutor(1, "brought") as pool, dask.config.set(pool=pool):
+        assert {name.split("_")[0] for name in names()} == {"brought"}
