@@ -26,7 +26,7 @@ from daskgmm import GaussianMixture
 
 
 class Throttled(WrapperStore[LocalStore]):
-    """A store whose readers share one line of so many bytes per second."""
+    """Stores whose readers share one line of so many bytes per second: to open one may make another."""
 
     rate = np.inf
     free = 0.0  # when the line is
@@ -36,7 +36,7 @@ class Throttled(WrapperStore[LocalStore]):
         found = await super().get(*arguments, **how)
         if found is not None:
             now = perf_counter()
-            self.free = max(self.free, now) + len(found) / self.rate
+            Throttled.free = max(self.free, now) + len(found) / self.rate
             await asyncio.sleep(self.free - now)
         return found
 
@@ -59,7 +59,7 @@ def main() -> None:
         store = Throttled(LocalStore(Path(folder) / "x.zarr"))
         chunks = (min(n, 2**23 // (8 * d)), d)
         zarr.create_array(store, data=np.asarray(x), chunks=chunks, compressors=None)
-        store.rate = options.rate * 1e6
+        Throttled.rate = options.rate * 1e6
         array = zarr.open_array(store, mode="r")
         for seed in range(options.repeats):
             for count, seconds in found.items():
