@@ -106,7 +106,7 @@ class GaussianMixture(Fitting):
         [at_least(1)],
         """Starts, of which the best by likelihood wins; one with a component of fewer than d + 1 rows comes last.
         They advance together: the rows are read once for all. "subsample" follows so many on its sample, and at
-        most two on all rows: the best, and that of a fit with ``n_init=1``, which no likelihood is lower than.""",
+        most three on all rows: the best two, and that of a fit with ``n_init=1``, which none ends below.""",
     )
     init_params: InitParams = parameter(
         "auto",
