@@ -26,12 +26,12 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     # Never nnan and ninf: with these, no NaN is found.
     "fastmath": {"contract", "reassoc", "arcp", "nsz"},
+    "no_cfunc_wrapper": True,
 }
 INLINED: Any = {
     **OPTIONS,
     "forceinline": True,
     "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
 }
 
 
