@@ -180,8 +180,8 @@ def _subsampled(recipe: Recipe, survey: Survey, random: np.random.RandomState) -
         runs = on_threads(each(lambda run, own: _further(run, ground, seen, own)), *zip(*going, strict=True))
         few = ground
     first = max(runs[: len(firsts)], key=lambda run: run.rank)
-    others = {run.rank: run for run in runs[len(firsts) :] if run.rank != first.rank}  # as good is the same
-    found = [run.mixture for run in (first, *(others[rank] for rank in sorted(others, reverse=True)[:AT_LAST]))]
+    ahead = {run.rank: run for run in runs[len(firsts) :] if run.rank != first.rank}  # as good is the same
+    found = [run.mixture for run in (first, *(ahead[rank] for rank in sorted(ahead, reverse=True)[:AT_LAST]))]
     whole = len(few.x) == survey.overall.n_rows or not few.movable
     return found if whole else [widened(mixture, len(few.x)) for mixture in found]
 
