@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any, Self
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from daskgmm.errors import CheckpointInUseError, DataError, InUseError
 from daskgmm.store.aside import beside, clear, flocked
 from daskgmm.store.places import Options, Place, locate
 
+DYING = 0.5  # seconds in which a killed process is gone
 LEASE = "30 s"  # unless Dask's configuration has another at `daskgmm.checkpoint-lease`
 LONGEST = 3600.0  # seconds that any owner is given: what an object says of itself is not trusted further
 OBJECT_BYTES = 4096  # of a lease that are read
@@ -68,7 +69,11 @@ def locked(
 
 
 def _take(lock: str) -> int | None:
-    """Handle of the lock; None where nothing can be written, as then nobody writes."""
+    """Handle of the lock; None where nothing can be written, as then nobody writes.
+
+    Whoever begins anew as soon as another was killed waits a moment until the kernel has done away with that one.
+    """
+    until = monotonic() + DYING
     while True:
         try:
             handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -83,7 +88,10 @@ def _take(lock: str) -> int | None:
             return handle
         if not held:
             os.close(handle)
-            raise BlockingIOError
+            if monotonic() > until:
+                raise BlockingIOError
+            sleep(DYING / 20)
+            continue
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(lock)):
                 return handle

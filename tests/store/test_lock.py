@@ -109,6 +109,24 @@ def test_a_second_writer_of_a_file_is_refused(tmp_path: Path, expected: Any) -> 
 
 
 @posix
+def test_a_lock_whose_holder_is_about_to_end_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may free what a killed process held a moment later."""
+    flock, calls = fcntl.flock, [0]
+
+    def busy(handle: int, how: int) -> None:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise BlockingIOError
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", busy)
+    with locked(tmp_path / "c", print):
+        assert calls[0] == 2
+
+
+@posix
 def test_a_lock_that_its_holder_has_just_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever opened it before that takes the one that is there now: else two would write."""
     place, flock, calls = tmp_path / "c", fcntl.flock, [0]
