@@ -1,6 +1,7 @@
 """Rows of late, a bounded sample: what online EM looks at before it places a component anew."""
 
 from dataclasses import dataclass
+from math import nextafter
 
 import numpy as np
 
@@ -51,19 +52,20 @@ class Recent:
         else:
             ends = None if weight is None else np.cumsum(weight)
             last = float(n) if ends is None else float(ends[-1])
-            places = np.minimum((np.arange(kept) + uniform[kept:]) / kept * last, np.nextafter(last, 0))
+            places = np.minimum((np.arange(kept) + uniform[kept:]) / kept * last, nextafter(last, 0))
             rows = places.astype(np.intp) if ends is None else np.searchsorted(ends, places, side="right")
             own = last / kept
+        picked = x.take(rows, axis=0) if x.flags.c_contiguous else x[rows]  # the faster one would copy all others
         with np.errstate(over="ignore"):
             keys = np.maximum(-np.log1p(-uniform[:kept]), TINY) / own
-        return cls(size, keys, np.asarray(x[rows], np.float64))
+        return cls(size, keys, np.asarray(picked, np.float64))
 
     def __add__(self, other: "Recent") -> "Recent":
         keys, parts = np.concatenate([self.keys, other.keys]), [self.x, other.x]
         if len(keys) > self.size:
             kept = np.sort(np.argpartition(keys, self.size)[: self.size])
-            keys, n = keys[kept], len(self.x)
-            parts = [self.x[kept[kept < n]], other.x[kept[kept >= n] - n]]
+            keys, own = keys.take(kept), np.searchsorted(kept, len(self.x))
+            parts = [self.x.take(kept[:own], axis=0), other.x.take(kept[own:] - len(self.x), axis=0)]
         return Recent(self.size, keys, np.concatenate(parts))
 
     def weighing(self, factor: float) -> "Recent":

@@ -163,13 +163,14 @@ class Learn:
         number, row = self.after
         first = 0 if block.index > number else len(block.x) if block.index < number else row + 1
         block = block.take(slice(first, None)) if first else block
+        found = expectation(self.mixture, block)  # before the sample, which then finds its rows in the cache
         # Rows with noise would look as if they were badly fitted: none is kept to look at.
         kept = block.take(slice(0)) if "noise" in block.columns else block
         recent = Recent.of(kept.x, kept.weight, self.size, self.seed, block.index + 1)
         if kept.partial and len(kept.x):
             recent = replace(recent, x=facing(self.mixture, kept).impute(recent.x)[0])
         labelled = [int((block.columns["known"] >= 0).sum())] if "known" in block.columns else []
-        return Bundle((expectation(self.mixture, block), recent, *labelled))
+        return Bundle((found, recent, *labelled))
 
 
 @dataclass(frozen=True, eq=False)

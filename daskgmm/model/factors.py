@@ -51,7 +51,7 @@ def inverted(lower: Array) -> Array:
     """The transposed inverses of lower factors (s, d, d), which may have no row: the factors of precisions."""
     if not lower.size:
         return lower
-    return np.stack([dtrtri(factor, lower=True)[0].T for factor in lower])
+    return np.array([dtrtri(factor, lower=True)[0].T for factor in lower])
 
 
 def precision_factors(covariances: Array, ridge: float) -> Array:
@@ -62,8 +62,8 @@ def precision_factors(covariances: Array, ridge: float) -> Array:
     where ``ridge`` is infinite, they are taken as they are.
     """
     found = [dpotrf(covariance, lower=True) for covariance in covariances]
-    lower = np.stack([factor for factor, _ in found])
-    pivots, scale = (np.diagonal(a, axis1=1, axis2=2) for a in (lower, covariances))
+    lower = np.array([factor for factor, _ in found])
+    pivots, scale = (a.diagonal(axis1=1, axis2=2) for a in (lower, covariances))
     with np.errstate(invalid="ignore"):
         sound = np.isfinite(lower).all(axis=(1, 2)) & (pivots > 1e-5 * np.sqrt(scale)).all(axis=1)
     for component in np.flatnonzero(~sound).tolist():

@@ -132,14 +132,16 @@ class Statistics:
 
     def scaled(self, factor: float) -> "Statistics":
         """All sums times ``factor`` > 0, as if every row weighed that much more; ``n_rows`` stays."""
-        return replace(
-            self,
-            weight=factor * self.weight,
-            shift=factor * self.shift,
-            scatter=factor * self.scatter,
-            log_likelihood=factor * self.log_likelihood,
-            total_weight=factor * self.total_weight,
-            unseen=factor * self.unseen,
+        return Statistics(
+            self.structure,
+            self.reference,
+            factor * self.weight,
+            factor * self.shift,
+            factor * self.scatter,
+            factor * self.log_likelihood,
+            factor * self.total_weight,
+            self.n_rows,
+            factor * self.unseen,
         )
 
     def under(self, structure: Structure) -> "Statistics":

@@ -92,22 +92,37 @@ def maximise(
 ) -> Mixture:
     """The parameters that maximise the expected log-likelihood, with ``ridge`` added to variances.
 
-    A component without weight takes its mean from ``means`` and its covariance from ``previous``. So does the
-    covariance of one that collapses, if ``excuse`` says so of the error: a step of expectation/conditional
-    maximisation, which does not lower the likelihood either (Meng & Rubin 1993). Else that error is raised. With a
+    A component without weight takes its mean from ``means``; its covariance is as in `spread_of`. With a
     ``prior``, its log-density is maximised, too.
     """
     both, counts, shares = (s, s.weight, s.weight) if prior is None else prior.joined(s)
     means = np.where((both.weight > TINY)[:, None], both.means, means)
     centred = replace(both.about(means), weight=counts)
+    return Mixture(shares / shares.sum(), means, spread_of(centred, previous, ridge, excuse))
+
+
+def spread_of(
+    centred: Statistics, previous: Array | Covariance, ridge: float, excuse: Callable[[CollapseError], bool]
+) -> Covariance:
+    """The covariances that maximise the expected log-likelihood, of statistics about the means.
+
+    A component without weight takes its covariance from ``previous``. So does one whose covariance collapses, if
+    ``excuse`` says so of the error: a step of expectation/conditional maximisation, which does not lower the
+    likelihood either (Meng & Rubin 1993). Else that error is raised.
+    """
     while True:
         try:
-            return Mixture(shares / shares.sum(), means, s.structure.fit(centred, previous, ridge))
+            return centred.structure.fit(centred, previous, ridge)
         except CollapseError as error:
-            kept = np.ones(len(means), bool) if s.structure.shared else np.arange(len(means)) == error.component
-            if not centred.weight[kept].any() or not excuse(error):
+            weight = centred.weight
+            kept = (
+                np.full(len(weight), True)
+                if centred.structure.shared
+                else np.arange(len(weight)) == error.component
+            )
+            if not weight[kept].any() or not excuse(error):
                 raise
-            centred = replace(centred, weight=np.where(kept, 0.0, centred.weight))
+            centred = replace(centred, weight=np.where(kept, 0.0, weight))
 
 
 @dataclass(frozen=True)
@@ -241,7 +256,7 @@ class Steady(Update):
         lack = share * max(0, full - s.n_rows) if structure.shared else np.maximum(0, full - share * s.n_rows)
         extra = lack * total / s.n_rows
         with one_thread():
-            centred = s.about(s.means)
+            centred = s.about(means := s.means)
             if self.anchor is None:
                 within = centred.scatter.sum(axis=0, keepdims=True) / total
                 prior = np.broadcast_to(within, centred.scatter.shape)
@@ -250,10 +265,10 @@ class Steady(Update):
             scatter = centred.scatter + structure.spread(prior, extra)
             filled = replace(centred, weight=s.weight + extra, shift=np.zeros_like(s.shift), scatter=scatter)
             try:
-                found = maximise(filled, mixture.means, mixture.covariance, self.reg_covar, self.excuse)
+                covariance = spread_of(filled, mixture.covariance, self.reg_covar, self.excuse)
             except CollapseError:  # of a given covariance, which float64 holds less well than its factor
-                found = mixture
-        return Mixture(s.weight / total, s.means, found.covariance)
+                covariance = mixture.covariance
+        return Mixture(share, means, covariance)
 
     @property
     def speaks_for_each(self) -> bool:
