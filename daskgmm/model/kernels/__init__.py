@@ -48,7 +48,7 @@ import numpy as np
 from daskgmm._typing import Array
 from daskgmm.model.kernels import blurred, diagonal, filled, gapped, shared, triangular
 from daskgmm.model.kernels import layouts as layouts
-from daskgmm.model.kernels.compiling import TILE, allocated, compiled
+from daskgmm.model.kernels.compiling import TILE, allocated, compiled, lent
 from daskgmm.model.kernels.layouts import (
     Axes,
     Blurred,
@@ -163,7 +163,7 @@ def _frozen(a: Array, dtype: Any = np.float64) -> Array:
 @compiled
 def _expectation(x: Array, weight: Array, model: Any, sums: Any, scratch: Scratch) -> None:
     """Add the weighted log-likelihood and the expected sufficient statistics of ``x``."""
-    scratch = allocated(scratch)
+    scratch, model, sums = allocated(scratch), lent(model), lent(sums)
     n, row_weight, density = scratch.tile.shape[1], scratch.weight, scratch.density
     summed = sums.log_likelihood[0]
     for first in range(0, len(x), n):
@@ -185,7 +185,7 @@ def _expectation(x: Array, weight: Array, model: Any, sums: Any, scratch: Scratc
 @compiled
 def _moments(x: Array, weight: Array, resp: Array, model: Any, sums: Any, scratch: Scratch) -> None:
     """Add the sufficient statistics of ``x`` under given responsibilities ``resp`` (n, k)."""
-    scratch = allocated(scratch)
+    scratch, model, sums = allocated(scratch), lent(model), lent(sums)
     n, share = scratch.tile.shape[1], scratch.resp
     for first in range(0, len(x), n):
         rows = load(x, weight, first, scratch.tile)
@@ -206,7 +206,7 @@ def _posterior(
 
     Returns whether the log-density of every row exceeds `far`: that of a row with NaN or infinity does not.
     """
-    scratch = allocated(scratch)
+    scratch, model = allocated(scratch), lent(model)
     n, line = scratch.tile.shape[1], scratch.density
     for t in range(n):
         scratch.weight[t] = 1.0

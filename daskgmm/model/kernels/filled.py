@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from daskgmm._typing import Array
-from daskgmm.model.kernels.compiling import allocated, compiled, inlined
+from daskgmm.model.kernels.compiling import allocated, compiled, inlined, lent
 from daskgmm.model.kernels.lanes import LANES, fill, subtract, whiten
 from daskgmm.model.kernels.patterns import Order, part, sorted_rows, take
 from daskgmm.model.kernels.softmax import LN2, scale, softmax
@@ -217,7 +217,7 @@ def _accumulate(model: Any, scratch: Any, sums: Any) -> None:
 @compiled
 def _expectation(x: Array, weight: Array, order: Order, model: Any, sums: Any, scratch: Any, runs: Any) -> None:
     """As `expectation`, of rows in their order."""
-    scratch = allocated(scratch)
+    scratch, model, sums, runs = allocated(scratch), lent(model), lent(sums), lent(runs)
     n, row_weight, density = scratch.tile.shape[1], scratch.weight, scratch.density
     summed, first = sums.log_likelihood[0], 0
     while first < order.total:
